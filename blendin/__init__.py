@@ -1,0 +1,41 @@
+"""BlendIn: inference-time alignment of a base model by blending in a small aligned guide."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .generator import BlendInGenerator, Stream
+    from .policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
+    from .sampling import Sampling
+    from .trace import Generation, Step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BaseOnly",
+    "Blend",
+    "BlendInGenerator",
+    "Generation",
+    "GuideOnly",
+    "InterventionCap",
+    "Nudge",
+    "Policy",
+    "Sampling",
+    "Step",
+    "Stream",
+]
+
+_ROOMS = {
+    "generator": ("BlendInGenerator", "Stream"),
+    "policy": ("BaseOnly", "Blend", "GuideOnly", "InterventionCap", "Nudge", "Policy"),
+    "sampling": ("Sampling",),
+    "trace": ("Generation", "Step"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first asked for: torch and transformers take seconds, `blendin --help` none.
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(import_module(f".{room}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,190 @@
+"""One language model: feed tokens, give logits, roll back.
+
+A `LanguageModel` holds weights and tables and no sequence; a `Context` holds one sequence and no
+weights.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .vocabulary import Vocabulary
+
+
+@dataclass
+class Context:
+    """What one model has read of one sequence.
+
+    Attributes:
+        ids: every token, the prompt's first. Grows; shrinks only by `LanguageModel.rollback`.
+        cached: how many of `ids` are in `cache`.
+        cache: transformers' KV cache, None before the first forward.
+        last_logits: `[1, V]`, the logits after `ids[:cached]`.
+    """
+
+    ids: list[int]
+    cached: int = 0
+    cache: Any = None
+    last_logits: Tensor | None = field(default=None, repr=False)
+
+
+class LanguageModel:
+    """A transformers causal language model with its tokenizer and vocabulary.
+
+    Attributes:
+        name: for messages and traces.
+        vocabulary: the bytes of each of its tokens.
+        end_ids: the tokens that end a sequence.
+        max_length: how many tokens its context holds; None where it is not bounded.
+        forwards: how many forwards it has run.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
+    ) -> None:
+        """Wraps a loaded model.
+
+        Raises:
+            ValueError: where the tokenizer cannot be aligned or no end token is known.
+        """
+        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        text_config = model.config.get_text_config()
+        self.vocabulary = Vocabulary(tokenizer, size=text_config.vocab_size)
+        self.max_length: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.end_ids = end_ids(model, tokenizer, size=text_config.vocab_size)
+        if not self.end_ids:
+            raise ValueError(
+                f"{name!r} has no end token, so nothing would stop it; set tokenizer.eos_token or "
+                "model.generation_config.eos_token_id"
+            )
+        self.forwards = 0
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    @property
+    def device(self) -> torch.device:
+        """Where its logits are."""
+        output = self.model.get_output_embeddings()
+        return output.weight.device if output is not None else self.model.device
+
+    @torch.inference_mode()
+    def forward(self, context: Context, positions: int = 1) -> Tensor:
+        """Reads what the context has gained since the last forward, in one go.
+
+        Args:
+            context: of this model; its new tokens enter its cache.
+            positions: how many of the last positions to score, at most as many as are new (or 1,
+                which costs nothing where nothing is new).
+
+        Returns:
+            `[positions, V]` logits in the model's dtype: row i scores the token that follows
+            `context.ids[: len(ids) - positions + 1 + i]`.
+        """
+        if context.cached == len(context.ids) and positions == 1:
+            if context.last_logits is not None:
+                return context.last_logits
+            _forget(context, len(context.ids) - 1)
+        new = len(context.ids) - context.cached
+        if not 1 <= positions <= new:
+            raise ValueError(f"{positions} positions asked for, {new} tokens are new")
+        embeddings = self.model.get_input_embeddings()
+        output = self.model(
+            input_ids=torch.tensor(
+                [context.ids[context.cached :]], device=embeddings.weight.device
+            ),
+            past_key_values=context.cache,
+            use_cache=True,
+            return_dict=True,
+            **({"logits_to_keep": positions} if self._keeps_logits else {}),
+        )
+        self.forwards += 1
+        logits = output.logits[0, -positions:]
+        context.cache, context.cached = output.past_key_values, len(context.ids)
+        context.last_logits = logits[-1:]
+        return logits
+
+    def rollback(self, context: Context, count: int) -> None:
+        """Takes the last `count` tokens out of a context, read or not.
+
+        Where the cache cannot give back what it dropped (a sliding window that has moved on),
+        the whole context is read again at the next forward.
+        """
+        if not 0 <= count < len(context.ids):
+            raise ValueError(f"cannot take {count} of {len(context.ids)} tokens out of a context")
+        if count == 0:
+            return
+        del context.ids[-count:]
+        if context.cached > len(context.ids):
+            _forget(context, len(context.ids))
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The tokens of a whole prompt, with the special tokens that go before a text.
+
+        A prompt that already begins with the BOS token's text (a rendered chat template does)
+        gets no second one, and no end token is appended to it.
+        """
+        bos = self.tokenizer.bos_token
+        if bos and text.startswith(bos):
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        ids = self.tokenizer.encode(text, add_special_tokens=True)
+        plain = self.tokenizer.encode(text, add_special_tokens=False)
+        start = next(
+            (i for i in range(len(ids) - len(plain) + 1) if ids[i : i + len(plain)] == plain), 0
+        )
+        return ids[: start + len(plain)]
+
+
+def end_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, size: int
+) -> frozenset[int]:
+    """The union of generation_config's, the tokenizer's and the chat template's end tokens."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    if configured is None:
+        configured = []
+    elif isinstance(configured, int):
+        configured = [configured]
+    ids = {*configured, tokenizer.eos_token_id, end_of_turn_id(tokenizer)}
+    return frozenset(id for id in ids if id is not None and 0 <= id < size)
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token with which the chat template closes an assistant's turn, if any."""
+    if not tokenizer.chat_template:
+        return None
+    answer = "blendin-end-of-turn-probe"
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
+    try:
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, TypeError, ValueError):
+        return None
+    tail = str(rendered).rpartition(answer)[2].lstrip()
+    special = {
+        token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
+    matches = [content for content in special if tail.startswith(content)]
+    return special[max(matches, key=len)] if matches else None
+
+
+def _forget(context: Context, length: int) -> None:
+    """Cuts a context's cache back to `length` tokens, or drops it where it cannot be cut."""
+    context.last_logits = None
+    if _can_crop(context.cache):
+        context.cache.crop(length - context.cached)
+        context.cached = length
+    else:
+        context.cache, context.cached = None, 0
+
+
+def _can_crop(cache: Any) -> bool:
+    if not hasattr(cache, "layers") or not getattr(cache, "is_croppable", True):
+        return False
+    return all(
+        not getattr(layer, "is_sliding", False) or layer.get_seq_length() < layer.sliding_window
+        for layer in cache.layers
+    )

@@ -1,0 +1,161 @@
+"""The command line's options in groups that commands share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+
+from . import pairs
+from .policy import POLICY_NAMES, Policy, named_policy
+
+if TYPE_CHECKING:
+    from .generator import BlendInGenerator
+
+console = Console(highlight=False, soft_wrap=True)
+messages = Console(highlight=False, stderr=True)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which pair, and how it is loaded."""
+
+    base: Annotated[
+        str, typer.Option(help="Base model: an embedded name, a hub id, a folder or a GGUF file.")
+    ] = pairs.DEFAULT_BASE
+    guide: Annotated[str, typer.Option(help="Guide model, likewise.")] = pairs.DEFAULT_GUIDE
+    dtype: Annotated[
+        str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")
+    ] = "auto"
+    device_map: Annotated[
+        str | None, typer.Option(help="As accelerate understands it, for example auto.")
+    ] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
+    ] = False
+
+    def load(self) -> BlendInGenerator:
+        """The generator, with transformers' own messages kept to errors."""
+        with messages.status("loading transformers"):
+            from transformers.utils import logging as transformers_logging
+
+            from .generator import BlendInGenerator
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        logging.getLogger("blendin").addHandler(logging.StreamHandler())
+        with messages.status(f"loading {self.base} and {self.guide}"):
+            return BlendInGenerator(**asdict(self))
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """What to do at a step."""
+
+    policy: Annotated[str, typer.Option(help=f"One of {', '.join(POLICY_NAMES)}.")] = "blend"
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="τ: the guide steps in where the base is less sure; 0.4 by default."),
+    ] = None
+    alpha: Annotated[
+        float | None, typer.Option(help="Fixes the guide's weight α, which otherwise adapts.")
+    ] = None
+    agreement_bonus: Annotated[
+        float | None, typer.Option(help="λ, added to α on agreement; 0.1 by default.")
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Candidates of each model; 0: the whole vocabulary; 100 by default."),
+    ] = None
+    max_rate: Annotated[
+        float | None, typer.Option(help="The intervention cap of --policy cap; 0.2 by default.")
+    ] = None
+
+    def build(self) -> Policy:
+        settings = asdict(self)
+        return named_policy(settings.pop("policy"), **settings)
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How long, and how a symbol is taken."""
+
+    max_new_tokens: Annotated[int, typer.Option(help="Steps at most.")] = 256
+    system: Annotated[str | None, typer.Option(help="System text for both models.")] = None
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text to stop before, repeated for more; \\n is a newline, an empty text is none. "
+            "By default \\nQuestion:"
+        ),
+    ] = None
+    do_sample: Annotated[
+        bool, typer.Option("--do-sample", help="Sample instead of greedy decoding.")
+    ] = False
+    temperature: Annotated[float, typer.Option(help="With --do-sample.")] = 1.0
+    top_p: Annotated[float, typer.Option(help="With --do-sample.")] = 1.0
+    sampling_top_k: Annotated[int | None, typer.Option(help="With --do-sample.")] = None
+    repetition_penalty: Annotated[float, typer.Option(help="As in transformers.")] = 1.0
+    seed: Annotated[int | None, typer.Option(help="Of the random draws.")] = None
+
+    def settings(self) -> dict[str, Any]:
+        """What `BlendInGenerator.generate` takes; a base that runs on is stopped by default."""
+        from .prompts import BASE_STOP
+
+        given = [BASE_STOP] if self.stop is None else self.stop
+        stop = [text.replace("\\n", "\n") for text in given if text]
+        return asdict(self) | {"stop": stop}
+
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Spreads a command's parameters that are option groups into options of their own.
+
+    What the user can mend (a value out of range, a model that is not there) ends the command with
+    one line and exit status 2, without a traceback.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {
+        name: kind
+        for name, kind in hints.items()
+        if kind in (ModelOptions, PolicyOptions, DecodingOptions)
+    }
+    parameters = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name not in groups
+    ]
+    for group in groups.values():
+        group_hints = get_type_hints(group, include_extras=True)
+        for field in fields(group):
+            assert field.default is not MISSING
+            parameters.append(
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=group_hints[field.name],
+                )
+            )
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        built = {
+            name: group(**{field.name: arguments.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        try:
+            command(**arguments, **built)
+        except (ValueError, FloatingPointError, OSError) as error:
+            messages.print("[bold red]error:[/] ", end="")
+            messages.print(str(error), markup=False)
+            raise typer.Exit(2) from error
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__  # type: ignore[attr-defined]
+    return run

@@ -1,0 +1,135 @@
+"""One sequence while it is being decoded: both contexts, the text so far, the record."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from .alignment import Alignment
+from .model import Context
+from .trace import Generation, Step, StopReason
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a sequence ends without END.
+
+    Attributes:
+        max_new_tokens: steps at most, from 1 up.
+        stop: the text ends before the first of these.
+    """
+
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; use an integer from 1 up")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop is {self.stop!r}; use texts with something in them")
+
+
+class Sequence:
+    """The state of one sequence; models and policies hold none.
+
+    Attributes:
+        base: the base's context; None where the policy never asks it.
+        guide: the guide's context; None where the policy never asks it.
+        unread: bytes that the base wrote alone and the guide's context has not gained yet.
+        data: the bytes emitted.
+        output: the record.
+    """
+
+    def __init__(
+        self,
+        alignment: Alignment,
+        base: Context | None,
+        guide: Context | None,
+        limits: Limits,
+        settings: dict[str, Any],
+    ) -> None:
+        self.alignment, self.base, self.guide, self.limits = alignment, base, guide, limits
+        self.unread, self.data = bytearray(), bytearray()
+        self.output = Generation(settings=settings)
+        self.interventions = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = [text.encode() for text in limits.stop]
+        self._started: float | None = None
+
+    def start(self) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    @property
+    def done(self) -> bool:
+        return self.output.stop_reason is not None
+
+    def base_wrote(self, id: int) -> None:
+        """The base's own token enters its context, and waits for the guide's."""
+        assert self.base is not None
+        self.base.ids.append(id)
+        if self.guide is None:
+            return
+        if not self.alignment.same:
+            self.unread += self.alignment.base.tokens[id] or b""
+        elif id < len(self.alignment.guide):
+            self.guide.ids.append(id)
+
+    def both_wrote(self, symbol: int) -> list[int]:
+        """A symbol chosen at an intervention enters each context as that model's own token.
+
+        Returns the ids that entered the base's.
+        """
+        assert self.base is not None and self.guide is not None
+        base_ids = self.alignment.base_ids(symbol)
+        self.base.ids += base_ids
+        guide_ids = self.alignment.guide_ids(symbol)
+        if guide_ids is None:
+            self.unread += self.alignment.data(symbol)
+        else:
+            self.guide.ids += guide_ids
+        return base_ids
+
+    def guide_catches_up(self) -> bool:
+        """Brings the guide's context up to date, as one encoding of all that it missed.
+
+        False where the guide has no tokens for it (half a character, and no byte tokens).
+        """
+        assert self.guide is not None
+        ids = self.alignment.guide.spell(bytes(self.unread))
+        if ids is None:
+            return False
+        self.guide.ids += ids
+        self.unread.clear()
+        return True
+
+    def record(self, data: bytes, **fields: Any) -> Step:
+        """Adds a step and ends the sequence where END, a stop text or the limit says so."""
+        searched = max(0, len(self.data) + 1 - max(map(len, self._stops), default=0))
+        self.data += data
+        matches = [self.data.find(stop, searched) for stop in self._stops]
+        cut = min((match for match in matches if match >= 0), default=None)
+        reason: StopReason | None = None
+        if fields.get("is_end"):
+            reason = "end"
+        elif cut is not None:
+            reason = "stop"
+        elif len(self.output.steps) + 1 == self.limits.max_new_tokens:
+            reason = "length"
+        text = self._decoder.decode(data, final=reason is not None)
+        step = Step(text=text, token_bytes=data, **fields)
+        self.interventions += step.intervened
+        self.output.steps.append(step)
+        self.output.text += text
+        if cut is not None:
+            self.output.text = self.data[:cut].decode("utf-8", "replace")
+        self.finish(reason)
+        return step
+
+    def finish(self, reason: StopReason | None) -> None:
+        """Sets the stop reason, where there is one, and the time."""
+        self.output.stop_reason = reason
+        if self._started is not None:
+            self.output.seconds = time.perf_counter() - self._started

@@ -1,0 +1,124 @@
+"""What was done: one record a step, and the result of a generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Source = Literal["base", "guide", "both"]
+StopReason = Literal["end", "length", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decided symbol.
+
+    Attributes:
+        text: what became readable with this step; the joined texts are the joined bytes decoded
+            (a character split over several steps appears with its last one).
+        token_bytes: the bytes of the symbol; empty for END and for special tokens.
+        source: which models gave the symbol weight: "base" alone (every confident step), the
+            "guide" alone, or "both" (a blend).
+        intervened: whether the guide was consulted.
+        base_top_prob: p_b, the base's highest probability.
+        guide_top_prob: p_g, the guide's highest probability among the candidates.
+        alpha: α, the guide's weight; 1 where its word is accepted as it is.
+        agreement: P_B(t_g), the base's probability of the guide's choice.
+        token_ids: what entered the base's context (the guide's under `GuideOnly`).
+        is_end: whether the symbol is END.
+
+    Numbers are None where they were not computed.
+    """
+
+    text: str
+    token_bytes: bytes
+    source: Source
+    intervened: bool
+    base_top_prob: float | None = None
+    guide_top_prob: float | None = None
+    alpha: float | None = None
+    agreement: float | None = None
+    token_ids: tuple[int, ...] = ()
+    is_end: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the bytes in hexadecimal."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return fields | {
+            "token_bytes": self.token_bytes.hex(),
+            "token_ids": list(self.token_ids),
+        }
+
+
+@dataclass
+class Generation:
+    """The result of decoding one prompt; grows while it is being decoded.
+
+    Attributes:
+        text: the steps' bytes decoded, cut before a `stop` string.
+        steps: one record a step, the one that emitted END included.
+        stop_reason: "end", "length" or "stop"; None while decoding, or where it was interrupted.
+        seconds: wall-clock time from the first forward to the last step, prompts included.
+        settings: models, policy, sampling and prompts, as they were.
+    """
+
+    text: str = ""
+    steps: list[Step] = field(default_factory=list)
+    stop_reason: StopReason | None = None
+    seconds: float = 0.0
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The ids generated, the end token's included, in the base's vocabulary.
+
+        Under `GuideOnly`, in the guide's.
+        """
+        return [id for step in self.steps for id in step.token_ids]
+
+    @property
+    def interventions(self) -> int:
+        return sum(step.intervened for step in self.steps)
+
+    @property
+    def intervention_rate(self) -> float:
+        """Interventions over steps; 0 where there is no step yet."""
+        return self.interventions / len(self.steps) if self.steps else 0.0
+
+    @property
+    def mean_alpha(self) -> float | None:
+        """The mean of α over the interventions."""
+        alphas = [step.alpha for step in self.steps if step.alpha is not None]
+        return sum(alphas) / len(alphas) if alphas else None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Steps over seconds."""
+        return len(self.steps) / self.seconds if self.seconds else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "stop_reason": self.stop_reason,
+            "intervention_rate": self.intervention_rate,
+            "interventions": self.interventions,
+            "mean_alpha": self.mean_alpha,
+            "tokens": len(self.steps),
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "token_ids": self.token_ids,
+        }
+
+    def write_jsonl(self, path: str | Path) -> None:
+        """One line of `settings` and summary, then one line a step."""
+        lines = [{"record": "generation", **self.summary(), "settings": dict(self.settings)}]
+        lines += [
+            {"record": "step", "index": index, **step.to_dict()}
+            for index, step in enumerate(self.steps)
+        ]
+        Path(path).write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8"
+        )

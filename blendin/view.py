@@ -1,0 +1,107 @@
+"""What a person sees in a terminal: tokens coloured by who chose them, and the figures."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from rich.color import Color
+from rich.panel import Panel
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from .generator import Stream
+from .trace import Generation, Step
+
+RATE_LIMIT = 0.2
+"""The paper's line: pairs that intervene more often than this tend to fail."""
+
+# Background from pale (α = 0) to full (α = 1); black text is readable on all of them.
+SHADES = {
+    "guide": ((255, 233, 214), (255, 140, 26)),
+    "both": ((220, 238, 255), (64, 156, 255)),
+}
+
+
+def token_style(step: Step) -> Style:
+    """Plain where the base went alone, else the source's colour, the stronger the higher α."""
+    if not step.intervened or step.source == "base":
+        return Style(dim=step.intervened)
+    pale, full = SHADES[step.source]
+    alpha = 1.0 if step.alpha is None else step.alpha
+    shade = (low + alpha * (high - low) for low, high in zip(pale, full, strict=True))
+    return Style(color="black", bgcolor=Color.from_rgb(*shade))
+
+
+def shown(stream: Stream, stop: Sequence[str]) -> Iterator[tuple[str, Step]]:
+    """The pieces of text that stand, as soon as they do: never a part of a `stop` text."""
+    held_back = max(map(len, stop), default=1) - 1
+    pieces: deque[tuple[str, Step]] = deque()
+    pending = given = 0
+    for step in stream:
+        pieces.append((step.text, step))
+        pending += len(step.text)
+        while pieces and pending - len(pieces[0][0]) >= held_back:
+            text, decided = pieces.popleft()
+            pending -= len(text)
+            given += len(text)
+            yield text, decided
+    for text, decided in pieces:
+        kept = text[: max(0, len(stream.output.text) - given)]
+        given += len(kept)
+        yield kept, decided
+
+
+def coloured(output: Generation) -> Text:
+    """The whole text, coloured."""
+    text = Text()
+    for step in output.steps:
+        # A stop text cut the last of them.
+        text.append(step.text[: max(0, len(output.text) - len(text))], style=token_style(step))
+    return text
+
+
+def legend() -> Text:
+    """What the colours mean."""
+    text = Text("base alone  ")
+    for source, meaning in (("both", "blended from both"), ("guide", "the guide's alone")):
+        pale, full = SHADES[source]
+        text.append(f" {meaning}, α 0 ", style=Style(color="black", bgcolor=Color.from_rgb(*pale)))
+        text.append(" α 1 ", style=Style(color="black", bgcolor=Color.from_rgb(*full)))
+        text.append("  ")
+    return text
+
+
+def figures(output: Generation) -> Text:
+    """Intervention rate, mean α, speed and stop reason in one line."""
+    rate = output.intervention_rate
+    text = Text(style="dim")
+    text.append(
+        f"interventions {output.interventions}/{len(output.steps)} = {rate:.0%}",
+        style="yellow" if rate > RATE_LIMIT and output.settings.get("guide_prompt") else "",
+    )
+    if output.mean_alpha is not None:
+        text.append(f" · mean α {output.mean_alpha:.2f}")
+    text.append(f" · {output.tokens_per_second:.1f} tok/s")
+    text.append(f" · stopped by {output.stop_reason or 'interruption'}")
+    return text
+
+
+def side_by_side(outputs: dict[str, Generation], width: int) -> Table:
+    """Several generations beside each other, or below where the terminal is narrow."""
+    table = Table.grid(expand=True, padding=(0, 1))
+    cells = []
+    for title, output in outputs.items():
+        body = coloured(output)
+        body.append("\n\n")
+        body.append_text(figures(output))
+        cells.append(Panel(body, title=title, title_align="left"))
+    if width < 100:
+        for cell in cells:
+            table.add_row(cell)
+        return table
+    for _ in cells:
+        table.add_column(ratio=1)
+    table.add_row(*cells)
+    return table
