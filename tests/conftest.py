@@ -1,0 +1,59 @@
+"""Shared fixtures; the tiny models run on one thread, which is faster for their size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from tiny import byte_level_tokenizer, sentencepiece_tokenizer, tiny_model
+from transformers import PreTrainedTokenizerFast
+
+from blendin import BlendInGenerator, pairs
+
+TOKENIZERS = {
+    "byte-level": byte_level_tokenizer,
+    "sentencepiece": sentencepiece_tokenizer,
+    "prefixed": lambda: sentencepiece_tokenizer(prefix_space=True),
+    "no-bytes": lambda: sentencepiece_tokenizer(byte_fallback=False),
+}
+
+
+@cache
+def tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    return TOKENIZERS[kind]()
+
+
+@cache
+def model(architecture: Any, kind: str, seed: int = 0) -> tuple[Any, PreTrainedTokenizerFast]:
+    """A tiny float64 (model, tokenizer); cached, so that a property test can draw many pairs."""
+    return tiny_model(architecture, tokenizer(kind), seed), tokenizer(kind)
+
+
+@cache
+def generator(base: tuple[str, str, int], guide: tuple[str, str, int]) -> BlendInGenerator:
+    """Each of (architecture, tokenizer kind, seed)."""
+    return BlendInGenerator(model(*base), model(*guide))
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One thread for tiny models, all of them for the real pair."""
+    before = torch.get_num_threads()
+    if request.node.get_closest_marker("pair") is None:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def default_pair() -> BlendInGenerator:
+    """The real default pair in float32, loaded once."""
+    missing = [
+        name for name in (pairs.DEFAULT_BASE, pairs.DEFAULT_GUIDE) if not pairs.is_installed(name)
+    ]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(pairs.EMBEDDED[name].pip for name in missing)}")
+    return BlendInGenerator(dtype=torch.float32)

@@ -1,0 +1,522 @@
+"""A slow, plain reading of SPEC.md's decoding loop: the oracle the real engine is compared with.
+
+It shares no code with the package. Every step runs a full forward over the whole context (no
+cache), distributions are Python dicts {symbol: probability}, and a symbol is the byte string of a
+token or `END`. Greedy only.
+
+Points where SPEC.md is terse, as read here:
+
+- Probabilities are the float32 softmax over the full vocabulary, padded rows included.
+- `p_b` and the base's own choice range over every id, with its end ids merged into one END (score:
+  logsumexp of their float32 logits). `t_g` and `p_g` range over candidates and END only.
+- A candidate is a canonical, non-special token that has bytes. A guide token whose bytes the base
+  cannot represent is none.
+- Top-k is taken among a model's candidates and END; END is added if it fell out.
+- Ties: the lower base id, then (symbols the base has no token for) the lower guide id. END stands
+  at its lowest end id.
+- "Begins a new word": the first character of the token's own bytes, decoded alone, is whitespace.
+- When END is emitted, the base's ids get the base's most probable end id, and at an intervention
+  the guide's ids get the guide's.
+- Base text that is still waiting for an intervention when decoding stops is not in `guide_ids`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from tokenizers import Tokenizer
+
+END: Final = "END"  # never equal to a symbol with bytes: those are `bytes`
+Symbol = bytes | str
+
+POLICIES = ("blend", "nudge-token", "nudge-word", "base", "guide")
+
+
+@dataclass
+class ReferenceStep:
+    """What one step decided; None where a value was not computed."""
+
+    symbol: bytes | None  # None = END, b"" = a token without bytes
+    intervened: bool
+    base_top_prob: float | None
+    guide_top_prob: float | None
+    alpha: float | None
+    agreement: float | None  # P_B(t_g)
+    # How far the step is from turning out differently: the smallest of
+    # - best minus second-best of the distribution the symbol was taken from,
+    # - |p_b - threshold| where the gate was asked,
+    # - the guide's best minus second-best where t_g decides something else: the agreement in an
+    #   adaptive alpha, or that a nudged word was over.
+    # Near-ties at the edge of a top-k are not in it.
+    margin: float
+
+
+@dataclass
+class ReferenceResult:
+    steps: list[ReferenceStep]
+    base_ids: list[int]  # appended to the base's prompt; [] for policy "guide"
+    guide_ids: list[int]  # appended to the guide's prompt; [] for policy "base"
+    data: bytes  # y: the emitted bytes
+    stop_reason: str  # "end" | "length"
+
+    @property
+    def text(self) -> str:
+        return self.data.decode("utf-8", errors="replace")
+
+    @property
+    def intervention_rate(self) -> float:
+        return sum(step.intervened for step in self.steps) / max(1, len(self.steps))
+
+
+# -- tokens and bytes ------------------------------------------------------------------------------
+
+
+def _gpt2_characters() -> dict[str, int]:
+    """The printable stand-in for every byte in a byte-level vocabulary."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {chr(byte): byte for byte in plain}
+    for offset, byte in enumerate(b for b in range(256) if b not in plain):
+        table[chr(256 + offset)] = byte
+    return table
+
+
+def _components(part: Any) -> list[dict[str, Any]]:
+    """The components of a tokenizer.json section, its Sequences unpacked."""
+    if part is None:
+        return []
+    if part["type"] == "Sequence":
+        inner = next(part[k] for k in ("normalizers", "pretokenizers", "decoders") if k in part)
+        return [leaf for piece in inner for leaf in _components(piece)]
+    return [part]
+
+
+def _rejoin(parts: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
+    return {"type": "Sequence", key: parts} if parts else None
+
+
+def _plain_text_encoder(tokenizer: Any) -> Tokenizer:
+    """A copy that encodes text as a continuation: no prefix space, no special token parsed."""
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    normalizers = [p for p in _components(spec["normalizer"]) if p["type"] != "Prepend"]
+    pretokenizers = _components(spec["pre_tokenizer"])
+    for part in normalizers + pretokenizers:
+        if part["type"] == "Metaspace":
+            part["prepend_scheme"] = "never"
+            part.pop("add_prefix_space", None)
+        elif part["type"] == "ByteLevel" and "add_prefix_space" in part:
+            part["add_prefix_space"] = False
+    spec["normalizer"] = _rejoin(normalizers, "normalizers")
+    spec["pre_tokenizer"] = _rejoin(pretokenizers, "pretokenizers")
+    spec["post_processor"] = spec["truncation"] = spec["padding"] = None
+    copy = Tokenizer.from_str(json.dumps(spec))
+    copy.encode_special_tokens = True
+    return copy
+
+
+def _utf8_stretches(data: bytes) -> list[tuple[bool, bytes]]:
+    """`data` cut into maximal stretches: (True, valid UTF-8) and (False, one invalid byte)."""
+    parts: list[tuple[bool, bytes]] = []
+    while data:
+        try:
+            data.decode("utf-8")
+            parts.append((True, data))
+            break
+        except UnicodeDecodeError as error:
+            if error.start:
+                parts.append((True, data[: error.start]))
+            parts += [(False, data[i : i + 1]) for i in range(error.start, error.end)]
+            data = data[error.end :]
+    return parts
+
+
+class Vocabulary:
+    """What a tokenizer's ids mean in bytes."""
+
+    def __init__(self, tokenizer: Any, model: Any) -> None:
+        self.tokenizer = tokenizer
+        spec = json.loads(tokenizer.backend_tokenizer.to_str())
+        decoders = _components(spec["decoder"])
+        kinds = {p["type"] for p in decoders}
+        kinds_before = {p["type"] for p in _components(spec["pre_tokenizer"])}
+        byte_level = "ByteLevel" in kinds | kinds_before
+        sentencepiece = bool(kinds & {"ByteFallback", "Metaspace", "Replace"})
+        if not byte_level and not sentencepiece:
+            raise ValueError(f"no bytes can be read off a tokenizer with decoder {spec['decoder']}")
+
+        added = tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special}
+        self.special: set[int] = special | set(tokenizer.all_special_ids)
+        self.unknown: int | None = tokenizer.unk_token_id
+        characters = _gpt2_characters()
+        self.bytes_of: list[bytes] = []
+        self.fallback: set[int] = set()
+        for i, token in enumerate(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))):
+            if token is None or i in self.special:
+                self.bytes_of.append(b"")
+            elif byte_level:
+                if i in added or any(c not in characters for c in token):
+                    self.bytes_of.append(token.encode())
+                else:
+                    self.bytes_of.append(bytes(characters[c] for c in token))
+            elif len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+                self.bytes_of.append(bytes([int(token[3:5], 16)]))
+                self.fallback.add(i)
+            else:
+                self.bytes_of.append(token.replace("\u2581", " ").encode())
+        while self.bytes_of and not self.bytes_of[-1]:
+            self.bytes_of.pop()  # an id beyond the table has no bytes
+
+        self.end_ids: list[int] = sorted(self._find_end_ids(model))
+        self.canonical: dict[bytes, int] = {}  # the candidates of this model, END aside
+        for ids in (
+            [i for i in range(len(self.bytes_of)) if i not in self.fallback],
+            sorted(self.fallback),
+        ):
+            for i in ids:
+                if self.bytes_of[i] and i not in self.end_ids:
+                    self.canonical.setdefault(self.bytes_of[i], i)
+        self._encoder = _plain_text_encoder(tokenizer)
+
+    def _find_end_ids(self, model: Any) -> set[int]:
+        found: set[int] = set()
+        configured = model.generation_config.eos_token_id
+        if configured is not None:
+            found |= {configured} if isinstance(configured, int) else set(configured)
+        if self.tokenizer.eos_token_id is not None:
+            found.add(self.tokenizer.eos_token_id)
+        if self.tokenizer.chat_template:
+            sentinel = "SENTINEL"
+            messages = [
+                {"role": "user", "content": "x"},
+                {"role": "assistant", "content": sentinel},
+            ]
+            rendered = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            tail = rendered.partition(sentinel)[2]
+            names = {self.tokenizer.convert_ids_to_tokens(i): i for i in self.special}
+            for name in sorted(names, key=len, reverse=True):
+                if tail.startswith(name):
+                    found.add(names[name])
+                    break
+        return found
+
+    def bytes_at(self, token_id: int) -> bytes:
+        return self.bytes_of[token_id] if token_id < len(self.bytes_of) else b""
+
+    def encode_prompt(self, text: str) -> list[int]:
+        bos = self.tokenizer.bos_token
+        already = bool(bos) and text.startswith(bos)
+        return list(self.tokenizer(text, add_special_tokens=not already)["input_ids"])
+
+    def encode(self, data: bytes, lossless: bool = False) -> list[int] | None:
+        """This model's encoding of some bytes as a continuation; None if it has none.
+
+        Text that the vocabulary cannot write goes in as the tokenizer has it (as <unk>, or not at
+        all), unless nothing may be lost.
+        """
+        ids: list[int] = []
+        for valid, part in _utf8_stretches(data):
+            if valid:
+                piece = self._encoder.encode(part.decode(), add_special_tokens=False).ids
+                if lossless and (not piece or self.unknown in piece):
+                    return None
+                ids += piece
+            elif part in self.canonical:
+                ids.append(self.canonical[part])
+            else:
+                return None
+        return ids
+
+    def own_or_encoded(self, symbol: bytes, lossless: bool = False) -> list[int] | None:
+        if symbol in self.canonical:
+            return [self.canonical[symbol]]
+        return self.encode(symbol, lossless)
+
+
+# -- distributions ---------------------------------------------------------------------------------
+
+
+def _best(scores: dict[Any, float], rank: dict[Any, int]) -> tuple[Any, float]:
+    """The key with the highest score (ties: the lowest rank), and its lead over the next."""
+    ordered = sorted(scores, key=lambda key: (-scores[key], rank[key]))
+    lead = scores[ordered[0]] - scores[ordered[1]] if len(ordered) > 1 else float("inf")
+    return ordered[0], lead
+
+
+class Prediction:
+    """One model's next-token distribution after a context."""
+
+    def __init__(self, vocabulary: Vocabulary, logits: torch.Tensor) -> None:
+        logits = logits.float()
+        ends = [i for i in vocabulary.end_ids if i < len(logits)]
+        scores = logits.tolist()
+        probs = torch.softmax(logits, dim=-1).tolist()
+        self.vocabulary = vocabulary
+        # Every id on its own, END's ids merged: what the model itself chooses from.
+        self.by_id: dict[Hashable, float] = {
+            i: p for i, p in enumerate(probs) if i not in vocabulary.end_ids
+        }
+        logit: dict[Hashable, float] = {i: scores[i] for i in self.by_id}
+        rank: dict[Hashable, int] = {i: i for i in range(len(probs))}
+        self.end_id: int | None = None
+        end_prob = 0.0
+        if ends:
+            self.by_id[END] = end_prob = sum(probs[i] for i in ends)
+            logit[END] = torch.logsumexp(logits[ends], dim=0).item()
+            rank[END] = ends[0]
+            self.end_id = max(ends, key=lambda i: (scores[i], -i))
+        self.choice: int | str = _best(logit, rank)[0]  # an id or END
+        self.choice_lead: float = _best(self.by_id, rank)[1]
+        self.top_prob: float = max(self.by_id.values())
+        # Symbol by symbol: the candidates of an intervention.
+        self.by_symbol: dict[Symbol, float] = {
+            symbol: probs[i] for symbol, i in vocabulary.canonical.items() if i < len(probs)
+        }
+        if ends:
+            self.by_symbol[END] = end_prob
+        self.rank: dict[Symbol, int] = {s: vocabulary.canonical.get(s, -1) for s in self.by_symbol}
+        if ends:
+            self.rank[END] = ends[0]
+
+    def top(self, k: int | None, allowed: set[Symbol]) -> dict[Symbol, float]:
+        """The k most probable allowed symbols, and END in any case."""
+        ordered = sorted(
+            (s for s in self.by_symbol if s in allowed),
+            key=lambda s: (-self.by_symbol[s], self.rank[s]),
+        )
+        kept = ordered if k is None else ordered[:k]
+        if END in self.by_symbol and END not in kept:
+            kept = [*kept, END]
+        return {s: self.by_symbol[s] for s in kept}
+
+    def best_symbol(self, allowed: set[Symbol]) -> tuple[Symbol, float, float]:
+        """t, its probability and its lead, among the allowed symbols."""
+        some = {s: p for s, p in self.by_symbol.items() if s in allowed}
+        symbol, lead = _best(some, self.rank)
+        return symbol, some[symbol], lead
+
+
+def _begins_word(symbol: Symbol) -> bool:
+    if isinstance(symbol, str):  # END is part of the word it ends
+        return False
+    return symbol.decode("utf-8", errors="replace")[:1].isspace()
+
+
+# -- the loop --------------------------------------------------------------------------------------
+
+
+class Reference:
+    """SPEC.md's loop over two loaded transformers models and their tokenizers."""
+
+    def __init__(
+        self, base_model: Any, base_tokenizer: Any, guide_model: Any, guide_tokenizer: Any
+    ) -> None:
+        self.base_model = base_model
+        self.guide_model = guide_model
+        self.base = Vocabulary(base_tokenizer, base_model)
+        self.guide = Vocabulary(guide_tokenizer, guide_model)
+        self.same_vocabulary = self.base.bytes_of == self.guide.bytes_of
+        # What an intervention may emit: the base's candidates, the guide's that the base can
+        # represent, and END.
+        self.allowed: set[Symbol] = {END, *self.base.canonical}
+        for symbol in self.guide.canonical:
+            if self.base.own_or_encoded(symbol, lossless=True) is not None:
+                self.allowed.add(symbol)
+        self.guide_only_rank = max(map(len, (base_tokenizer, guide_tokenizer)))
+
+    @staticmethod
+    def _predict(model: Any, vocabulary: Vocabulary, context: list[int]) -> Prediction:
+        ids = torch.tensor([context], device=model.device)
+        with torch.no_grad():
+            logits = model(input_ids=ids, use_cache=False).logits[0, -1]
+        return Prediction(vocabulary, logits.cpu())
+
+    def generate(
+        self,
+        base_prompt: str,
+        guide_prompt: str,
+        *,
+        policy: str,
+        threshold: float = 0.4,
+        agreement_bonus: float = 0.1,
+        top_k: int | None = 100,
+        alpha: float | None = None,
+        max_new_tokens: int = 64,
+    ) -> ReferenceResult:
+        if policy not in POLICIES:
+            raise ValueError(f"policy must be one of {POLICIES}, not {policy!r}")
+        if policy == "base":
+            prompt = self.base.encode_prompt(base_prompt)
+            result = self._alone(self.base_model, self.base, prompt, max_new_tokens, False)
+            return result
+        if policy == "guide":
+            prompt = self.guide.encode_prompt(guide_prompt)
+            result = self._alone(self.guide_model, self.guide, prompt, max_new_tokens, True)
+            result.base_ids, result.guide_ids = [], result.base_ids
+            return result
+
+        base_start = self.base.encode_prompt(base_prompt)
+        guide_start = self.guide.encode_prompt(guide_prompt)
+        base_ids: list[int] = []
+        guide_ids: list[int] = []
+        waiting_ids: list[int] = []  # what the base wrote alone since the last intervention, as
+        waiting = b""  #               ids (one vocabulary) and as bytes (two)
+        steps: list[ReferenceStep] = []
+        data = b""
+        stop_reason = "length"
+        in_word = False
+
+        while len(steps) < max_new_tokens:
+            edge = float("inf")  # how sure it is that the nudged word was over
+
+            # Inside a nudged word the base is not asked.
+            if in_word:
+                guide = self._predict(self.guide_model, self.guide, guide_start + guide_ids)
+                symbol, p_g, lead = guide.best_symbol(self.allowed)
+                in_word = not _begins_word(symbol)
+                if in_word:
+                    step = ReferenceStep(None, True, None, p_g, None, None, lead)
+                    base = None
+                else:
+                    edge = lead
+
+            if not in_word:
+                base = self._predict(self.base_model, self.base, base_start + base_ids)
+                p_b = base.top_prob
+                gate = min(abs(p_b - threshold), edge)
+
+                # The guide's context catches up, if it can; otherwise the base goes on alone.
+                catch_up: list[int] | None = None
+                if p_b < threshold:
+                    if self.same_vocabulary:
+                        catch_up = self._passed_through(waiting_ids)
+                    else:
+                        catch_up = self.guide.encode(waiting)
+
+                if catch_up is None:
+                    margin = min(gate, base.choice_lead)
+                    steps.append(ReferenceStep(None, False, p_b, None, None, None, margin))
+                    if base.choice == END:
+                        assert base.end_id is not None
+                        base_ids.append(base.end_id)
+                        stop_reason = "end"
+                        break
+                    assert isinstance(base.choice, int)
+                    emitted = self.base.bytes_at(base.choice)
+                    steps[-1].symbol = emitted
+                    base_ids.append(base.choice)
+                    waiting_ids.append(base.choice)
+                    waiting += emitted
+                    data += emitted
+                    continue
+
+                guide_ids += catch_up
+                waiting_ids, waiting = [], b""
+                guide = self._predict(self.guide_model, self.guide, guide_start + guide_ids)
+                t_g, p_g, lead = guide.best_symbol(self.allowed)
+                agreement = base.by_symbol.get(t_g, 0.0)
+                if policy == "blend":
+                    symbol, used_alpha, margin = self._blend(
+                        base, guide, p_b, p_g, agreement, lead, agreement_bonus, top_k, alpha
+                    )
+                    step = ReferenceStep(
+                        None, True, p_b, p_g, used_alpha, agreement, min(gate, margin)
+                    )
+                else:
+                    symbol = t_g
+                    step = ReferenceStep(None, True, p_b, p_g, None, agreement, min(gate, lead))
+                    in_word = policy == "nudge-word"
+
+            # An intervention, of whatever kind: the symbol enters both contexts.
+            steps.append(step)
+            if isinstance(symbol, str):
+                if base is None:  # only to name the base's end id
+                    base = self._predict(self.base_model, self.base, base_start + base_ids)
+                if base.end_id is not None:
+                    base_ids.append(base.end_id)
+                if guide.end_id is not None:
+                    guide_ids.append(guide.end_id)
+                stop_reason = "end"
+                break
+            step.symbol = symbol
+            data += symbol
+            for_base = self.base.own_or_encoded(symbol)
+            assert for_base is not None, "not a candidate"
+            base_ids += for_base
+            for_guide = self.guide.own_or_encoded(symbol)
+            if for_guide is None:
+                waiting += symbol
+            else:
+                guide_ids += for_guide
+
+        return ReferenceResult(steps, base_ids, guide_ids, data, stop_reason)
+
+    def _passed_through(self, ids: list[int]) -> list[int]:
+        """Ids of the shared vocabulary, less padded ones that the guide has no row for."""
+        rows = self.guide_model.get_input_embeddings().weight.shape[0]
+        return [i for i in ids if i < rows]
+
+    def _blend(
+        self,
+        base: Prediction,
+        guide: Prediction,
+        p_b: float,
+        p_g: float,
+        agreement: float,
+        t_g_lead: float,
+        agreement_bonus: float,
+        top_k: int | None,
+        alpha: float | None,
+    ) -> tuple[Symbol, float, float]:
+        """The blend's symbol, its alpha and its margin."""
+        margin = float("inf")
+        if alpha is None:
+            alpha = min(1.0, max(0.0, p_g / (p_b + p_g) + agreement_bonus * agreement))
+            if agreement_bonus:
+                margin = t_g_lead
+        from_base = base.top(top_k, self.allowed)
+        from_guide = guide.top(top_k, self.allowed)
+        rank: dict[Symbol, int] = {}
+        scores: dict[Symbol, float] = {}
+        for symbol in [*from_base, *(s for s in from_guide if s not in from_base)]:
+            scores[symbol] = alpha * from_guide.get(symbol, 0.0)
+            scores[symbol] += (1 - alpha) * from_base.get(symbol, 0.0)
+            if symbol in base.rank:
+                rank[symbol] = base.rank[symbol]
+            else:
+                rank[symbol] = self.guide_only_rank + guide.rank[symbol]
+        total = sum(scores.values())
+        scores = {symbol: score / total for symbol, score in scores.items()}
+        symbol, lead = _best(scores, rank)
+        return symbol, alpha, min(margin, lead)
+
+    def _alone(
+        self,
+        model: Any,
+        vocabulary: Vocabulary,
+        prompt: list[int],
+        max_new_tokens: int,
+        is_guide: bool,
+    ) -> ReferenceResult:
+        """One model's own greedy decoding; its ids come back in `base_ids`."""
+        ids: list[int] = []
+        steps: list[ReferenceStep] = []
+        data = b""
+        stop_reason = "length"
+        while len(steps) < max_new_tokens:
+            own = self._predict(model, vocabulary, prompt + ids)
+            p_b, p_g = (None, own.top_prob) if is_guide else (own.top_prob, None)
+            ended = own.choice == END
+            token_id = own.end_id if ended else own.choice
+            assert isinstance(token_id, int)
+            emitted = None if ended else vocabulary.bytes_at(token_id)
+            steps.append(ReferenceStep(emitted, is_guide, p_b, p_g, None, None, own.choice_lead))
+            ids.append(token_id)
+            if emitted is None:
+                stop_reason = "end"
+                break
+            data += emitted
+        return ReferenceResult(steps, ids, [], data, stop_reason)

@@ -1,0 +1,205 @@
+"""One step's mathematics against a plain-Python reading of SPEC.md, over small random shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blendin.decision import (
+    SymbolTables,
+    blend,
+    candidate_probs,
+    consult,
+    gate,
+    mixing_weight,
+    top_symbol,
+)
+
+
+@dataclass
+class Case:
+    base_logits: torch.Tensor
+    guide_logits: torch.Tensor
+    tables: SymbolTables
+
+
+@st.composite
+def cases(draw: Any) -> Case:
+    """Two small vocabularies, partly shared, with end, special and duplicate tokens."""
+    rows, base_size, guide_size = (draw(st.integers(1, 4)), *draw(st.tuples(sizes, sizes)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    dtype = draw(st.sampled_from((torch.float32, torch.float64, torch.bfloat16)))
+    scale = draw(st.sampled_from((0.5, 3.0)))
+
+    def half(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        ends = torch.randperm(size, generator=generator)[: draw(st.integers(1, 2))].sort().values
+        candidates = torch.rand(size, generator=generator) < 0.8
+        candidates[ends] = False
+        return ends, candidates
+
+    base_ends, base_candidates = half(base_size)
+    guide_ends, guide_candidates = half(guide_size)
+    symbols = torch.arange(guide_size) + base_size
+    shared = min(base_size, guide_size) // 2
+    partners = torch.randperm(base_size, generator=generator)[:shared]
+    owners = torch.randperm(guide_size, generator=generator)[:shared]
+    known = base_candidates[partners] & guide_candidates[owners]
+    symbols[owners[known]] = partners[known]
+    logits = [
+        (scale * torch.randn(rows, size, generator=generator)).to(dtype)
+        for size in (base_size, guide_size)
+    ]
+    return Case(
+        *logits, SymbolTables(base_ends, guide_ends, base_candidates, guide_candidates, symbols)
+    )
+
+
+sizes = st.integers(4, 40)
+
+
+def by_symbol(
+    logits: torch.Tensor, candidates: torch.Tensor, ends: torch.Tensor, symbols: Any, end: int
+) -> dict[int, float]:
+    """One row's distribution over candidate symbols and END."""
+    probs = torch.softmax(logits.double(), -1).tolist()
+    distribution = {int(symbols[id]): probs[id] for id in range(len(probs)) if bool(candidates[id])}
+    distribution[end] = sum(probs[id] for id in ends.tolist())
+    return distribution
+
+
+def top(distribution: dict[int, float], end: int, k: int | None) -> dict[int, float]:
+    ranked = sorted(distribution, key=lambda s: -distribution[s])[:k]
+    return {symbol: distribution[symbol] for symbol in {*ranked, end}}
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    cases(),
+    st.sampled_from((None, 1, 2, 5, 1000)),
+    st.none() | st.floats(0, 1),
+    st.floats(0, 2),
+)
+def test_blend_is_the_specs_formula(
+    case: Case, top_k: int | None, fixed: float | None, bonus: float
+) -> None:
+    tables, end = case.tables, case.tables.end
+    base = gate(case.base_logits, tables)
+    guide = consult(case.guide_logits, tables)
+    result = blend(base, guide, tables, agreement_bonus=bonus, top_k=top_k, alpha=fixed)
+    for row in range(len(case.base_logits)):
+        raw = torch.softmax(case.base_logits[row].double(), -1)
+        ordinary = raw.clone()
+        ordinary[tables.base_ends] = 0
+        p_b = max(float(ordinary.max()), float(raw[tables.base_ends].sum()))
+        of_base = by_symbol(
+            case.base_logits[row],
+            tables.base_candidates,
+            tables.base_ends,
+            range(len(raw)),
+            end,
+        )
+        of_guide = by_symbol(
+            case.guide_logits[row],
+            tables.guide_candidates,
+            tables.guide_ends,
+            tables.guide_symbols,
+            end,
+        )
+        p_g = max(of_guide.values())
+        t_g = int(guide.choice[row])
+        assert of_guide[t_g] == pytest.approx(p_g, rel=1e-5)
+        agreed = of_base[t_g] if t_g in of_base else 0.0
+        alpha = min(max(p_g / (p_b + p_g) + bonus * agreed, 0), 1) if fixed is None else fixed
+        assert float(base.top_prob[row]) == pytest.approx(p_b, rel=1e-5)
+        assert float(guide.top_prob[row]) == pytest.approx(p_g, rel=1e-5)
+        assert float(result.agreement[row]) == pytest.approx(agreed, rel=1e-5)
+        assert float(result.alpha[row]) == pytest.approx(alpha, rel=1e-5)
+        if has_tie(of_base, top_k) or has_tie(of_guide, top_k):
+            continue
+        mixed: dict[int, float] = {}
+        for weight, distribution in ((1 - alpha, of_base), (alpha, of_guide)):
+            for symbol, prob in top(distribution, end, top_k).items():
+                mixed[symbol] = mixed.get(symbol, 0.0) + weight * prob
+        expected = torch.zeros(end + 1, dtype=torch.float64)
+        for symbol, prob in mixed.items():
+            expected[symbol] = prob / sum(mixed.values())
+        torch.testing.assert_close(result.probs[row].double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def has_tie(distribution: dict[int, float], k: int | None) -> bool:
+    """Whether which symbols are the top k is not determined (bfloat16 logits tie)."""
+    if k is None or k >= len(distribution):
+        return False
+    ranked = sorted(distribution.values(), reverse=True)
+    return math.isclose(ranked[k - 1], ranked[k], rel_tol=1e-5) or (
+        k > 1 and math.isclose(ranked[k - 2], ranked[k - 1], rel_tol=1e-5)
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases())
+def test_rows_are_independent(case: Case) -> None:
+    options: dict[str, Any] = {"agreement_bonus": 0.1, "top_k": 3, "alpha": None}
+    together = blend(
+        gate(case.base_logits, case.tables),
+        consult(case.guide_logits, case.tables),
+        case.tables,
+        **options,
+    )
+    for row in range(len(case.base_logits)):
+        alone = blend(
+            gate(case.base_logits[row : row + 1], case.tables),
+            consult(case.guide_logits[row : row + 1], case.tables),
+            case.tables,
+            **options,
+        )
+        torch.testing.assert_close(together.probs[row], alone.probs[0])
+
+
+@given(st.floats(1e-6, 1), st.floats(1e-6, 1), st.floats(0, 1), st.floats(0, 100))
+def test_alpha_stays_in_the_unit_interval(
+    p_b: float, p_g: float, agreed: float, bonus: float
+) -> None:
+    alpha = mixing_weight(*(torch.tensor([value]) for value in (p_b, p_g, agreed)), bonus)
+    assert 0 <= float(alpha) <= 1
+
+
+def test_end_tokens_count_together() -> None:
+    """Two end tokens at 0.3 each beat an ordinary token at 0.4: END is one symbol."""
+    logits = torch.tensor([[0.4, 0.3, 0.3]]).log()
+    assert int(top_symbol(logits, torch.tensor([1, 2]), end=9)) == 9
+    assert int(top_symbol(logits, torch.tensor([1]), end=9)) == 0
+
+
+def test_a_special_token_counts_for_the_gate_and_is_no_candidate() -> None:
+    tables = SymbolTables(
+        base_ends=torch.tensor([3]),
+        guide_ends=torch.tensor([3]),
+        base_candidates=torch.tensor([True, True, False, False]),
+        guide_candidates=torch.tensor([True, True, False, False]),
+        guide_symbols=torch.tensor([0, 1, 6, 7]),
+    )
+    logits = torch.tensor([[0.2, 0.1, 0.6, 0.1]]).log()
+    base, guide = gate(logits, tables), consult(logits, tables)
+    assert float(base.top_prob) == pytest.approx(0.6)
+    assert int(base.choice) == 2
+    assert int(guide.choice) == 0
+    assert float(guide.top_prob) == pytest.approx(0.2)
+    probs = candidate_probs(
+        base.probs, tables.base_candidates, tables.base_ends, None, tables.end, k=2
+    )
+    assert float(probs[0, 2]) == 0
+    assert float(probs[0, tables.end]) == pytest.approx(0.1)
+
+
+def test_not_a_number_stays_visible() -> None:
+    tables = SymbolTables(
+        *[torch.tensor([0])] * 2, *[torch.tensor([False, True])] * 2, torch.arange(2)
+    )
+    assert math.isnan(float(gate(torch.tensor([[0.0, float("nan")]]), tables).top_prob))
