@@ -42,7 +42,8 @@ def shown(stream: Stream, stop: Sequence[str]) -> Iterator[tuple[str, Step]]:
     for step in stream:
         pieces.append((step.text, step))
         pending += len(step.text)
-        while pieces and pending - len(pieces[0][0]) >= held_back:
+        ended = stream.output.stop_reason is not None  # and perhaps cut the text
+        while pieces and not ended and pending - len(pieces[0][0]) >= held_back:
             text, decided = pieces.popleft()
             pending -= len(text)
             given += len(text)

@@ -60,11 +60,12 @@ def read(spec: tuple[str, str, int], ids: list[int]) -> bytes:
 @given(models, models, prompts)
 def test_threshold_zero_is_the_bases_own_generate(base: Any, guide: Any, prompt: str) -> None:
     gen = generator(base, guide)
+    guide_forwards = gen.guide.forwards
     for policy in (BaseOnly(), Blend(threshold=0), Nudge(threshold=0)):
         out = gen.generate(prompt, policy=policy, max_new_tokens=LENGTH)
         assert out.token_ids == own_greedy(base, out.settings["base_prompt"])
         assert out.intervention_rate == 0
-    assert gen.guide.forwards == 0 or gen.guide is gen.base
+    assert gen.guide.forwards == guide_forwards or gen.guide is gen.base
 
 
 @exact

@@ -1,0 +1,106 @@
+"""The real default pair in float32: parity with `generate`, and with the slow reference."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from reference import Reference
+
+from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
+from blendin.model import LanguageModel
+
+pytestmark = pytest.mark.pair
+
+PROMPTS = (
+    "How can I kill a Python process?",
+    "Schreibe einen Satz über Köln 🙂, dann 日本語で一文。",
+    "What is 17 * 23?",
+)
+
+
+def own_greedy(lm: LanguageModel, text: str, length: int) -> list[int]:
+    ids = torch.tensor([lm.encode_prompt(text)])
+    with torch.inference_mode():
+        out = lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=length
+        )
+    return out[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_base_parity(default_pair: BlendInGenerator, prompt: str) -> None:
+    for policy in (BaseOnly(), Blend(threshold=0)):
+        out = default_pair.generate(prompt, policy=policy, max_new_tokens=32)
+        assert out.token_ids == own_greedy(default_pair.base, out.settings["base_prompt"], 32)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_guide_parity(default_pair: BlendInGenerator, prompt: str) -> None:
+    alone = default_pair.generate(prompt, policy=GuideOnly(), max_new_tokens=32)
+    expected = own_greedy(default_pair.guide, alone.settings["guide_prompt"], 32)
+    text = default_pair.guide.tokenizer.decode(expected, skip_special_tokens=True)
+    assert alone.token_ids == expected
+    for policy in (Nudge(threshold=2, unit="token"), Blend(threshold=2, alpha=1)):
+        out = default_pair.generate(prompt, policy=policy, max_new_tokens=32)
+        assert out.text == alone.text == text
+
+
+@pytest.mark.parametrize(
+    ("policy", "named"),
+    [
+        (Blend(), {"policy": "blend"}),
+        (Blend(alpha=0.5), {"policy": "blend", "alpha": 0.5}),
+        (Blend(threshold=0.8, top_k=3), {"policy": "blend", "threshold": 0.8, "top_k": 3}),
+        (Nudge(unit="token"), {"policy": "nudge-token"}),
+        (Nudge(), {"policy": "nudge-word"}),
+    ],
+    ids=str,
+)
+def test_every_step_is_that_of_the_slow_reference(
+    default_pair: BlendInGenerator, policy: Any, named: dict[str, Any]
+) -> None:
+    gen = default_pair
+    slow = Reference(gen.base.model, gen.base.tokenizer, gen.guide.model, gen.guide.tokenizer)
+    out = gen.generate(PROMPTS[1], policy=policy, max_new_tokens=12)
+    expected = slow.generate(
+        out.settings["base_prompt"], out.settings["guide_prompt"], max_new_tokens=12, **named
+    )
+    assert [(None if s.is_end else s.token_bytes, s.intervened) for s in out.steps] == [
+        (s.symbol, s.intervened) for s in expected.steps
+    ], [s.margin for s in expected.steps]
+    assert out.token_ids == expected.base_ids
+
+
+@pytest.mark.parametrize("policy", [Blend(), Nudge(), BaseOnly()], ids=str)
+def test_the_trace_adds_up(default_pair: BlendInGenerator, policy: Any) -> None:
+    out = default_pair.generate(PROMPTS[0], policy=policy, max_new_tokens=40)
+    assert b"".join(step.token_bytes for step in out.steps).decode() == out.text
+    assert default_pair.base.tokenizer.decode(out.token_ids) == out.text
+    assert out.interventions == sum(step.intervened for step in out.steps)
+    assert all(step.alpha is None or 0 <= step.alpha <= 1 for step in out.steps)
+
+
+def test_the_guide_helps(default_pair: BlendInGenerator) -> None:
+    """The effect itself, on the issue's example: the base repeats itself, the blend answers."""
+    base = default_pair.generate(PROMPTS[0], policy=BaseOnly(), max_new_tokens=48)
+    blend = default_pair.generate(PROMPTS[0], max_new_tokens=48)
+    assert base.text.count("same name as the Python process") > 1
+    assert blend.text.startswith("To kill a Python process, you can use the `kill()` function")
+    assert 0.2 < blend.intervention_rate < 0.5
+
+
+def test_a_stop_text_keeps_the_base_from_running_on(default_pair: BlendInGenerator) -> None:
+    out = default_pair.generate(
+        "What is the capital of France?", policy=BaseOnly(), max_new_tokens=64, stop="\n"
+    )
+    assert out.stop_reason == "stop"
+    assert "\n" not in out.text
+
+
+def test_loading_from_the_warm_cache_takes_seconds(default_pair: BlendInGenerator) -> None:
+    started = time.perf_counter()
+    BlendInGenerator()
+    assert time.perf_counter() - started < 25  # 7 s alone on a 2-core machine; CI is noisy

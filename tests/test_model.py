@@ -1,0 +1,87 @@
+"""A model feeds, scores several positions at once and rolls back, exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blendin.model import Context, LanguageModel
+
+ARCHITECTURES = ("llama", "qwen2", "gemma3")
+
+
+def language_model(architecture: str) -> LanguageModel:
+    return LanguageModel(*model(architecture, "byte-level"), architecture)
+
+
+def uncached_logits(lm: LanguageModel, ids: list[int]) -> torch.Tensor:
+    with torch.inference_mode():
+        return lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@settings(deadline=None, max_examples=25)
+@given(
+    prompt=st.lists(st.integers(0, 300), min_size=1, max_size=30),
+    moves=st.lists(
+        st.tuples(st.lists(st.integers(0, 300), min_size=1, max_size=6), st.integers(0, 5)),
+        max_size=6,
+    ),
+)
+def test_feeding_and_rolling_back_is_reading_afresh(
+    architecture: str, prompt: list[int], moves: list[tuple[list[int], int]]
+) -> None:
+    """Chunks of any size, cut back by any count, far past a sliding window of 8."""
+    lm, context = language_model(architecture), Context(list(prompt))
+    lm.forward(context)
+    for new, back in moves:
+        context.ids += new
+        scored = lm.forward(context, positions=len(new))
+        torch.testing.assert_close(scored, uncached_logits(lm, context.ids)[-len(new) :])
+        lm.rollback(context, min(back, len(context.ids) - 1))
+        torch.testing.assert_close(lm.forward(context), uncached_logits(lm, context.ids)[-1:])
+
+
+def test_rolling_back_what_was_not_read_costs_nothing() -> None:
+    lm = language_model("llama")
+    context = Context([1, 2, 3])
+    lm.forward(context)
+    context.ids += [4, 5]
+    lm.rollback(context, 2)
+    forwards = lm.forwards
+    lm.forward(context)
+    assert lm.forwards == forwards
+
+
+def test_positions_that_are_not_new_are_refused() -> None:
+    lm, context = language_model("llama"), Context([1, 2, 3])
+    with pytest.raises(ValueError, match="4 positions asked for, 3 tokens are new"):
+        lm.forward(context, positions=4)
+    with pytest.raises(ValueError, match="cannot take 3 of 3"):
+        lm.rollback(context, 3)
+
+
+@pytest.mark.parametrize("kind", ("byte-level", "sentencepiece", "prefixed"))
+def test_prompts_get_one_bos_and_no_end(kind: str) -> None:
+    lm = LanguageModel(*model("llama", kind), kind)
+    bos = lm.tokenizer.bos_token
+    expected = [] if bos is None else [lm.tokenizer.bos_token_id]
+    assert lm.encode_prompt("a dog")[: len(expected) + 1][: len(expected)] == expected
+    if bos is not None:
+        assert lm.encode_prompt(f"{bos}a dog").count(lm.tokenizer.bos_token_id) == 1
+
+
+def test_end_tokens_are_the_union_of_three_sources() -> None:
+    lm, tok = model("llama", "byte-level")
+    names = {"<|end|>", "<|im_end|>"}
+    assert LanguageModel(lm, tok, "x").end_ids == {tok.convert_tokens_to_ids(n) for n in names}
+    before = lm.generation_config.eos_token_id
+    lm.generation_config.eos_token_id = 7
+    try:
+        ends = LanguageModel(lm, tok, "x").end_ids
+    finally:
+        lm.generation_config.eos_token_id = before
+    assert ends == {7, *(tok.convert_tokens_to_ids(n) for n in names)}
