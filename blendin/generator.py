@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as ListLike
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, Self, overload
 
@@ -11,7 +12,7 @@ import torch
 
 from . import pairs
 from .decode import Pair, decode, decode_guide_alone
-from .loading import ModelSource, load
+from .loading import ModelSource, load, locate, without_garbage_collection
 from .model import Context, LanguageModel
 from .policy import BaseOnly, Blend, GuideOnly, Policy
 from .prompts import Prompt, as_messages, base_text, guide_text
@@ -87,10 +88,16 @@ class BlendInGenerator:
         base_options = common | dict(base_kwargs or {})
         guide_options = common | dict(guide_kwargs or {})
         self.policy: Policy = Blend() if policy is None else policy
-        self.base: LanguageModel = load(base, "base", **base_options)
         shared = _same_source(base, guide) and base_options == guide_options
-        self.guide: LanguageModel = self.base if shared else load(guide, "guide", **guide_options)
-        self._pair = Pair(self.base, self.guide)
+        sources = {"base": base} if shared else {"base": base, "guide": guide}
+        with ThreadPoolExecutor() as pool:  # embedded models are hashed, both at once
+            found = dict(zip(sources, pool.map(locate, sources.values(), sources), strict=True))
+        with without_garbage_collection():
+            self.base: LanguageModel = load(found["base"], "base", **base_options)
+            self.guide: LanguageModel = (
+                self.base if shared else load(found["guide"], "guide", **guide_options)
+            )
+            self._pair = Pair(self.base, self.guide)
 
     @overload
     def generate(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,44 @@ ModelSource = (
 )
 
 
-def load(source: ModelSource, role: str, **kwargs: Any) -> LanguageModel:
+@dataclass(frozen=True)
+class Location:
+    """Where transformers finds a model.
+
+    Attributes:
+        name: what the user calls it.
+        path: a folder or a hub id.
+        gguf_file: the GGUF file's name in that folder; None for safetensors.
+    """
+
+    name: str
+    path: str
+    gguf_file: str | None = None
+
+
+def locate(source: ModelSource, role: str) -> ModelSource | Location:
+    """Where a model that is named lies; an embedded one is verified, and converted if need be.
+
+    Args:
+        source: as for `load`; what is not a name is handed back as it is.
+        role: "base" or "guide", for messages.
+
+    Raises:
+        ValueError: where there is no such file, or an embedded model is not installed.
+    """
+    if not isinstance(source, str | Path):
+        return source
+    name, path = str(source), Path(source).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ValueError(f"{role}={name!r}: there is no such GGUF file")
+        return Location(name, str(path.parent), path.name)
+    if path.is_dir():
+        return Location(name, str(path))
+    return Location(name, str(pairs.folder(name)) if name in pairs.EMBEDDED else name)
+
+
+def load(source: ModelSource | Location, role: str, **kwargs: Any) -> LanguageModel:
     """Loads one model with its tokenizer.
 
     Args:
@@ -35,6 +75,7 @@ def load(source: ModelSource, role: str, **kwargs: Any) -> LanguageModel:
     Raises:
         ValueError: where there is no such model, or its tokenizer cannot be aligned.
     """
+    source = source if isinstance(source, Location) else locate(source, role)
     if isinstance(source, LanguageModel):
         return source
     tokenizer = kwargs.pop("tokenizer", None)
@@ -49,33 +90,32 @@ def load(source: ModelSource, role: str, **kwargs: Any) -> LanguageModel:
             )
         tokenizer = _tokenizer(tokenizer or source.name_or_path, kwargs)
         return LanguageModel(source, tokenizer, source.name_or_path or role)
-    location, gguf = _locate(str(source), role)
+    assert isinstance(source, Location)
+    gguf = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
     try:
-        tokenizer = _tokenizer(tokenizer or location, kwargs | gguf)
+        tokenizer = _tokenizer(tokenizer or source.path, kwargs | gguf)
         model = AutoModelForCausalLM.from_pretrained(
-            location, use_safetensors=None if gguf else True, **kwargs, **gguf
+            source.path, use_safetensors=None if gguf else True, **kwargs, **gguf
         )
     except OSError as error:
         raise ValueError(
-            f"{role}={str(source)!r} cannot be loaded: it is neither a folder, nor a GGUF file, "
+            f"{role}={source.name!r} cannot be loaded: it is neither a folder, nor a GGUF file, "
             f"nor one of {', '.join(pairs.EMBEDDED)}, nor to be had from the Hugging Face hub "
             f"with safetensors weights ({_first_line(error)})"
         ) from error
-    return LanguageModel(model, tokenizer, str(source))
+    return LanguageModel(model, tokenizer, source.name)
 
 
-def _locate(source: str, role: str) -> tuple[str, dict[str, str]]:
-    """Where transformers finds a model: (folder or hub id, further arguments)."""
-    path = Path(source).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ValueError(f"{role}={source!r}: there is no such GGUF file")
-        return str(path.parent), {"gguf_file": path.name}
-    if path.is_dir():
-        return str(path), {}
-    if source in pairs.EMBEDDED:
-        return str(pairs.folder(source)), {}
-    return source, {}
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Halves the reading of a large tokenizer: its JSON is many objects and no garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _tokenizer(
