@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as ListLike
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Self, overload
 
 import torch
@@ -197,6 +197,11 @@ class BlendInGenerator:
     ) -> Stream:
         policy = self.policy if policy is None else policy
         limits = Limits(max_new_tokens, (stop,) if isinstance(stop, str) else tuple(stop))
+        if unknown := sorted(sampling_settings.keys() - {field.name for field in fields(Sampling)}):
+            raise TypeError(
+                f"{', '.join(unknown)}: no such setting; there are system, policy, max_new_tokens, "
+                f"stop, {', '.join(field.name for field in fields(Sampling))}"
+            )
         sampling = Sampling(**sampling_settings)
         messages = None if prompt is None else as_messages(prompt, system)
         if messages is None and system:

@@ -17,7 +17,9 @@ from .trace import Generation, Step
 RATE_LIMIT = 0.2
 """The paper's line: pairs that intervene more often than this tend to fail."""
 
-# Background from pale (α = 0) to full (α = 1); black text is readable on all of them.
+# Background from pale (α = 0) to full (α = 1); dark text is readable on all of them. Not the
+# terminal's own "black", which a theme may make grey.
+INK = Color.from_rgb(20, 20, 20)
 SHADES = {
     "guide": ((255, 233, 214), (255, 140, 26)),
     "both": ((220, 238, 255), (64, 156, 255)),
@@ -31,7 +33,7 @@ def token_style(step: Step) -> Style:
     pale, full = SHADES[step.source]
     alpha = 1.0 if step.alpha is None else step.alpha
     shade = (low + alpha * (high - low) for low, high in zip(pale, full, strict=True))
-    return Style(color="black", bgcolor=Color.from_rgb(*shade))
+    return Style(color=INK, bgcolor=Color.from_rgb(*shade))
 
 
 def shown(stream: Stream, stop: Sequence[str]) -> Iterator[tuple[str, Step]]:
@@ -68,8 +70,8 @@ def legend() -> Text:
     text = Text("base alone  ")
     for source, meaning in (("both", "blended from both"), ("guide", "the guide's alone")):
         pale, full = SHADES[source]
-        text.append(f" {meaning}, α 0 ", style=Style(color="black", bgcolor=Color.from_rgb(*pale)))
-        text.append(" α 1 ", style=Style(color="black", bgcolor=Color.from_rgb(*full)))
+        text.append(f" {meaning}, α 0 ", style=Style(color=INK, bgcolor=Color.from_rgb(*pale)))
+        text.append(" α 1 ", style=Style(color=INK, bgcolor=Color.from_rgb(*full)))
         text.append("  ")
     return text
 

@@ -71,6 +71,11 @@ def test_prompts_and_limits(gen: BlendInGenerator, arguments: Any, message: str)
         gen.generate(**arguments)
 
 
+def test_a_setting_that_does_not_exist(gen: BlendInGenerator) -> None:
+    with pytest.raises(TypeError, match="temprature: no such setting; there are .*temperature"):
+        gen.generate("x", temprature=0.5)
+
+
 def test_a_prompt_longer_than_a_context(gen: BlendInGenerator, monkeypatch: Any) -> None:
     monkeypatch.setattr(gen.base, "max_length", 10)
     with pytest.raises(ValueError, match=r"base's prompt has \d+ tokens .* holds 10: shorten"):
