@@ -11,13 +11,14 @@ from typing import Any, Self, overload
 import torch
 
 from . import pairs
-from .decode import Pair, decode, decode_guide_alone
+from .decode import decode, decode_guide_alone
 from .loading import ModelSource, load, locate, without_garbage_collection
 from .model import Context, LanguageModel
 from .policy import BaseOnly, Blend, GuideOnly, Policy
 from .prompts import Prompt, as_messages, base_text, guide_text
 from .sampling import Sampling
 from .sequence import Limits, Sequence
+from .stepper import Pair
 from .trace import Generation, Step
 
 

@@ -72,7 +72,7 @@ def test_prompts_and_limits(gen: BlendInGenerator, arguments: Any, message: str)
 
 
 def test_a_setting_that_does_not_exist(gen: BlendInGenerator) -> None:
-    with pytest.raises(TypeError, match="temprature: no such setting; there are .*temperature"):
+    with pytest.raises(TypeError, match=r"temprature: no such setting; .*temperature"):
         gen.generate("x", temprature=0.5)
 
 
