@@ -10,6 +10,12 @@ with r the measured intervention rate and c the time of one guide step over that
 (forwards of one token, measured in the same process on the same contexts).
 
     python benchmarks/decode.py [--prompts 5] [--max-new-tokens 64] [--json FILE]
+
+On a GPU, `--shapes llama` (Llama-3-8B with Llama-3.2-1B) or `--shapes qwen` (Qwen2.5-7B with
+gemma-2-2b) takes random weights of those shapes, sets τ so that r is about 0.15, and compares with
+the floor: the bytes of weights and cache that a token must read, the guide's at the rate r, over
+the copy bandwidth measured in the same run. Targets: time a token <= 1.3 × the floor, and
+>= 3 × transformers' eager `generate` of the base alone.
 """
 
 from __future__ import annotations
@@ -29,6 +35,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from shapes import PAIRS, random_model, weight_bytes
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, GuideOnly, Nudge, pairs
 from blendin.model import Context, LanguageModel
@@ -91,6 +98,9 @@ def main(
     guide: str = pairs.DEFAULT_GUIDE,
     dtype: str = "float32",
     device_map: str | None = None,
+    shapes: Annotated[
+        str | None, typer.Option(help=f"Random weights instead: {', '.join(PAIRS)}.")
+    ] = None,
     prompts: Annotated[int, typer.Option(min=1, max=len(PROMPTS))] = len(PROMPTS),
     max_new_tokens: int = 64,
     repeats: Annotated[int, typer.Option(help="Of every arm on every prompt.")] = 2,
@@ -100,10 +110,14 @@ def main(
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     gen, load_seconds = timed(
-        lambda: BlendInGenerator(base, guide, dtype=dtype, device_map=device_map)
+        (lambda: BlendInGenerator(base, guide, dtype=dtype, device_map=device_map))
+        if shapes is None
+        else partial(random_pair, shapes, dtype)
     )
-    speeds: dict[str, list[float]] = {"transformers generate": [], **{arm: [] for arm in ARMS}}
-    relative: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    blend = Blend() if shapes is None else Blend(threshold_for_rate(gen, 0.15, max_new_tokens))
+    arms = {**ARMS, "Blend": blend}
+    speeds: dict[str, list[float]] = {"transformers generate": [], **{arm: [] for arm in arms}}
+    relative: dict[str, list[float]] = {arm: [] for arm in arms}
     targets: list[float] = []
     rates: list[float] = []
     costs: list[float] = []
@@ -115,7 +129,7 @@ def main(
         count, seconds = timed(partial(plain_generate, gen.base, text, max_new_tokens))
         plain = count / seconds
         speeds["transformers generate"].append(plain)
-        for arm, policy in ARMS.items():
+        for arm, policy in arms.items():
             out = gen.generate(prompt, policy=policy, max_new_tokens=max_new_tokens)
             outputs[arm] = out
             speeds[arm].append(out.tokens_per_second)
@@ -131,15 +145,68 @@ def main(
         "pair": [gen.base.name, gen.guide.name],
         "dtype": dtype,
         "load_seconds": load_seconds,
+        "threshold": blend.threshold,
         "tokens_per_second": {arm: statistics.median(values) for arm, values in speeds.items()},
         "relative_to_generate": {arm: statistics.median(v) for arm, v in relative.items()},
         "intervention_rate": statistics.median(rates),
         "guide_step_over_base_step": statistics.median(costs),
         "blend_over_generate_times_1_plus_rc": statistics.median(targets),
     }
+    if shapes is not None and torch.cuda.is_available():
+        result["floor"] = floor(gen, result, len(PROMPTS[0]) + max_new_tokens)
     report(result)
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def random_pair(shapes: str, dtype: str) -> BlendInGenerator:
+    """A pair of random models of real shapes, on the GPU where there is one."""
+    if shapes not in PAIRS:
+        raise typer.BadParameter(f"--shapes is one of {', '.join(PAIRS)}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    models = [
+        random_model(name, device, getattr(torch, dtype), seed)
+        for seed, name in enumerate(PAIRS[shapes])
+    ]
+    return BlendInGenerator(*models)
+
+
+def threshold_for_rate(gen: BlendInGenerator, rate: float, length: int) -> float:
+    """The τ at which random models intervene about so often: by bisection, on the first prompt."""
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        threshold = (low * high) ** 0.5 if low else high / 10
+        out = gen.generate(PROMPTS[0], policy=Blend(threshold), max_new_tokens=length)
+        if abs(out.intervention_rate - rate) < 0.02:
+            break
+        low, high = (low, threshold) if out.intervention_rate > rate else (threshold, high)
+    return threshold
+
+
+def floor(gen: BlendInGenerator, result: dict, context: int) -> dict[str, float]:
+    """Seconds a token that reading the weights and the caches takes at the copy bandwidth."""
+    source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    seconds = statistics.median(timed(lambda: target.copy_(source))[1] for _ in range(20))
+    bandwidth = 2 * source.numel() / seconds
+    rate = result["intervention_rate"]
+    bytes_a_token = sum(
+        share * (weight_bytes(lm.model) + cache_bytes(lm, context))
+        for lm, share in ((gen.base, 1.0), (gen.guide, rate))
+    )
+    least = bytes_a_token / bandwidth
+    return {
+        "bandwidth_gb_s": bandwidth / 1e9,
+        "floor_ms_a_token": 1000 * least,
+        "blend_over_floor": 1 / result["tokens_per_second"]["Blend"] / least,
+    }
+
+
+def cache_bytes(lm: LanguageModel, context: int) -> int:
+    config = lm.model.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = config.num_key_value_heads
+    return 2 * config.num_hidden_layers * heads * width * context * lm.model.dtype.itemsize
 
 
 def report(result: dict) -> None:
@@ -158,6 +225,13 @@ def report(result: dict) -> None:
     blend = result["blend_over_generate_times_1_plus_rc"]
     console.print(f"BaseOnly / generate = {base:.3f} (target 0.97)")
     console.print(f"Blend / generate × (1 + r·c) = {blend:.3f} (target 0.95)")
+    if "floor" in result:
+        console.print(
+            f"{result['floor']['bandwidth_gb_s']:.0f} GB/s copied; the floor is "
+            f"{result['floor']['floor_ms_a_token']:.2f} ms a token, Blend takes "
+            f"{result['floor']['blend_over_floor']:.2f} × that (target 1.3) and is "
+            f"{result['relative_to_generate']['Blend']:.2f} × generate (target 3)"
+        )
 
 
 if __name__ == "__main__":

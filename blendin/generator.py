@@ -218,12 +218,12 @@ class BlendInGenerator:
         if not isinstance(policy, GuideOnly):
             if base_prompt is None and messages is not None:
                 base_prompt = base_text(messages)
-            base = self._read("base", self.base, base_prompt)
+            base = self._read("base", self.base, base_prompt, limits)
             settings["base_prompt"] = base_prompt
         if not isinstance(policy, BaseOnly):
             if guide_prompt is None and messages is not None:
                 guide_prompt = guide_text(messages, self.guide.tokenizer)
-            guide = self._read("guide", self.guide, guide_prompt)
+            guide = self._read("guide", self.guide, guide_prompt, limits)
             settings["guide_prompt"] = guide_prompt
         sequence = Sequence(self._pair.alignment, base, guide, limits, settings)
         generator = sampling.generator(index)
@@ -233,7 +233,7 @@ class BlendInGenerator:
             steps = decode(self._pair, sequence, policy, sampling, generator)
         return Stream(steps, sequence.output)
 
-    def _read(self, role: str, model: LanguageModel, text: str | None) -> Context:
+    def _read(self, role: str, model: LanguageModel, text: str | None, limits: Limits) -> Context:
         """A context that begins with a whole prompt, not yet fed."""
         if text is None:
             raise ValueError(f"the {role} has nothing to read: pass prompt= or {role}_prompt=")
@@ -245,7 +245,8 @@ class BlendInGenerator:
                 f"the {role}'s prompt has {len(ids)} tokens and the context of {model.name} holds "
                 f"{model.max_length}: shorten the prompt or choose another {role}"
             )
-        return Context(ids)
+        # A symbol of the other vocabulary may take several tokens of this one.
+        return Context(ids, expected=len(ids) + 2 * limits.max_new_tokens)
 
 
 def _same_source(base: ModelSource, guide: ModelSource) -> bool:

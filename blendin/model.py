@@ -7,6 +7,7 @@ weights.
 from __future__ import annotations
 
 import inspect
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .captured import CannotCapture, Slot, Slots
 from .vocabulary import Vocabulary
 
 
@@ -25,13 +27,15 @@ class Context:
     Attributes:
         ids: every token, the prompt's first. Grows; shrinks only by `LanguageModel.rollback`.
         cached: how many of `ids` are in `cache`.
-        cache: transformers' KV cache, None before the first forward.
+        cache: transformers' KV cache or a `captured.Slot`; None before the first forward.
+        expected: how long it is expected to grow, for a cache of fixed size.
         last_logits: `[1, V]`, the logits after `ids[:cached]`.
     """
 
     ids: list[int]
     cached: int = 0
     cache: Any = None
+    expected: int = 0
     last_logits: Tensor | None = field(default=None, repr=False)
 
 
@@ -47,9 +51,19 @@ class LanguageModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        capture: bool | None = None,
     ) -> None:
         """Wraps a loaded model.
+
+        Args:
+            model: with its weights where they are to stay.
+            tokenizer: its own.
+            name: for messages and traces.
+            capture: whether to decode through `captured.Slots`; by default on CUDA devices.
 
         Raises:
             ValueError: where the tokenizer cannot be aligned or no end token is known.
@@ -66,6 +80,8 @@ class LanguageModel:
             )
         self.forwards = 0
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        capture = self.device.type == "cuda" if capture is None else capture
+        self._slots = Slots(model, name) if capture and self._keeps_logits else None
 
     @property
     def device(self) -> torch.device:
@@ -93,21 +109,45 @@ class LanguageModel:
         new = len(context.ids) - context.cached
         if not 1 <= positions <= new:
             raise ValueError(f"{positions} positions asked for, {new} tokens are new")
+        self.forwards += 1
+        logits = self._captured(context, positions)
+        if logits is None:
+            logits = self._plain(context, positions)
+        context.cached, context.last_logits = len(context.ids), logits[-1:]
+        return logits
+
+    def _plain(self, context: Context, positions: int) -> Tensor:
+        """A forward over transformers' own growing cache."""
         embeddings = self.model.get_input_embeddings()
+        new = torch.tensor([context.ids[context.cached :]], device=embeddings.weight.device)
         output = self.model(
-            input_ids=torch.tensor(
-                [context.ids[context.cached :]], device=embeddings.weight.device
-            ),
+            input_ids=new,
             past_key_values=context.cache,
             use_cache=True,
             return_dict=True,
             **({"logits_to_keep": positions} if self._keeps_logits else {}),
         )
-        self.forwards += 1
-        logits = output.logits[0, -positions:]
-        context.cache, context.cached = output.past_key_values, len(context.ids)
-        context.last_logits = logits[-1:]
-        return logits
+        context.cache = output.past_key_values
+        return output.logits[0, -positions:]
+
+    def _captured(self, context: Context, positions: int) -> Tensor | None:
+        """A forward through a slot; None where there is none or it is outgrown."""
+        if self._slots is None:
+            return None
+        if context.cache is None:
+            context.cache = self._slots.take(max(context.expected, len(context.ids)))
+            if context.cache is not None:
+                weakref.finalize(context, self._slots.give_back, context.cache)
+        if not isinstance(context.cache, Slot):
+            return None
+        if context.cache.fits(len(context.ids)):
+            try:
+                new = context.ids[context.cached :]
+                return context.cache.read(new, context.cached, positions)
+            except (CannotCapture, RuntimeError) as error:
+                self._slots.give_up(error)
+        context.cache, context.cached = None, 0
+        return None
 
     def rollback(self, context: Context, count: int) -> None:
         """Takes the last `count` tokens out of a context, read or not.
@@ -175,13 +215,16 @@ def _forget(context: Context, length: int) -> None:
     """Cuts a context's cache back to `length` tokens, or drops it where it cannot be cut."""
     context.last_logits = None
     if _can_crop(context.cache):
-        context.cache.crop(length - context.cached)
+        if not isinstance(context.cache, Slot):  # which is told its length at every forward
+            context.cache.crop(length - context.cached)
         context.cached = length
     else:
         context.cache, context.cached = None, 0
 
 
 def _can_crop(cache: Any) -> bool:
+    if isinstance(cache, Slot):
+        return True
     if not hasattr(cache, "layers") or not getattr(cache, "is_croppable", True):
         return False
     return all(
