@@ -44,7 +44,9 @@ def generate(
     trace: Annotated[
         Path | None, typer.Option(help="Write every step to this file as JSON lines.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all of it as one JSON object.")
+    ] = False,
 ) -> None:
     """Answer one prompt; tokens coloured by the model that chose them."""
     chosen, settings = policy.build(), decoding.settings()
@@ -58,8 +60,7 @@ def generate(
     if trace is not None:
         stream.output.write_jsonl(trace)
     if as_json:
-        result = {**stream.output.summary(), "settings": stream.output.settings}
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(stream.output.to_dict(), ensure_ascii=False))
 
 
 @app.command()

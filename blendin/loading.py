@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from transformers import (
 
 from . import pairs
 from .model import LanguageModel
+
+logger = logging.getLogger("blendin")
 
 ModelSource = (
     str | Path | PreTrainedModel | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LanguageModel
@@ -98,6 +101,14 @@ def load(source: ModelSource | Location, role: str, **kwargs: Any) -> LanguageMo
             source.path, use_safetensors=None if gguf else True, **kwargs, **gguf
         )
     except OSError as error:
+        if (embedded := pairs.named_by_hub_id(source.path)) is not None:
+            logger.warning(
+                "%s is not to be had from the hub: taking the embedded %s, whose weights were "
+                "quantized to 4 bits",
+                source.name,
+                embedded,
+            )
+            return load(embedded, role, **kwargs)
         raise ValueError(
             f"{role}={source.name!r} cannot be loaded: it is neither a folder, nor a GGUF file, "
             f"nor one of {', '.join(pairs.EMBEDDED)}, nor to be had from the Hugging Face hub "

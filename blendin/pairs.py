@@ -107,6 +107,12 @@ def is_installed(name: str) -> bool:
     return all(importlib.util.find_spec(package) for package in _embedded(name).packages)
 
 
+def named_by_hub_id(hub_id: str) -> str | None:
+    """The installed embedded model that was made of this hub id's, if there is one."""
+    names = [name for name, model in EMBEDDED.items() if model.hub_id == hub_id]
+    return next(filter(is_installed, names), None)
+
+
 def cached_folder(name: str) -> Path | None:
     """The converted copy of `name` if one is there, unchecked; :func:`folder` checks it."""
     target = cache_root() / _embedded(name).name

@@ -112,13 +112,15 @@ class Generation:
             "token_ids": self.token_ids,
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON: the summary, the settings and the steps."""
+        return {
+            **self.summary(),
+            "settings": dict(self.settings),
+            "steps": [step.to_dict() for step in self.steps],
+        }
+
     def write_jsonl(self, path: str | Path) -> None:
-        """One line of `settings` and summary, then one line a step."""
-        lines = [{"record": "generation", **self.summary(), "settings": dict(self.settings)}]
-        lines += [
-            {"record": "step", "index": index, **step.to_dict()}
-            for index, step in enumerate(self.steps)
-        ]
-        Path(path).write_text(
-            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8"
-        )
+        """One line a step, in order."""
+        lines = [json.dumps(step.to_dict(), ensure_ascii=False) + "\n" for step in self.steps]
+        Path(path).write_text("".join(lines), "utf-8")

@@ -57,22 +57,12 @@ def test_every_option_arrives(folders: list[str], tmp_path: Path) -> None:
         "--max-new-tokens 5 --system Sys --do-sample --temperature 0.5 --top-p 0.9 "
         "--sampling-top-k 7 --repetition-penalty 1.5 --seed 4 --dtype float32"
     ).split()
-    result = run(
-        "generate",
-        "Hi",
-        *folders,
-        *options,
-        "--stop",
-        "a\\nb",
-        "--stop",
-        "c",
-        "--trace",
-        str(trace),
-    )
+    options += ["--stop", "a\\nb", "--stop", "c", "--trace", str(trace), "--json"]
+    result = run("generate", "Hi", *folders, *options)
     assert result.exit_code == 0, result.output
-    head, *steps = map(json.loads, trace.read_text().splitlines())
-    assert len(steps) == head["tokens"]
-    assert head["settings"] == {
+    told = json.loads(result.stdout)
+    assert [*map(json.loads, trace.read_text().splitlines())] == told["steps"]
+    assert told["settings"] == {
         "base": folders[1],
         "guide": folders[3],
         "policy": {

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from reference import Reference
+from transformers import AutoTokenizer
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
+from blendin.loading import load
 from blendin.model import LanguageModel
 
 pytestmark = pytest.mark.pair
@@ -98,6 +100,26 @@ def test_a_stop_text_keeps_the_base_from_running_on(default_pair: BlendInGenerat
     )
     assert out.stop_reason == "stop"
     assert "\n" not in out.text
+
+
+def test_a_hub_id_out_of_reach_falls_back_on_the_embedded_copy(
+    default_pair: BlendInGenerator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    found = AutoTokenizer.from_pretrained
+
+    def offline(source: str, **kwargs: Any) -> Any:
+        if "/" in source and not source.startswith("/"):
+            raise OSError("We couldn't connect to the hub")
+        return found(source, **kwargs)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", offline)
+    guide = load("HuggingFaceTB/SmolLM2-135M-Instruct", "guide")
+    assert guide.name == default_pair.guide.name
+    assert "not to be had from the hub: taking the embedded smollm2-135m-instruct" in caplog.text
+    with pytest.raises(ValueError, match=r"guide='some/model' cannot be loaded"):
+        load("some/model", "guide")
 
 
 def test_loading_from_the_warm_cache_takes_seconds(default_pair: BlendInGenerator) -> None:

@@ -97,17 +97,21 @@ def out() -> Generation:
 
 def test_json_lines_hold_every_step(out: Generation, tmp_path: Path) -> None:
     out.write_jsonl(tmp_path / "trace.jsonl")
-    head, *steps = [
-        json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()
-    ]
-    assert head["text"] == out.text
-    assert head["intervention_rate"] == out.intervention_rate
-    assert head["settings"]["policy"] == {"name": "Blend", **vars(Blend())}
-    assert head["settings"]["base_prompt"] == "Be brief.\nQuestion: How many?\nAnswer:"
+    steps = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
     assert [bytes.fromhex(step["token_bytes"]) for step in steps] == [
         step.token_bytes for step in out.steps
     ]
-    assert [step["alpha"] for step in steps] == [step.alpha for step in out.steps]
+    for name in ("text", "source", "intervened", "base_top_prob", "alpha", "agreement"):
+        assert [step[name] for step in steps] == [getattr(step, name) for step in out.steps]
+
+
+def test_json_holds_what_reproduces_the_run(out: Generation) -> None:
+    told = json.loads(json.dumps(out.to_dict()))
+    assert told["text"] == out.text
+    assert told["intervention_rate"] == out.intervention_rate
+    assert told["settings"]["policy"] == {"name": "Blend", **vars(Blend())}
+    assert told["settings"]["base_prompt"] == "Be brief.\nQuestion: How many?\nAnswer:"
+    assert len(told["steps"]) == 20
 
 
 def test_a_stream_gives_the_steps_and_keeps_what_was_done() -> None:
