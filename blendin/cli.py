@@ -57,6 +57,8 @@ def generate(
         check_writable(trace)
     stream = models.load().stream(text, policy=chosen, **settings)
     show(stream, settings["stop"], quiet=as_json)
+    if not as_json:
+        show_legend()
     if trace is not None:
         stream.output.write_jsonl(trace)
     if as_json:
@@ -72,6 +74,7 @@ def chat(models: ModelOptions, policy: PolicyOptions, decoding: DecodingOptions)
     system = settings.pop("system")
     turns = [{"role": "system", "content": system}] if system else []
     messages.print("[dim]An empty line or Ctrl-D ends the chat; Ctrl-C ends an answer.[/]")
+    show_legend()
     while (line := read_line()) is not None:
         turns.append({"role": "user", "content": line})
         stream = gen.stream(turns, policy=chosen, **settings)
@@ -147,8 +150,14 @@ def show(stream: Stream, stop: list[str], quiet: bool = False) -> None:
     if not quiet:
         console.print()
         messages.print(view.figures(stream.output))
-        if console.is_terminal:
-            messages.print(view.legend())
+
+
+def show_legend() -> None:
+    """What the colours mean, where there are colours."""
+    from . import view
+
+    if console.is_terminal:
+        messages.print(view.legend())
 
 
 def read_line() -> str | None:
