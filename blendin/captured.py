@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,10 +69,11 @@ class Slot:
         self.model, self.capacity = model, capacity
         self._boolean_mask = attention == "sdpa"
         self.cache = StaticCache(config=model.config, max_cache_len=capacity)
-        if not all(_is_plain(layer) for layer in self.cache.layers):
+        self._layers: list[Any] = self.cache.layers
+        if not all(_is_plain(layer) for layer in self._layers):
             raise CannotCapture("its layers keep a state that is not keys and values alone")
-        self.device = model.get_input_embeddings().weight.device
-        if model.get_output_embeddings().weight.device != self.device:
+        self.device = weight_device(model.get_input_embeddings())
+        if weight_device(model.get_output_embeddings()) != self.device:
             raise CannotCapture("it is spread over several devices")
         self._position = torch.zeros((), dtype=torch.int64, device=self.device)
         self._columns = torch.arange(capacity, device=self.device)
@@ -91,7 +93,7 @@ class Slot:
         """
         self._position.fill_(length)
         width = next((width for width in WIDTHS if width >= len(ids)), None)
-        if width is None or not self.cache.layers[0].is_initialized:
+        if width is None or not self._layers[0].is_initialized:
             new = torch.tensor([ids], device=self.device)
             return self._run(new, positions)[-positions:]
         if width not in self._forwards:
@@ -108,7 +110,7 @@ class Slot:
 
     def _run(self, ids: Tensor, positions: int) -> Tensor:
         """The forward itself; everything that varies comes out of buffers."""
-        _set_length(self.cache, self._position)
+        _set_length(self._layers, self._position)
         rows = self._position + torch.arange(ids.shape[1], device=self.device)
         mask = self._columns[None, :] <= rows[:, None]
         if not self._boolean_mask:
@@ -197,6 +199,11 @@ class Slots:
         self._told.add(str(reason))
 
 
+def weight_device(module: Any) -> torch.device:
+    """Where an embedding or a head has its weights."""
+    return module.weight.device
+
+
 def _slides(model: PreTrainedModel) -> bool:
     types = getattr(model.config.get_text_config(), "layer_types", None)
     return types is None or any("sliding" in kind for kind in types)
@@ -206,13 +213,13 @@ def _is_plain(layer: object) -> bool:
     return type(layer).__name__ in ("StaticLayer", "StaticSlidingWindowLayer")
 
 
-def _set_length(cache: StaticCache, length: Tensor) -> None:
+def _set_length(layers: list[Any], length: Tensor) -> None:
     """Tells every layer of a static cache how many tokens it holds."""
-    for layer in cache.layers:
+    for layer in layers:
         if hasattr(layer, "cumulative_length_int"):
             # Only compared with the window, which the capacity does not exceed.
             layer.cumulative_length_int = 0
-    lengths = [layer.cumulative_length for layer in cache.layers]
+    lengths = [layer.cumulative_length for layer in layers]
     if lengths[0].device != length.device:  # not initialized: the first forward moves them
         return
     torch._foreach_copy_(lengths, [length] * len(lengths))

@@ -27,8 +27,8 @@ def decode(
     """
     step = Stepper(pair, sequence, sampling, generator)
     cap = policy if isinstance(policy, InterventionCap) else None
-    policy = cap.policy if cap else policy
-    threshold = 0.0 if isinstance(policy, BaseOnly) else policy.threshold
+    rule = policy.policy if isinstance(policy, InterventionCap) else policy
+    threshold = 0.0 if isinstance(rule, BaseOnly) else rule.threshold
     while not sequence.done:
         base = step.ask_base()
         if base is None:
@@ -40,12 +40,12 @@ def decode(
         guide = step.ask_guide()
         if guide is None:
             return
-        if isinstance(policy, Blend):
-            yield step.emit_blend(base, guide, policy)
+        if isinstance(rule, Blend):
+            yield step.emit_blend(base, guide, rule)
             continue
         nudged = step.nudge(guide, base)
         yield step.emit_guide(guide, nudged, base)
-        while policy.unit == "word" and not sequence.done:
+        while isinstance(rule, Nudge) and rule.unit == "word" and not sequence.done:
             guide = step.ask_guide()
             if guide is None:
                 return

@@ -81,7 +81,7 @@ def load(source: ModelSource | Location, role: str, **kwargs: Any) -> LanguageMo
     source = source if isinstance(source, Location) else locate(source, role)
     if isinstance(source, LanguageModel):
         return source
-    tokenizer = kwargs.pop("tokenizer", None)
+    tokenizer: Any = kwargs.pop("tokenizer", None)
     if isinstance(source, tuple):
         model, tokenizer = source
         return LanguageModel(model, tokenizer, model.name_or_path or role)
@@ -91,7 +91,7 @@ def load(source: ModelSource | Location, role: str, **kwargs: Any) -> LanguageMo
                 f"the {role} is a loaded model that does not name its tokenizer; pass "
                 f"{role}=(model, tokenizer)"
             )
-        tokenizer = _tokenizer(tokenizer or source.name_or_path, kwargs)
+        tokenizer = _tokenizer(tokenizer or str(source.name_or_path), kwargs)
         return LanguageModel(source, tokenizer, source.name_or_path or role)
     assert isinstance(source, Location)
     gguf = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .captured import CannotCapture, Slot, Slots
+from .captured import CannotCapture, Slot, Slots, weight_device
 from .vocabulary import Vocabulary
 
 
@@ -87,7 +87,7 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Where its logits are."""
         output = self.model.get_output_embeddings()
-        return output.weight.device if output is not None else self.model.device
+        return weight_device(output) if output is not None else self.model.device
 
     @torch.inference_mode()
     def forward(self, context: Context, positions: int = 1) -> Tensor:
@@ -118,8 +118,8 @@ class LanguageModel:
 
     def _plain(self, context: Context, positions: int) -> Tensor:
         """A forward over transformers' own growing cache."""
-        embeddings = self.model.get_input_embeddings()
-        new = torch.tensor([context.ids[context.cached :]], device=embeddings.weight.device)
+        device = weight_device(self.model.get_input_embeddings())
+        new = torch.tensor([context.ids[context.cached :]], device=device)
         output = self.model(
             input_ids=new,
             past_key_values=context.cache,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 DEFAULT_THRESHOLD = 0.4
 
@@ -152,7 +152,7 @@ def named_policy(
         "top_k": top_k,
         "max_rate": max_rate,
     }
-    settings = {key: value for key, value in given.items() if value is not None}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     blend_settings = {"threshold", "alpha", "agreement_bonus", "top_k"}
     understood = {
         "blend": blend_settings,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,9 +81,9 @@ class Sampling:
             seen: the indices that `repetition_penalty` is about.
             generator: on the CPU, whatever the device of `scores`: the same seed draws the same.
         """
-        warped = self._processors()(
-            torch.tensor([list(seen)], dtype=torch.long, device=scores.device), scores[None].float()
-        )[0]
+        seen_ids: Any = torch.tensor([list(seen)], dtype=torch.long, device=scores.device)
+        processors: Any = self._processors()
+        warped = processors(seen_ids, scores[None].float())[0]
         if not self.do_sample:
             return int(warped.argmax())
         probs = torch.softmax(warped, dim=-1).cpu()

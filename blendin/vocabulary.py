@@ -205,7 +205,7 @@ def _without_prefix_or_specials(backend: Tokenizer) -> Tokenizer:
             state |= {"add_prefix_space": False}
         return state
 
-    shell = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}
+    shell: dict[str, Any] = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}
     for part in ("normalizer", "pre_tokenizer"):
         component = getattr(backend, part)
         keep = component is not None and _state(component).get("type") != "Prepend"
