@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .decision import gate
+from .fused_stepper import stepper
 from .policy import BaseOnly, Blend, InterventionCap, Nudge
 from .sampling import Sampling
 from .sequence import Sequence
@@ -25,9 +25,9 @@ def decode(
 
     Cost: one base forward a step, and at each intervention one guide forward over what it missed.
     """
-    step = Stepper(pair, sequence, sampling, generator)
     cap = policy if isinstance(policy, InterventionCap) else None
     rule = policy.policy if isinstance(policy, InterventionCap) else policy
+    step = stepper(pair, sequence, rule, sampling, generator)
     threshold = 0.0 if isinstance(rule, BaseOnly) else rule.threshold
     while not sequence.done:
         base = step.ask_base()
@@ -44,7 +44,7 @@ def decode(
             yield step.emit_blend(base, guide, rule)
             continue
         nudged = step.nudge(guide, base)
-        yield step.emit_guide(guide, nudged, base)
+        yield step.emit_guide(nudged, base)
         while isinstance(rule, Nudge) and rule.unit == "word" and not sequence.done:
             guide = step.ask_guide()
             if guide is None:
@@ -52,7 +52,7 @@ def decode(
             nudged = step.nudge(guide)
             if _begins_word(pair.alignment.data(nudged.symbol)):
                 break
-            yield step.emit_guide(guide, nudged)
+            yield step.emit_guide(nudged)
 
 
 def decode_guide_alone(
@@ -67,7 +67,7 @@ def decode_guide_alone(
         logits = step.read(pair.guide, context)
         if logits is None:
             return
-        own = step.own_view(gate(logits, tables), pair.guide)
+        own = step.own_view(logits, tables, pair.guide)
         id, is_end = step.own_choice(own, context, pair.guide)
         context.ids.append(id)
         yield sequence.record(

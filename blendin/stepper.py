@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .alignment import Alignment
-from .decision import Gate, GuideView, agreement, blend, candidate_probs, consult, gate
+from .decision import GuideView, SymbolTables, agreement, blend, candidate_probs, consult, gate
+from .fused import checked_kernel_tables
 from .model import Context, LanguageModel
 from .policy import Blend
 from .sampling import Sampling
 from .sequence import Sequence
-from .trace import Step
+from .trace import Source, Step
 
 logger = logging.getLogger("blendin")
 
@@ -25,25 +27,46 @@ class Pair:
 
     Attributes:
         tables: the alignment on the device of the base's logits, where steps are decided.
+        fused: the same for the Triton kernels; None where they do not run.
     """
 
-    def __init__(self, base: LanguageModel, guide: LanguageModel) -> None:
+    def __init__(
+        self, base: LanguageModel, guide: LanguageModel, fused: bool | None = None
+    ) -> None:
+        """Aligns two models.
+
+        Args:
+            base: the base.
+            guide: the guide.
+            fused: whether the kernels decide greedy blends; by default on CUDA devices.
+        """
         self.base, self.guide = base, guide
         self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
         self.tables = self.alignment.tables.to(base.device)
+        fused = base.device.type == "cuda" if fused is None else fused
+        self.fused = checked_kernel_tables(self.tables, self.alignment.same) if fused else None
 
 
 class OwnView(NamedTuple):
-    """What a model alone says of a step: the tensors, and what the host needs of them."""
+    """What a model alone says of a step, and what the host needs of it.
 
-    gate: Gate
+    Attributes:
+        logits: `[1, V]`.
+        gate: `decision.Gate`, or the kernels' `Gated`.
+        top_prob: p_b (or the guide's, where it decodes alone).
+        choice: its argmax symbol.
+    """
+
+    logits: Tensor
+    gate: Any
     top_prob: float
     choice: int
 
 
 class Nudged(NamedTuple):
-    """What the guide alone says at an intervention, on the host."""
+    """What the guide alone says at an intervention; the numbers on the host."""
 
+    guide: GuideView
     symbol: int
     top_prob: float
     agreement: float | None
@@ -79,20 +102,20 @@ class Stepper:
         logits = self.read(self.pair.base, self.sequence.base)
         if logits is None:
             return None
-        return self.own_view(gate(logits, self.pair.tables), self.pair.base)
+        return self.own_view(logits, self.pair.tables, self.pair.base)
 
-    def ask_guide(self) -> GuideView | None:
+    def ask_guide(self) -> Tensor | None:
         assert self.sequence.guide is not None
-        logits = self.read(self.pair.guide, self.sequence.guide)
-        return None if logits is None else consult(logits, self.pair.tables)
+        return self.read(self.pair.guide, self.sequence.guide)
 
-    def own_view(self, view: Gate, model: LanguageModel) -> OwnView:
+    def own_view(self, logits: Tensor, tables: SymbolTables, model: LanguageModel) -> OwnView:
+        view = gate(logits, tables)
         top_prob, choice = _fetch(view.top_prob, view.choice)
-        return OwnView(view, self._checked(top_prob, model), int(choice))
+        return OwnView(logits, view, self.checked(top_prob, model), int(choice))
 
     def own_choice(self, own: OwnView, context: Context, model: LanguageModel) -> tuple[int, bool]:
         """What a model alone chooses: (id, whether it is one of its end tokens)."""
-        logits = own.gate.logits[0]
+        logits = own.logits[0]
         if not self.sampling.is_argmax:
             id = self.sampling.pick(logits, context.ids, self.generator)
         elif own.choice == self.pair.tables.end:
@@ -115,8 +138,9 @@ class Stepper:
             is_end=is_end,
         )
 
-    def emit_blend(self, base: OwnView, guide: GuideView, policy: Blend) -> Step:
+    def emit_blend(self, base: OwnView, guide_logits: Tensor, policy: Blend) -> Step:
         """An intervention under `Blend`."""
+        guide = consult(guide_logits, self.pair.tables)
         blended = blend(
             base.gate,
             guide,
@@ -134,22 +158,21 @@ class Stepper:
             blended.alpha,
             blended.agreement,
         )
-        self._checked(guide_top_prob, self.pair.guide)
-        sources = {(True, False): "base", (False, True): "guide"}
-        return self._emit(
+        self.checked(guide_top_prob, self.pair.guide)
+        return self.emit(
             int(symbol),
-            base.gate.probs,
-            guide,
-            source=sources.get((of_base > 0, of_guide > 0), "both"),
+            lambda: self._end_id(base.gate.probs, guide.probs, alpha),
+            source=source(of_base > 0, of_guide > 0),
             base_top_prob=base.top_prob,
             guide_top_prob=guide_top_prob,
             alpha=alpha,
             agreement=agreed,
         )
 
-    def nudge(self, guide: GuideView, base: OwnView | None = None) -> Nudged:
+    def nudge(self, guide_logits: Tensor, base: OwnView | None = None) -> Nudged:
         """The guide's choice; `base` is None inside a word, where it is not asked."""
         tables = self.pair.tables
+        guide = consult(guide_logits, tables)
         chosen = guide.choice
         if not self.sampling.is_argmax:
             chosen = self._take(
@@ -164,15 +187,15 @@ class Stepper:
             )
         agreed = () if base is None else (agreement(base.gate.probs, guide.choice, tables),)
         symbol, top_prob, *agreed_prob = _fetch(chosen, guide.top_prob, *agreed)
-        self._checked(top_prob, self.pair.guide)
-        return Nudged(int(symbol), top_prob, agreed_prob[0] if agreed_prob else None)
+        self.checked(top_prob, self.pair.guide)
+        return Nudged(guide, int(symbol), top_prob, agreed_prob[0] if agreed_prob else None)
 
-    def emit_guide(self, guide: GuideView, nudged: Nudged, base: OwnView | None = None) -> Step:
+    def emit_guide(self, nudged: Nudged, base: OwnView | None = None) -> Step:
         """An intervention under `Nudge`."""
-        return self._emit(
+        base_probs = None if base is None else base.gate.probs
+        return self.emit(
             nudged.symbol,
-            None if base is None else base.gate.probs,
-            guide,
+            lambda: self._end_id(base_probs, nudged.guide.probs, alpha=1.0),
             source="guide",
             base_top_prob=None if base is None else base.top_prob,
             guide_top_prob=nudged.top_prob,
@@ -180,7 +203,7 @@ class Stepper:
             agreement=nudged.agreement,
         )
 
-    def _checked(self, top_prob: float, model: LanguageModel) -> float:
+    def checked(self, top_prob: float, model: LanguageModel) -> float:
         """An error for NaN, which would compare as uncertain and blend into nothing."""
         if not math.isfinite(top_prob):
             raise FloatingPointError(
@@ -201,14 +224,10 @@ class Stepper:
             [self.sampling.pick(probs[0].log(), seen, self.generator)], device=probs.device
         )
 
-    def _emit(
-        self, symbol: int, base_probs: Tensor | None, guide: GuideView, **fields: Any
-    ) -> Step:
+    def emit(self, symbol: int, end_id: Callable[[], int], **fields: Any) -> Step:
+        """Writes down the symbol of an intervention; `end_id` names END's in the base's ids."""
         is_end = symbol == self.pair.tables.end
-        if is_end:
-            token_ids = [self._end_id(base_probs, guide.probs, fields["alpha"])]
-        else:
-            token_ids = self.sequence.both_wrote(symbol)
+        token_ids = [end_id()] if is_end else self.sequence.both_wrote(symbol)
         return self.sequence.record(
             self.pair.alignment.data(symbol),
             intervened=True,
@@ -229,6 +248,13 @@ class Stepper:
             for id in sorted(self.pair.guide.end_ids):
                 weights[id] = weights.get(id, 0.0) + alpha * float(guide_probs[0, id])
         return max(weights, key=weights.__getitem__)
+
+
+def source(from_base: bool, from_guide: bool) -> Source:
+    """The trace's word for which models gave the chosen symbol weight."""
+    if from_base and from_guide:
+        return "both"
+    return "base" if from_base else "guide"
 
 
 def _fetch(*values: Tensor) -> list[float]:

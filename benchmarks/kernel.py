@@ -1,0 +1,315 @@
+"""The fused decision kernels on a GPU, beside the floor and everything they replace.
+
+For each batch N, vocabulary V, dtype and k: the time to decide N interventions from base and guide
+logits already on the GPU. The floor is each logit read once at the bandwidth of a large copy
+measured in the same run. Everything is timed as CUDA graph replays over several sets of inputs, so
+that none is still in the cache, and given as the median. The targets:
+
+    N >= 64    at least 70 % of the copy's bandwidth
+    N = 1      at most 15 µs
+    all        5 times the eager reference's speed, 2 times that of torch.compile of it
+
+    python benchmarks/kernel.py [--quick] [--csv FILE] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import csv
+import gc
+import importlib.util
+import json
+import platform
+import statistics
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+from blendin.decision import SymbolTables, blend, consult, gate
+
+BATCHES = (1, 8, 64, 256)
+SIZES = (128256, 151936, 262144)
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+TOP_KS = {"100": 100, "whole": None}
+BANDWIDTH_TARGET, LATENCY_TARGET, EAGER_TARGET, COMPILED_TARGET = 0.70, 15e-6, 5.0, 2.0
+ALWAYS = 2.0  # a threshold above 1: every row intervenes, the most there is to do
+
+Decider = Callable[[Tensor, Tensor], Any]
+
+
+def alignment(size: int) -> SymbolTables:
+    """Two vocabularies of one size that share 70 % of their tokens, in another order."""
+    rng = torch.Generator().manual_seed(0)
+    ends = torch.tensor([size - 2, size - 3])
+    candidates = torch.ones(size, dtype=torch.bool)
+    candidates[size - 256 :] = False
+    shared = int(0.7 * size)
+    symbols = torch.arange(size) + size
+    symbols[torch.randperm(size - 256, generator=rng)[:shared]] = torch.randperm(
+        size - 256, generator=rng
+    )[:shared]
+    tables = SymbolTables(ends, ends, candidates, candidates.clone(), symbols)
+    return tables.to("cuda")
+
+
+def eager(tables: SymbolTables, top_k: int | None) -> Decider:
+    """What decode.py does, without its copies to the host."""
+
+    def decide(base_logits: Tensor, guide_logits: Tensor) -> tuple[Tensor, ...]:
+        base, guide = gate(base_logits, tables), consult(guide_logits, tables)
+        blended = blend(base, guide, tables, agreement_bonus=0.1, top_k=top_k, alpha=None)
+        return blended.probs.argmax(dim=-1), base.top_prob, guide.top_prob, blended.alpha
+
+    return decide
+
+
+def graph_seconds(work: Decider, inputs: list[tuple[Tensor, Tensor]], repeats: int) -> list[float]:
+    """Seconds of each of `repeats` replays, over the input sets in turn."""
+    warm = torch.cuda.Stream()
+    with torch.cuda.stream(warm), torch.inference_mode():
+        for _ in range(2):
+            for pair in inputs[:2]:
+                work(*pair)
+    warm.synchronize()
+    graphs = []
+    for pair in inputs:
+        graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(graph):
+            kept = work(*pair)
+        graphs.append((graph, kept))
+    for graph, _ in graphs:
+        graph.replay()
+    times = []
+    for turn in range(repeats):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graphs[turn % len(graphs)][0].replay()
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop) / 1e3)
+    return times
+
+
+def batched_seconds(
+    work: Decider, inputs: list[tuple[Tensor, Tensor]], repeats: int, burst: int
+) -> float:
+    """The median time of one decision where a graph holds `burst` of them.
+
+    An event pair around a single short replay measures the launch of the graph as well; this is
+    the time on the GPU that a decision adds to a graph that is running anyway.
+    """
+    many = [inputs[turn % len(inputs)] for turn in range(burst)]
+
+    def all_of_them(*_: Tensor) -> list[Any]:
+        return [work(*pair) for pair in many]
+
+    return statistics.median(graph_seconds(all_of_them, inputs[:1], repeats)) / burst
+
+
+def copy_bandwidth(repeats: int) -> float:
+    """Bytes read and written a second by a copy of 2 GiB within the GPU."""
+    source = torch.randn(1 << 29, device="cuda")
+    target = torch.empty_like(source)
+    seconds = graph_seconds(lambda *_: target.copy_(source), [(source, target)], repeats)
+    return 2 * source.numel() * source.element_size() / statistics.median(seconds)
+
+
+def flashinfer_sampler(top_k: int | None) -> Decider | None:
+    """FlashInfer's top-k sampling of the base's logits alone, softmax included."""
+    if importlib.util.find_spec("flashinfer") is None:
+        return None
+    from flashinfer.sampling import top_k_top_p_sampling_from_logits
+
+    def sample(base_logits: Tensor, guide_logits: Tensor) -> Tensor:
+        k = base_logits.shape[1] if top_k is None else top_k
+        return top_k_top_p_sampling_from_logits(base_logits.float(), k, 1.0)
+
+    return sample
+
+
+def measure(
+    rows: int, size: int, dtype: str, top_k: str, bandwidth: float, repeats: int, compiled: bool
+) -> dict[str, Any]:
+    """One line of the table; an arm that fails says why and is left out."""
+    from blendin.kernels.decide import decide
+    from blendin.kernels.parameters import Parameters
+    from blendin.kernels.tables import kernel_tables
+
+    k = TOP_KS[top_k]
+    tables = alignment(size)
+    packed = kernel_tables(tables)
+    parameters = Parameters.of(rows, "cuda", threshold=ALWAYS, top_k=k)
+    bytes_read = 2 * rows * size * DTYPES[dtype].itemsize
+    # More than the cache holds between two uses of one set (the H100's holds 50 MB).
+    sets = max(2, min(64, (256 << 20) // bytes_read + 1))
+    inputs = [
+        tuple(torch.randn(rows, size, device="cuda").mul_(3).to(DTYPES[dtype]) for _ in range(2))
+        for _ in range(sets)
+    ]
+    floor = bytes_read / bandwidth
+    line: dict[str, Any] = {
+        "rows": rows,
+        "vocabulary": size,
+        "dtype": dtype,
+        "top_k": top_k,
+        "floor_us": floor * 1e6,
+    }
+    reference = eager(tables, k)
+
+    def kernel(base: Tensor, guide: Tensor) -> Tensor:
+        return decide(base, guide, packed, parameters).raw
+
+    decided = decide(*inputs[0], packed, parameters)
+    line["agree"] = float((decided.symbol == reference(*inputs[0])[0]).float().mean())
+    arms: dict[str, Decider | None] = {"kernel": kernel, "eager": reference}
+    if compiled:
+        arms["compiled"] = torch.compile(reference, dynamic=False)
+    arms["flashinfer"] = flashinfer_sampler(k)
+    for name, arm in arms.items():
+        if arm is None:
+            continue
+        try:
+            times = graph_seconds(arm, inputs, repeats)
+            line[f"{name}_us"] = statistics.median(times) * 1e6
+            line[f"{name}_spread_us"] = (max(times) - min(times)) * 1e6
+            if name == "kernel":
+                burst = batched_seconds(arm, inputs, max(5, repeats // 5), 20)
+                line["kernel_in_graph_us"] = burst * 1e6
+        except Exception as error:  # one arm's failure must not cost the others' figures
+            line[f"{name}_error"] = f"{type(error).__name__}: {str(error)[:200]}"
+        torch.compiler.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+    if "kernel_us" in line:
+        line["of_bandwidth"] = line["floor_us"] / line["kernel_us"]
+        for other in ("eager", "compiled", "flashinfer"):
+            if f"{other}_us" in line:
+                line[f"{other}_over_kernel"] = line[f"{other}_us"] / line["kernel_us"]
+        line["meets_targets"] = meets_targets(line)
+    return line
+
+
+def meets_targets(line: dict[str, Any]) -> bool | None:
+    """Whether every target that applies is met; None where an arm is missing."""
+    checks: list[bool | None] = []
+    if line["rows"] >= 64:
+        checks.append(line["of_bandwidth"] >= BANDWIDTH_TARGET)
+    if line["rows"] == 1:
+        checks.append(line["kernel_us"] <= LATENCY_TARGET * 1e6)
+    for other, target in (("eager", EAGER_TARGET), ("compiled", COMPILED_TARGET)):
+        ratio = line.get(f"{other}_over_kernel")
+        checks.append(None if ratio is None else ratio >= target)
+    if False in checks:
+        return False
+    return None if None in checks else True
+
+
+def main(
+    batches: Annotated[str, typer.Option(help="N, separated by commas.")] = ",".join(
+        map(str, BATCHES)
+    ),
+    vocabularies: Annotated[str, typer.Option(help="V, separated by commas.")] = ",".join(
+        map(str, SIZES)
+    ),
+    dtypes: Annotated[str, typer.Option(help="bf16, fp32 or both.")] = "bf16,fp32",
+    top_ks: Annotated[str, typer.Option(help="100, whole or both.")] = "100,whole",
+    repeats: Annotated[int, typer.Option(min=5, help="Replays of each arm.")] = 100,
+    quick: Annotated[bool, typer.Option(help="One vocabulary, N = 1 and 64, bf16.")] = False,
+    no_compile: Annotated[
+        bool, typer.Option("--no-compile", help="Without torch.compile.")
+    ] = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+) -> None:
+    """Measure every combination and print times, ratios and targets."""
+    if not torch.cuda.is_available():
+        typer.echo("benchmarks/kernel.py measures on an NVIDIA GPU, and torch sees none.", err=True)
+        raise typer.Exit(1)
+    if quick:
+        batches, vocabularies, dtypes = "1,64", str(SIZES[0]), "bf16"
+    bandwidth = copy_bandwidth(20)
+    combinations = list(
+        product(
+            map(int, vocabularies.split(",")),
+            dtypes.split(","),
+            top_ks.split(","),
+            map(int, batches.split(",")),
+        )
+    )
+    lines = []
+    for size, dtype, top_k, rows in track(combinations, description="measuring"):
+        line = measure(rows, size, dtype, top_k, bandwidth, repeats, not no_compile)
+        lines.append(line)
+        # As they come: a lease that ends early keeps what was measured.
+        if json_file is not None:
+            json_file.write_text(json.dumps(result(bandwidth, lines), indent=2) + "\n")
+    report(result(bandwidth, lines))
+    if csv_file is not None:
+        names = list(dict.fromkeys(name for line in lines for name in line))
+        with csv_file.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["device", *names])
+            writer.writeheader()
+            device = torch.cuda.get_device_name()
+            writer.writerows({"device": device, **line} for line in lines)
+
+
+def result(bandwidth: float, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    import triton
+
+    return {
+        "device": torch.cuda.get_device_name(),
+        "machine": platform.machine(),
+        "versions": {"torch": torch.__version__, "triton": triton.__version__},
+        "copy_bandwidth_bytes_per_second": bandwidth,
+        "targets": {
+            "of_bandwidth_from_64_rows": BANDWIDTH_TARGET,
+            "seconds_at_1_row": LATENCY_TARGET,
+            "eager_over_kernel": EAGER_TARGET,
+            "compiled_over_kernel": COMPILED_TARGET,
+        },
+        "lines": lines,
+    }
+
+
+def report(result: dict[str, Any]) -> None:
+    console = Console()
+    gigabytes = result["copy_bandwidth_bytes_per_second"] / 1e9
+    table = Table(
+        "N", "V", "dtype", "k", "floor µs", "kernel µs", "in a graph µs", "of copy", "eager ×",
+        "compile ×", "FlashInfer ×", "same symbol", "targets",
+        title=f"{result['device']}, copy {gigabytes:.0f} GB/s",
+    )  # fmt: skip
+    for line in result["lines"]:
+        met = line.get("meets_targets")
+        table.add_row(
+            *(str(line[name]) for name in ("rows", "vocabulary", "dtype", "top_k")),
+            *(number(line, name, 1) for name in ("floor_us", "kernel_us", "kernel_in_graph_us")),
+            number(line, "of_bandwidth", 2),
+            *(number(line, f"{n}_over_kernel", 1) for n in ("eager", "compiled", "flashinfer")),
+            number(line, "agree", 3),
+            {True: "met", False: "missed", None: "?"}[met],
+        )
+    console.print(table)
+    for line in result["lines"]:
+        for name in (name for name in line if name.endswith("_error")):
+            console.print(f"N={line['rows']} V={line['vocabulary']} {name}: {line[name]}")
+    console.print(
+        f"{result['versions']}; targets: {BANDWIDTH_TARGET:.0%} of the copy from N = 64, "
+        f"{LATENCY_TARGET * 1e6:.0f} µs at N = 1, {EAGER_TARGET:.0f} × eager, "
+        f"{COMPILED_TARGET:.0f} × torch.compile"
+    )
+
+
+def number(line: dict[str, Any], name: str, digits: int) -> str:
+    return "" if name not in line else f"{line[name]:.{digits}f}"
+
+
+if __name__ == "__main__":
+    typer.run(main)
