@@ -110,16 +110,17 @@ def top_symbol(logits: Tensor, ends: Tensor, end: int) -> Tensor:
     """
     logits = logits.float()
     end_score = logits[:, ends].logsumexp(dim=-1)
-    score, token = logits.index_fill(-1, ends, -torch.inf).max(dim=-1)
+    score, token = logits.max(dim=-1)
+    if bool((token[:, None] == ends).any()):  # rare, and a copy of every logit
+        score, token = logits.index_fill(-1, ends, -torch.inf).max(dim=-1)
     return torch.where(end_score > score, end, token)
 
 
 def gate(base_logits: Tensor, tables: SymbolTables) -> Gate:
     """Reads the base's `[N, V_b]` logits: is it confident (`top_prob >= τ`), and in what?"""
     probs = next_token_probs(base_logits)
-    end_prob = probs[:, tables.base_ends].sum(dim=-1)
-    top_prob = torch.maximum(probs.index_fill(-1, tables.base_ends, 0).amax(dim=-1), end_prob)
-    return Gate(base_logits, probs, top_prob, top_symbol(base_logits, tables.base_ends, tables.end))
+    choice = top_symbol(base_logits, tables.base_ends, tables.end)
+    return Gate(base_logits, probs, prob_of(probs, choice, tables), choice)
 
 
 def consult(guide_logits: Tensor, tables: SymbolTables) -> GuideView:
@@ -134,7 +135,7 @@ def consult(guide_logits: Tensor, tables: SymbolTables) -> GuideView:
     return GuideView(probs, top_prob, torch.where(is_end, tables.end, tables.guide_symbols[token]))
 
 
-def agreement(base_probs: Tensor, symbols: Tensor, tables: SymbolTables) -> Tensor:
+def prob_of(base_probs: Tensor, symbols: Tensor, tables: SymbolTables) -> Tensor:
     """P_B of one symbol a row: `[N, V_b]` float32 and `[N]` int64 to `[N]` float32."""
     known = symbols < base_probs.shape[-1]
     probs = base_probs.gather(-1, symbols.masked_fill(~known, 0)[:, None])[:, 0]
@@ -202,7 +203,7 @@ def blend(
         top_k: k, or None for the whole vocabulary.
         alpha: fixes α; None adapts it.
     """
-    agreed = agreement(gate.probs, guide.choice, tables)
+    agreed = prob_of(gate.probs, guide.choice, tables)
     if alpha is None:
         weight = mixing_weight(gate.top_prob, guide.top_prob, agreed, agreement_bonus)
     else:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .alignment import Alignment
-from .decision import GuideView, SymbolTables, agreement, blend, candidate_probs, consult, gate
+from .decision import GuideView, SymbolTables, blend, candidate_probs, consult, gate, prob_of
 from .fused import checked_kernel_tables
 from .model import Context, LanguageModel
 from .policy import Blend
@@ -185,7 +185,7 @@ class Stepper:
                     k=None,
                 )
             )
-        agreed = () if base is None else (agreement(base.gate.probs, guide.choice, tables),)
+        agreed = () if base is None else (prob_of(base.gate.probs, guide.choice, tables),)
         symbol, top_prob, *agreed_prob = _fetch(chosen, guide.top_prob, *agreed)
         self.checked(top_prob, self.pair.guide)
         return Nudged(guide, int(symbol), top_prob, agreed_prob[0] if agreed_prob else None)
