@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import generator, model
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.captured import SMALLEST_CAPACITY, Slot, Slots
@@ -17,33 +15,6 @@ from blendin.model import Context, LanguageModel
 
 def captured(architecture: str, kind: str = "byte-level", seed: int = 0) -> LanguageModel:
     return LanguageModel(*model(architecture, kind, seed), architecture, capture=True)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-@settings(deadline=None, max_examples=25)
-@given(
-    prompt=st.lists(st.integers(0, 300), min_size=1, max_size=30),
-    moves=st.lists(
-        st.tuples(st.lists(st.integers(0, 300), min_size=1, max_size=20), st.integers(0, 5)),
-        max_size=6,
-    ),
-)
-def test_feeding_and_rolling_back_is_reading_afresh(
-    architecture: str, prompt: list[int], moves: list[tuple[list[int], int]]
-) -> None:
-    lm, context = captured(architecture), Context(list(prompt))
-    lm.forward(context)
-    assert isinstance(context.cache, Slot)
-    for new, back in moves:
-        context.ids += new
-        scored = lm.forward(context, positions=len(new))
-        with torch.inference_mode():
-            expected = lm.model(torch.tensor([context.ids]), use_cache=False).logits[0]
-        torch.testing.assert_close(scored, expected[-len(new) :])
-        lm.rollback(context, min(back, len(context.ids) - 1))
-        torch.testing.assert_close(
-            lm.forward(context)[0], expected[len(context.ids) - 1], rtol=1e-6, atol=1e-6
-        )
 
 
 @pytest.mark.parametrize("policy", [Blend(), Nudge(), Nudge(unit="token"), GuideOnly()], ids=str)

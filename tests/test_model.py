@@ -8,13 +8,14 @@ from conftest import model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blendin.captured import Slot
 from blendin.model import Context, LanguageModel
 
 ARCHITECTURES = ("llama", "qwen2", "gemma3")
 
 
-def language_model(architecture: str) -> LanguageModel:
-    return LanguageModel(*model(architecture, "byte-level"), architecture)
+def language_model(architecture: str, capture: bool = False) -> LanguageModel:
+    return LanguageModel(*model(architecture, "byte-level"), architecture, capture=capture)
 
 
 def uncached_logits(lm: LanguageModel, ids: list[int]) -> torch.Tensor:
@@ -22,21 +23,25 @@ def uncached_logits(lm: LanguageModel, ids: list[int]) -> torch.Tensor:
         return lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "capture"),
+    [*((name, False) for name in ARCHITECTURES), ("llama", True), ("qwen2", True)],
+)
 @settings(deadline=None, max_examples=25)
 @given(
     prompt=st.lists(st.integers(0, 300), min_size=1, max_size=30),
     moves=st.lists(
-        st.tuples(st.lists(st.integers(0, 300), min_size=1, max_size=6), st.integers(0, 5)),
+        st.tuples(st.lists(st.integers(0, 300), min_size=1, max_size=20), st.integers(0, 5)),
         max_size=6,
     ),
 )
 def test_feeding_and_rolling_back_is_reading_afresh(
-    architecture: str, prompt: list[int], moves: list[tuple[list[int], int]]
+    architecture: str, capture: bool, prompt: list[int], moves: list[tuple[list[int], int]]
 ) -> None:
     """Chunks of any size, cut back by any count, far past a sliding window of 8."""
-    lm, context = language_model(architecture), Context(list(prompt))
+    lm, context = language_model(architecture, capture), Context(list(prompt))
     lm.forward(context)
+    assert isinstance(context.cache, Slot) == capture
     for new, back in moves:
         context.ids += new
         scored = lm.forward(context, positions=len(new))
