@@ -184,6 +184,18 @@ def candidate_probs(
     return joint
 
 
+def guide_candidate_probs(guide: GuideView, tables: SymbolTables, k: int | None) -> Tensor:
+    """`candidate_probs` of the guide: `[N, end + 1]` float32, not normalised."""
+    return candidate_probs(
+        guide.probs,
+        tables.guide_candidates,
+        tables.guide_ends,
+        tables.guide_symbols,
+        tables.end,
+        k,
+    )
+
+
 def blend(
     gate: Gate,
     guide: GuideView,
@@ -211,14 +223,7 @@ def blend(
     from_base = candidate_probs(
         gate.probs, tables.base_candidates, tables.base_ends, None, tables.end, top_k
     )
-    from_guide = candidate_probs(
-        guide.probs,
-        tables.guide_candidates,
-        tables.guide_ends,
-        tables.guide_symbols,
-        tables.end,
-        top_k,
-    )
+    from_guide = guide_candidate_probs(guide, tables, top_k)
     from_base *= 1 - weight[:, None]
     from_guide *= weight[:, None]
     mixture = from_base + from_guide

@@ -33,7 +33,8 @@ def decode(
         base = step.ask_base()
         if base is None:
             return
-        capped = cap and not cap.allows(sequence.interventions, len(sequence.output.steps))
+        made = sequence.output
+        capped = cap and not cap.allows(made.interventions, len(made.steps))
         if base.top_prob >= threshold or capped or not sequence.guide_catches_up():
             yield step.emit_base(base)
             continue

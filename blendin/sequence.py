@@ -53,7 +53,6 @@ class Sequence:
         self.alignment, self.base, self.guide, self.limits = alignment, base, guide, limits
         self.unread, self.data = bytearray(), bytearray()
         self.output = Generation(settings=settings)
-        self.interventions = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = [text.encode() for text in limits.stop]
         self._started: float | None = None
@@ -120,7 +119,6 @@ class Sequence:
             reason = "length"
         text = self._decoder.decode(data, final=reason is not None)
         step = Step(text=text, token_bytes=data, **fields)
-        self.interventions += step.intervened
         self.output.steps.append(step)
         self.output.text += text
         if cut is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .alignment import Alignment
-from .decision import GuideView, SymbolTables, blend, candidate_probs, consult, gate, prob_of
+from .decision import GuideView, SymbolTables, blend, consult, gate, guide_candidate_probs, prob_of
 from .fused import checked_kernel_tables
 from .model import Context, LanguageModel
 from .policy import Blend
@@ -175,16 +175,7 @@ class Stepper:
         guide = consult(guide_logits, tables)
         chosen = guide.choice
         if not self.sampling.is_argmax:
-            chosen = self._take(
-                candidate_probs(
-                    guide.probs,
-                    tables.guide_candidates,
-                    tables.guide_ends,
-                    tables.guide_symbols,
-                    tables.end,
-                    k=None,
-                )
-            )
+            chosen = self._take(guide_candidate_probs(guide, tables, k=None))
         agreed = () if base is None else (prob_of(base.gate.probs, guide.choice, tables),)
         symbol, top_prob, *agreed_prob = _fetch(chosen, guide.top_prob, *agreed)
         self.checked(top_prob, self.pair.guide)
