@@ -4,19 +4,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .generator import BlendInGenerator, Stream
+    from .generator import BlendInGenerator
     from .policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
     from .sampling import Sampling
+    from .stream import Batch, Interrupted, Stream
     from .trace import Generation, Step
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BaseOnly",
+    "Batch",
     "Blend",
     "BlendInGenerator",
     "Generation",
     "GuideOnly",
+    "Interrupted",
     "InterventionCap",
     "Nudge",
     "Policy",
@@ -26,9 +29,10 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "generator": ("BlendInGenerator", "Stream"),
+    "generator": ("BlendInGenerator",),
     "policy": ("BaseOnly", "Blend", "GuideOnly", "InterventionCap", "Nudge", "Policy"),
     "sampling": ("Sampling",),
+    "stream": ("Batch", "Interrupted", "Stream"),
     "trace": ("Generation", "Step"),
 }
 

@@ -22,7 +22,7 @@ from .options import (
 from .policy import BaseOnly, Blend, Nudge
 
 if TYPE_CHECKING:
-    from .generator import Stream
+    from .stream import Stream
 
 app = typer.Typer(
     name="blendin",
@@ -142,7 +142,7 @@ def show(stream: Stream, stop: list[str], quiet: bool = False) -> None:
     from . import view
 
     try:
-        for text, step in view.shown(stream, stop):
+        for text, step in view.shown(stream, stream.output, stop):
             if not quiet:
                 console.print(text, style=view.token_style(step), end="", markup=False)
     except KeyboardInterrupt:

@@ -1,86 +1,57 @@
-"""The paired decoding loop: BlendIn's Algorithm 1 and its relatives, one sequence at a time."""
+"""The paired decoding loop: BlendIn's Algorithm 1 and its relatives, a step of many sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence as ListLike
 
-import torch
+from torch import Tensor
 
 from .fused_stepper import stepper
-from .policy import BaseOnly, Blend, InterventionCap, Nudge
-from .sampling import Sampling
+from .pair import Pair
+from .policy import Blend, GuideOnly, Nudge
 from .sequence import Sequence
-from .stepper import Pair, Stepper
-from .trace import Step
+from .stepper import Stepper, Turn
 
 
-def decode(
-    pair: Pair,
-    sequence: Sequence,
-    policy: Blend | Nudge | BaseOnly | InterventionCap,
-    sampling: Sampling,
-    generator: torch.Generator,
-) -> Iterator[Step]:
-    """Decodes a sequence step by step; the guide runs at interventions alone.
+def advance(pair: Pair, sequences: ListLike[Sequence]) -> None:
+    """Takes every sequence one step further, each by its own policy and settings.
 
-    Cost: one base forward a step, and at each intervention one guide forward over what it missed.
+    Costs one base forward for the sequences that ask the base, and one guide forward for those that
+    intervene, over what each has missed. A sequence inside a nudged word asks the guide alone, and
+    makes no step where it finds the word ended; one that finds no room for its caches makes none
+    either (`crowded_out`).
     """
-    cap = policy if isinstance(policy, InterventionCap) else None
-    rule = policy.policy if isinstance(policy, InterventionCap) else policy
-    step = stepper(pair, sequence, rule, sampling, generator)
-    threshold = 0.0 if isinstance(rule, BaseOnly) else rule.threshold
-    while not sequence.done:
-        base = step.ask_base()
-        if base is None:
-            return
-        made = sequence.output
-        capped = cap and not cap.allows(made.interventions, len(made.steps))
-        if base.top_prob >= threshold or capped or not sequence.guide_catches_up():
-            yield step.emit_base(base)
-            continue
-        guide = step.ask_guide()
-        if guide is None:
-            return
-        if isinstance(rule, Blend):
-            yield step.emit_blend(base, guide, rule)
-            continue
-        nudged = step.nudge(guide, base)
-        yield step.emit_guide(nudged, base)
-        while isinstance(rule, Nudge) and rule.unit == "word" and not sequence.done:
-            guide = step.ask_guide()
-            if guide is None:
-                return
-            nudged = step.nudge(guide)
-            if _begins_word(pair.alignment.data(nudged.symbol)):
-                break
-            yield step.emit_guide(nudged)
+    step = stepper(pair, sequences)
+    uncertain: list[Turn] = []
+    for turn in step.ask_base([sequence for sequence in sequences if sequence.asks_base]):
+        sequence, base = turn.sequence, turn.base
+        assert base is not None
+        with sequence.failing_alone():
+            certain = base.top_prob >= sequence.threshold
+            if certain or not sequence.may_intervene() or not sequence.guide_catches_up():
+                step.emit_base(turn)
+            else:
+                uncertain.append(turn)
+    uncertain += [Turn(s) for s in sequences if not s.asks_base and not s.done]
+    if not uncertain:
+        return
+    turns, guide_logits = step.ask_guide(uncertain)
+    if guide_logits is None:
+        return
+    step.emit_blends([t for t in turns if isinstance(t.sequence.rule, Blend)], guide_logits)
+    _nudge(step, [t for t in turns if isinstance(t.sequence.rule, Nudge)], guide_logits)
+    step.emit_alone([t for t in turns if isinstance(t.sequence.rule, GuideOnly)], guide_logits)
 
 
-def decode_guide_alone(
-    pair: Pair, sequence: Sequence, sampling: Sampling, generator: torch.Generator
-) -> Iterator[Step]:
-    """Decodes with the guide as the only model, as its own `generate` would."""
-    context, vocabulary = sequence.guide, pair.guide.vocabulary
-    assert context is not None
-    step = Stepper(pair, sequence, sampling, generator)
-    tables = pair.tables._replace(base_ends=pair.tables.guide_ends)
-    while not sequence.done:
-        logits = step.read(pair.guide, context)
-        if logits is None:
-            return
-        own = step.own_view(logits, tables, pair.guide)
-        id, is_end = step.own_choice(own, context, pair.guide)
-        context.ids.append(id)
-        yield sequence.record(
-            b"" if is_end else vocabulary.tokens[id] or b"",
-            source="guide",
-            intervened=True,
-            guide_top_prob=own.top_prob,
-            alpha=1.0,
-            token_ids=(id,),
-            is_end=is_end,
-        )
-
-
-def _begins_word(data: bytes) -> bool:
-    return data.decode("utf-8", "ignore")[:1].isspace()
+def _nudge(step: Stepper, turns: ListLike[Turn], guide_logits: Tensor) -> None:
+    """NUDGING: the guide's token stands, and with unit "word" those that follow in its word."""
+    for turn, nudged in step.nudges(turns, guide_logits):
+        sequence = turn.sequence
+        with sequence.failing_alone():
+            data = step.pair.alignment.data(nudged.symbol)
+            if sequence.in_word and data.decode("utf-8", "ignore")[:1].isspace():
+                sequence.in_word = False  # a new word: the base is asked again
+                continue
+            step.emit_guide(turn, nudged)
+            assert isinstance(sequence.rule, Nudge)
+            sequence.in_word = sequence.rule.unit == "word"

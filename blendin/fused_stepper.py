@@ -1,87 +1,114 @@
-"""The moves of a greedy blend, decided by the Triton kernels: a few bytes a step to the host."""
+"""The moves of greedy blends, decided by the Triton kernels: a few bytes a step to the host."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence as ListLike
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .decision import SymbolTables
-from .model import LanguageModel
-from .policy import BaseOnly, Blend, Nudge
-from .sampling import Sampling
+from .pair import Pair
+from .policy import BaseOnly, Blend
 from .sequence import Sequence
-from .stepper import OwnView, Pair, Stepper, source
-from .trace import Step
+from .stepper import OwnView, Stepper, Turn, check_finite, source
+
+if TYPE_CHECKING:
+    from .kernels.parameters import Parameters
 
 KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
-def stepper(
-    pair: Pair,
-    sequence: Sequence,
-    policy: Blend | Nudge | BaseOnly,
-    sampling: Sampling,
-    generator: torch.Generator,
-) -> Stepper:
-    """The fused moves where the kernels run and know the policy, else the eager ones."""
+def stepper(pair: Pair, sequences: ListLike[Sequence]) -> Stepper:
+    """The fused moves where the kernels run and know every policy, else the eager ones."""
     narrow = all(lm.model.dtype in KERNEL_DTYPES for lm in (pair.base, pair.guide))
-    if pair.fused is None or not narrow or not sampling.is_argmax or isinstance(policy, Nudge):
-        return Stepper(pair, sequence, sampling, generator)
-    return FusedStepper(pair, sequence, policy, sampling, generator)
+    known = all(
+        sequence.sampling.is_argmax and isinstance(sequence.rule, Blend | BaseOnly)
+        for sequence in sequences
+    )
+    if pair.fused is not None and narrow and known:
+        return FusedStepper(pair, sequences)
+    return Stepper(pair, sequences)
 
 
 class FusedStepper(Stepper):
     """`Stepper` for greedy `Blend` and `BaseOnly` through `blendin.kernels`."""
 
-    def __init__(
-        self,
-        pair: Pair,
-        sequence: Sequence,
-        policy: Blend | BaseOnly,
-        sampling: Sampling,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__(pair, sequence, sampling, generator)
-        from .kernels.parameters import Parameters
-
-        rule = policy if isinstance(policy, Blend) else Blend(threshold=0)
-        self._parameters = Parameters.of(
-            1,
-            pair.tables.base_ends.device,
-            threshold=rule.threshold,
-            agreement_bonus=rule.agreement_bonus,
-            alpha=rule.alpha,
-            top_k=rule.top_k,
-        )
-
-    def own_view(self, logits: Tensor, tables: SymbolTables, model: LanguageModel) -> OwnView:
+    def own_views(
+        self, logits: Tensor, tables: SymbolTables, turns: ListLike[Turn]
+    ) -> list[OwnView]:
         from .kernels.gate import gate
 
         assert self.pair.fused is not None
+        self._parameters = _parameters(
+            tuple(turn.sequence.rule for turn in turns), tables.base_ends.device
+        )
         gated = gate(logits, self.pair.fused, self._parameters)
         raw = gated.raw.cpu()
-        top_prob = float(raw.view(torch.float32)[0, 1])
-        return OwnView(logits, gated, self.checked(top_prob, model), int(raw[0, 0]))
+        top_probs = raw.view(torch.float32)[:, 1].tolist()
+        return [
+            OwnView(logits[row], gated, row, top_prob, choice)
+            for row, (top_prob, choice) in enumerate(
+                zip(top_probs, raw[:, 0].tolist(), strict=True)
+            )
+        ]
 
-    def emit_blend(self, base: OwnView, guide_logits: Tensor, policy: Blend) -> Step:
+    def emit_blends(self, turns: ListLike[Turn], guide_logits: Tensor) -> None:
         from .kernels.decide import Decision, decide
 
+        if not turns:
+            return
         assert self.pair.fused is not None
+        views = [turn.base for turn in turns if turn.base is not None]
+        gated = views[0].gate
+        base_logits = gated.streamed.logits
+        guide_rows = torch.full((len(base_logits),), -1, dtype=torch.int32)
+        guide_rows[[view.row for view in views]] = torch.tensor(
+            [turn.guide_row for turn in turns], dtype=torch.int32
+        )
         told = Decision(
             decide(
-                base.logits, guide_logits, self.pair.fused, self._parameters, gated=base.gate
+                base_logits,
+                guide_logits,
+                self.pair.fused,
+                self._parameters,
+                gated=gated,
+                guide_rows=guide_rows.to(base_logits.device),
             ).raw.cpu()
         )
-        guide_top_prob = self.checked(float(told.guide_top_prob[0]), self.pair.guide)
-        if int(told.error[0]):
-            raise FloatingPointError("neither model gave any candidate a probability")
-        sides = int(told.sides[0])
-        return self.emit(
-            int(told.symbol[0]),
-            lambda: int(told.end_token[0]),
-            source=source(bool(sides & 1), bool(sides & 2)),
-            base_top_prob=base.top_prob,
-            guide_top_prob=guide_top_prob,
-            alpha=float(told.alpha[0]),
-            agreement=float(told.agreement[0]),
-        )
+        for turn, view in zip(turns, views, strict=True):
+            row = view.row
+            with turn.sequence.failing_alone():
+                guide_top_prob = float(told.guide_top_prob[row])
+                check_finite(guide_top_prob, self.pair.guide, turn.sequence)
+                if int(told.error[row]):
+                    raise FloatingPointError("neither model gave any candidate a probability")
+                sides = int(told.sides[row])
+                self.emit(
+                    turn.sequence,
+                    int(told.symbol[row]),
+                    lambda row=row: int(told.end_token[row]),
+                    source=source(bool(sides & 1), bool(sides & 2)),
+                    base_top_prob=view.top_prob,
+                    guide_top_prob=guide_top_prob,
+                    alpha=float(told.alpha[row]),
+                    agreement=float(told.agreement[row]),
+                )
+
+
+@lru_cache(maxsize=256)
+def _parameters(rules: tuple[Blend | BaseOnly, ...], device: torch.device) -> Parameters:
+    """The policies of a batch on the device; most batches are like the one before."""
+    from .kernels.parameters import Parameters
+
+    blends = [rule if isinstance(rule, Blend) else Blend(threshold=0) for rule in rules]
+    return Parameters.of(
+        len(rules),
+        device,
+        threshold=[rule.threshold for rule in blends],
+        agreement_bonus=[rule.agreement_bonus for rule in blends],
+        alpha=[rule.alpha for rule in blends],
+        top_k=[rule.top_k for rule in blends],
+    )

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as ListLike
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
-from typing import Any, Self, overload
+from typing import Any, overload
 
 import torch
 
 from . import pairs
-from .decode import decode, decode_guide_alone
 from .loading import ModelSource, load, locate, without_garbage_collection
-from .model import Context, LanguageModel
-from .policy import BaseOnly, Blend, GuideOnly, Policy
-from .prompts import Prompt, as_messages, base_text, guide_text
-from .sampling import Sampling
-from .sequence import Limits, Sequence
-from .stepper import Pair
-from .trace import Generation, Step
-
-
-class Stream(Iterator[Step]):
-    """The steps of one sequence, as they are decided.
-
-    Attributes:
-        output: the generation so far; whole once the stream is exhausted, and kept if it is not.
-    """
-
-    def __init__(self, steps: Iterator[Step], output: Generation) -> None:
-        self._steps, self.output = steps, output
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Step:
-        return next(self._steps)
+from .model import LanguageModel
+from .pair import Pair
+from .policy import Blend, Policy
+from .prompts import Prompt
+from .request import Request, is_batch, requests
+from .stream import Batch, Interrupted, Stream
+from .trace import Generation
 
 
 class BlendInGenerator:
@@ -128,7 +109,7 @@ class BlendInGenerator:
         guide_prompt: Any = None,
         **settings: Any,
     ) -> Generation | list[Generation]:
-        """Decodes one prompt, or each of a list.
+        """Decodes one prompt, or a list of them together.
 
         Args:
             prompt: a text, chat messages (`[{"role": ..., "content": ...}, ...]`), or a list of
@@ -136,24 +117,82 @@ class BlendInGenerator:
             base_prompt: the base's whole prompt, instead of its plain-text template.
             guide_prompt: the guide's whole prompt, special tokens included, instead of its chat
                 template.
-            **settings: as `stream` takes them.
+            **settings: as `stream` takes them, for a list as `stream_batch` does.
 
         Returns:
-            A `Generation`, or for a list a list of them in its order.
+            A `Generation`, or for a list a list of them in its order. A prompt of a list that fails
+            (empty, or too long) does so alone: see its `Generation.error`.
+
+        Raises:
+            Interrupted: at Ctrl-C during a list; a `KeyboardInterrupt` that has the results so far.
         """
-        if not _is_batch(prompt, base_prompt, guide_prompt):
+        if not is_batch(prompt, base_prompt, guide_prompt):
             stream = self.stream(
                 prompt, base_prompt=base_prompt, guide_prompt=guide_prompt, **settings
             )
             for _ in stream:
                 pass
             return stream.output
-        rows = _rows(prompt, base_prompt, guide_prompt)
-        streams = [self._stream(*row, index=index, **settings) for index, row in enumerate(rows)]
-        for stream in streams:
-            for _ in stream:
-                pass
-        return [stream.output for stream in streams]
+        batch = self._batch(prompt, base_prompt, guide_prompt, **settings)
+        outputs = [Generation() for _ in range(len(batch))]
+        try:
+            for place, output in batch:
+                outputs[place] = output
+        except KeyboardInterrupt:
+            for place, output in batch.unfinished.items():
+                outputs[place] = output
+            raise Interrupted(outputs) from None
+        return outputs
+
+    def stream_batch(
+        self,
+        prompt: ListLike[Prompt] | None = None,
+        *,
+        base_prompt: ListLike[str] | None = None,
+        guide_prompt: ListLike[str] | None = None,
+        **settings: Any,
+    ) -> Batch:
+        """Decodes a list of prompts together and gives each result as it is finished.
+
+        Args:
+            prompt: texts or chat messages.
+            base_prompt: the base's whole prompts.
+            guide_prompt: the guide's whole prompts.
+            **settings: as `stream` takes them, each one for all prompts or a list with one for each
+                (of `stop`, a list of lists). Besides: `max_batch_size` (32), the sequences in
+                flight at most; `max_cached_tokens` (None: unbounded), the tokens in each model's
+                cache at most; `progress`, a bar on stderr (None: where that is a terminal).
+
+        Returns:
+            An iterator of (place in the list, `Generation`), in the order in which they end.
+            Closing it ends the work and frees the caches.
+
+        Raises:
+            ValueError: for lists of different lengths or a setting out of range, at once.
+        """
+        return self._batch(prompt, base_prompt, guide_prompt, **settings)
+
+    def _batch(
+        self,
+        prompt: Any,
+        base_prompt: Any,
+        guide_prompt: Any,
+        *,
+        max_batch_size: int = 32,
+        max_cached_tokens: int | None = None,
+        progress: bool | None = None,
+        **settings: Any,
+    ) -> Batch:
+        if not is_batch(prompt, base_prompt, guide_prompt):
+            raise ValueError("stream_batch takes lists of prompts; use stream or generate for one")
+        asked = requests(prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings)
+        return Batch(
+            self._pair,
+            asked,
+            max_batch_size=max_batch_size,
+            max_cached_tokens=max_cached_tokens,
+            progress=progress,
+        )
 
     def stream(
         self,
@@ -181,98 +220,13 @@ class BlendInGenerator:
             ValueError: for an empty prompt, one longer than a model's context, or a setting out
                 of range; before anything is decoded.
         """
-        return self._stream(prompt, base_prompt, guide_prompt, **settings)
-
-    def _stream(
-        self,
-        prompt: Prompt | None,
-        base_prompt: str | None,
-        guide_prompt: str | None,
-        *,
-        index: int = 0,
-        system: str | None = None,
-        policy: Policy | None = None,
-        max_new_tokens: int = 256,
-        stop: str | ListLike[str] = (),
-        **sampling_settings: Any,
-    ) -> Stream:
-        policy = self.policy if policy is None else policy
-        limits = Limits(max_new_tokens, (stop,) if isinstance(stop, str) else tuple(stop))
-        if unknown := sorted(sampling_settings.keys() - {field.name for field in fields(Sampling)}):
-            raise TypeError(
-                f"{', '.join(unknown)}: no such setting; there are system, policy, max_new_tokens, "
-                f"stop, {', '.join(field.name for field in fields(Sampling))}"
-            )
-        sampling = Sampling(**sampling_settings)
-        messages = None if prompt is None else as_messages(prompt, system)
-        if messages is None and system:
-            raise ValueError("system= goes into prompt=; whole prompts carry their own")
-        base = guide = None
-        settings: dict[str, Any] = {
-            "base": self.base.name,
-            "guide": self.guide.name,
-            "policy": {"name": type(policy).__name__, **asdict(policy)},
-            **asdict(limits),
-            **asdict(sampling),
-        }
-        if not isinstance(policy, GuideOnly):
-            if base_prompt is None and messages is not None:
-                base_prompt = base_text(messages)
-            base = self._read("base", self.base, base_prompt, limits)
-            settings["base_prompt"] = base_prompt
-        if not isinstance(policy, BaseOnly):
-            if guide_prompt is None and messages is not None:
-                guide_prompt = guide_text(messages, self.guide.tokenizer)
-            guide = self._read("guide", self.guide, guide_prompt, limits)
-            settings["guide_prompt"] = guide_prompt
-        sequence = Sequence(self._pair.alignment, base, guide, limits, settings)
-        generator = sampling.generator(index)
-        if isinstance(policy, GuideOnly):
-            steps = decode_guide_alone(self._pair, sequence, sampling, generator)
-        else:
-            steps = decode(self._pair, sequence, policy, sampling, generator)
-        return Stream(steps, sequence.output)
-
-    def _read(self, role: str, model: LanguageModel, text: str | None, limits: Limits) -> Context:
-        """A context that begins with a whole prompt, not yet fed."""
-        if text is None:
-            raise ValueError(f"the {role} has nothing to read: pass prompt= or {role}_prompt=")
-        if not text.strip():
-            raise ValueError(f"the {role}'s prompt is empty: pass a text with something in it")
-        ids = model.encode_prompt(text)
-        if model.max_length is not None and len(ids) > model.max_length:
-            raise ValueError(
-                f"the {role}'s prompt has {len(ids)} tokens and the context of {model.name} holds "
-                f"{model.max_length}: shorten the prompt or choose another {role}"
-            )
-        # A symbol of the other vocabulary may take several tokens of this one.
-        return Context(ids, expected=len(ids) + 2 * limits.max_new_tokens)
+        asked = Request.of(
+            prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings
+        )
+        return Stream(self._pair, asked.read(self._pair))
 
 
 def _same_source(base: ModelSource, guide: ModelSource) -> bool:
     if isinstance(base, tuple) and isinstance(guide, tuple):
         return all(mine is other for mine, other in zip(base, guide, strict=True))
     return base is guide or (isinstance(base, str) and base == guide)
-
-
-def _is_batch(prompt: Any, base_prompt: Any, guide_prompt: Any) -> bool:
-    def is_list(value: Any) -> bool:
-        return isinstance(value, ListLike) and not isinstance(value, str)
-
-    def is_chat(value: Any) -> bool:
-        return is_list(value) and len(value) > 0 and all(isinstance(m, Mapping) for m in value)
-
-    return (
-        (is_list(prompt) and not is_chat(prompt)) or is_list(base_prompt) or is_list(guide_prompt)
-    )
-
-
-def _rows(*columns: Any) -> list[tuple[Any, ...]]:
-    """The columns' rows; a column that is None is None in each."""
-    lengths = {len(column) for column in columns if column is not None}
-    if len(lengths) != 1 or any(isinstance(column, str) for column in columns):
-        raise ValueError(
-            "prompt, base_prompt and guide_prompt must be lists of one length where one is a list"
-        )
-    filled = [[None] * lengths.copy().pop() if column is None else column for column in columns]
-    return list(zip(*filled, strict=True))

@@ -7,8 +7,11 @@ weights.
 from __future__ import annotations
 
 import inspect
+import logging
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +20,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .captured import CannotCapture, Slot, Slots, weight_device
+from .kv_pool import SHARED_AT_LEAST, Pool, Span, shared
+from .ragged import CannotPack, RaggedForward
 from .vocabulary import Vocabulary
+
+logger = logging.getLogger("blendin")
+
+TOKENS_A_FORWARD = 2048
+"""A ragged forward reads no more: activations stay small however many prompts come at once."""
 
 
 @dataclass
@@ -30,6 +40,8 @@ class Context:
         cache: transformers' KV cache or a `captured.Slot`; None before the first forward.
         expected: how long it is expected to grow, for a cache of fixed size.
         last_logits: `[1, V]`, the logits after `ids[:cached]`.
+        pool: where it lies among other sequences, if it does; its cache is then a span of it.
+        span: its place there. A model that reads no ragged batches only counts by it.
     """
 
     ids: list[int]
@@ -37,6 +49,8 @@ class Context:
     cache: Any = None
     expected: int = 0
     last_logits: Tensor | None = field(default=None, repr=False)
+    pool: Pool | None = field(default=None, repr=False)
+    span: Span | None = field(default=None, repr=False)
 
 
 class LanguageModel:
@@ -149,6 +163,116 @@ class LanguageModel:
         context.cache, context.cached = None, 0
         return None
 
+    @cached_property
+    def ragged(self) -> RaggedForward | None:
+        """Reads many sequences in one forward; None, with a reason logged, where none can."""
+        try:
+            return RaggedForward(self.model)
+        except CannotPack as reason:
+            logger.warning("%s reads a batch's sequences one by one: %s", self.name, reason)
+            return None
+
+    def join(self, context: Context, pool: Pool) -> bool:
+        """Reserves a context's place among others; whether there is room."""
+        span = pool.reserve(context.ids, context.expected)
+        if span is None:
+            return False
+        context.pool, context.span, context.cached = pool, span, len(span.ids)
+        return True
+
+    def leave(self, context: Context) -> None:
+        """Gives a context's place back; what it has read it would have to read again."""
+        if context.pool is not None and context.span is not None:
+            context.pool.release(context.span)
+        context.pool = context.span = context.cache = context.last_logits = None
+        context.cached = 0
+
+    def has_room(self, context: Context) -> bool:
+        """Whether all of a context's tokens can be read, its place enlarged if need be."""
+        if context.pool is None or context.span is None:
+            return True
+        length = len(context.ids)
+        if length > context.span.capacity:
+            context.expected = max(context.expected, length + length // 4)
+            enlarged = context.pool.resize(context.span, context.expected)
+            return enlarged or context.pool.resize(context.span, length)
+        return True
+
+    @torch.inference_mode()
+    def forward_batch(self, contexts: Sequence[Context]) -> Tensor:
+        """Reads what each context has gained, all of them together where the model can.
+
+        Args:
+            contexts: of this model, no two the same; with room (`has_room`).
+
+        Returns:
+            `[len(contexts), V]` logits in the model's dtype, after each context's last token.
+        """
+        unread = [c for c in contexts if c.cached < len(c.ids) or c.last_logits is None]
+        together = [c for c in unread if c.span is not None and self.ragged is not None]
+        logits = None
+        if together:
+            logits = self._read_together(together)
+        for context in unread:
+            if context.span is None or self.ragged is None:
+                self.forward(context)
+        if logits is not None and len(logits) == len(contexts):
+            return logits
+        last = [context.last_logits for context in contexts]
+        return torch.cat([logits for logits in last if logits is not None])
+
+    def _read_together(self, contexts: Sequence[Context]) -> Tensor:
+        """Ragged forwards until all is read; the logits of the last one."""
+        logits = torch.empty(0)
+        waiting = list(contexts)
+        while waiting:
+            turn, waiting = self._turn(waiting)
+            logits = self._read_turn(turn)
+        return logits
+
+    def _turn(self, waiting: list[Context]) -> tuple[list[tuple[Context, int]], list[Context]]:
+        """What the next ragged forward reads: (contexts, how far), and which read on later.
+
+        A prompt that begins like one of this turn waits for it and takes over what it has read.
+        """
+        turn: list[tuple[Context, int]] = []
+        later: list[Context] = []
+        budget = TOKENS_A_FORWARD
+        for context in waiting:
+            assert context.pool is not None and context.span is not None
+            if context.cached == len(context.ids):  # its logits were not kept
+                _forget(context, context.cached - 1)
+            if len(context.ids) - context.cached >= SHARED_AT_LEAST:
+                context.pool.borrow(context.span, context.ids)
+                context.cached = len(context.span.ids)
+            begins_alike = any(
+                shared(other.ids[:length], context.ids) >= context.cached + SHARED_AT_LEAST
+                for other, length in turn
+            )
+            if budget == 0 or begins_alike:
+                later.append(context)
+                continue
+            length = min(len(context.ids), context.cached + budget)
+            budget -= length - context.cached
+            turn.append((context, length))
+            if length < len(context.ids):
+                later.append(context)
+        return turn, later
+
+    def _read_turn(self, turn: list[tuple[Context, int]]) -> Tensor:
+        assert self.ragged is not None
+        pool = turn[0][0].pool
+        rows = [(c.span, c.ids[c.cached : length]) for c, length in turn if c.span is not None]
+        whole = [length == len(context.ids) for context, length in turn]
+        assert pool is not None
+        self.forwards += 1
+        logits = self.ragged.read(pool, rows, whole)
+        scored = iter(logits.split(1))
+        for (context, length), is_whole in zip(turn, whole, strict=True):
+            context.cached = length
+            context.last_logits = next(scored) if is_whole else None
+        return logits
+
     def rollback(self, context: Context, count: int) -> None:
         """Takes the last `count` tokens out of a context, read or not.
 
@@ -214,7 +338,10 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def _forget(context: Context, length: int) -> None:
     """Cuts a context's cache back to `length` tokens, or drops it where it cannot be cut."""
     context.last_logits = None
-    if _can_crop(context.cache):
+    if context.span is not None and context.cache is None:
+        del context.span.ids[length:]
+        context.cached = length
+    elif _can_crop(context.cache):
         if not isinstance(context.cache, Slot):  # which is told its length at every forward
             context.cache.crop(length - context.cached)
         context.cached = length

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import codecs
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from .alignment import Alignment
 from .model import Context
+from .policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
+from .sampling import Sampling
 from .trace import Generation, Step, StopReason
 
 
@@ -37,9 +41,17 @@ class Sequence:
     Attributes:
         base: the base's context; None where the policy never asks it.
         guide: the guide's context; None where the policy never asks it.
+        index: its place in the caller's list.
+        rule: the policy, out of its `InterventionCap` if it had one.
+        cap: that cap.
+        sampling: how a symbol is taken.
+        generator: for its draws alone, so that company does not change them.
+        in_word: the guide is inside a word that it was given (`Nudge`), and the base not asked.
+        crowded_out: its caches found no room at this step; it has to wait for others to end.
         unread: bytes that the base wrote alone and the guide's context has not gained yet.
         data: the bytes emitted.
         output: the record.
+        error: why it failed, if it did.
     """
 
     def __init__(
@@ -47,23 +59,64 @@ class Sequence:
         alignment: Alignment,
         base: Context | None,
         guide: Context | None,
+        *,
+        policy: Policy,
         limits: Limits,
+        sampling: Sampling,
+        index: int,
         settings: dict[str, Any],
     ) -> None:
         self.alignment, self.base, self.guide, self.limits = alignment, base, guide, limits
+        self.index = index
+        self.cap = policy if isinstance(policy, InterventionCap) else None
+        self.rule: Blend | Nudge | BaseOnly | GuideOnly = (
+            policy.policy if isinstance(policy, InterventionCap) else policy
+        )
+        self.sampling, self.generator = sampling, sampling.generator(index)
+        self.in_word = self.crowded_out = False
         self.unread, self.data = bytearray(), bytearray()
         self.output = Generation(settings=settings)
+        self.error: Exception | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = [text.encode() for text in limits.stop]
         self._started: float | None = None
 
     def start(self) -> None:
-        """Starts the clock."""
-        self._started = time.perf_counter()
+        """Starts the clock, once."""
+        if self._started is None:
+            self._started = time.perf_counter()
 
     @property
     def done(self) -> bool:
-        return self.output.stop_reason is not None
+        return self.output.stop_reason is not None or self.error is not None
+
+    @property
+    def asks_base(self) -> bool:
+        """Whether its next step begins with the base."""
+        return not self.in_word and not isinstance(self.rule, GuideOnly)
+
+    @property
+    def threshold(self) -> float:
+        """τ."""
+        return self.rule.threshold if isinstance(self.rule, Blend | Nudge) else 0.0
+
+    def may_intervene(self) -> bool:
+        """Whether the cap, if any, lets a further intervention through."""
+        made = self.output
+        return self.cap is None or self.cap.allows(made.interventions, len(made.steps))
+
+    @contextmanager
+    def failing_alone(self) -> Iterator[None]:
+        """What goes wrong with one sequence ends that one, with the error in its result."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Ends it with an error; what it has so far is kept."""
+        self.error, self.output.error = error, str(error) or type(error).__name__
+        self.finish(None)
 
     def base_wrote(self, id: int) -> None:
         """The base's own token enters its context, and waits for the guide's."""

@@ -1,135 +1,120 @@
-"""The moves of a decoding step on one sequence: ask a model, take a symbol, write it down."""
+"""The moves of a decoding step on many sequences: ask a model, take a symbol, write it down."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .alignment import Alignment
 from .decision import GuideView, SymbolTables, blend, consult, gate, guide_candidate_probs, prob_of
-from .fused import checked_kernel_tables
 from .model import Context, LanguageModel
+from .pair import Pair
 from .policy import Blend
-from .sampling import Sampling
 from .sequence import Sequence
-from .trace import Source, Step
+from .trace import Source
 
 logger = logging.getLogger("blendin")
 
-
-class Pair:
-    """A base and a guide with their vocabularies aligned.
-
-    Attributes:
-        tables: the alignment on the device of the base's logits, where steps are decided.
-        fused: the same for the Triton kernels; None where they do not run.
-    """
-
-    def __init__(
-        self, base: LanguageModel, guide: LanguageModel, fused: bool | None = None
-    ) -> None:
-        """Aligns two models.
-
-        Args:
-            base: the base.
-            guide: the guide.
-            fused: whether the kernels decide greedy blends; by default on CUDA devices.
-        """
-        self.base, self.guide = base, guide
-        self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
-        self.tables = self.alignment.tables.to(base.device)
-        fused = base.device.type == "cuda" if fused is None else fused
-        self.fused = checked_kernel_tables(self.tables, self.alignment.same) if fused else None
+ROWS_AT_ONCE = 8
+"""Eager blends take so many rows at once: a row is megabytes, as wide as both vocabularies."""
 
 
 class OwnView(NamedTuple):
-    """What a model alone says of a step, and what the host needs of it.
+    """What a model alone says of one sequence's step, and what the host needs of it.
 
     Attributes:
-        logits: `[1, V]`.
-        gate: `decision.Gate`, or the kernels' `Gated`.
+        logits: `[V]`.
+        gate: `decision.Gate`, or the kernels' `Gated`, of all the rows that were asked at once.
+        row: this sequence's among them.
         top_prob: p_b (or the guide's, where it decodes alone).
         choice: its argmax symbol.
     """
 
     logits: Tensor
     gate: Any
+    row: int
     top_prob: float
     choice: int
 
 
 class Nudged(NamedTuple):
-    """What the guide alone says at an intervention; the numbers on the host."""
+    """What the guide alone says at an intervention; the numbers on the host.
+
+    `row` is the sequence's in `guide`.
+    """
 
     guide: GuideView
+    row: int
     symbol: int
     top_prob: float
     agreement: float | None
 
 
+@dataclass(eq=False)
+class Turn:
+    """One sequence's part in a step.
+
+    Attributes:
+        base: what the base said; None where it was not asked.
+        guide_row: its row in the guide's logits, once they are there.
+    """
+
+    sequence: Sequence
+    base: OwnView | None = None
+    guide_row: int = -1
+
+
 class Stepper:
-    """The moves of a step on one sequence.
+    """The moves of a step on some sequences.
 
     What the host needs of a decision it fetches in one transfer, since on a GPU each one waits.
     """
 
-    def __init__(
-        self, pair: Pair, sequence: Sequence, sampling: Sampling, generator: torch.Generator
-    ) -> None:
-        self.pair, self.sequence = pair, sequence
-        self.sampling, self.generator = sampling, generator
-        sequence.start()
+    def __init__(self, pair: Pair, sequences: ListLike[Sequence]) -> None:
+        self.pair = pair
+        for sequence in sequences:
+            sequence.start()
 
-    def read(self, model: LanguageModel, context: Context) -> Tensor | None:
-        """`[1, V]` logits on the pair's device; None (the sequence ended) where it is full."""
-        if model.max_length is not None and len(context.ids) > model.max_length:
-            logger.warning(
-                "%s has filled its context of %d tokens: the text ends there",
-                model.name,
-                model.max_length,
-            )
-            self.sequence.finish("length")
-            return None
-        return model.forward(context).to(self.pair.tables.base_ends.device)
-
-    def ask_base(self) -> OwnView | None:
-        assert self.sequence.base is not None
-        logits = self.read(self.pair.base, self.sequence.base)
+    def ask_base(self, sequences: ListLike[Sequence]) -> list[Turn]:
+        """The base's view of each, in one forward; without those that ended or must wait."""
+        turns = [Turn(sequence) for sequence in sequences]
+        turns, logits = self._read(turns, self.pair.base, lambda sequence: sequence.base)
         if logits is None:
-            return None
-        return self.own_view(logits, self.pair.tables, self.pair.base)
+            return []
+        views = self.own_views(logits, self.pair.tables, turns)
+        return self._checked(zip(turns, views, strict=True), self.pair.base)
 
-    def ask_guide(self) -> Tensor | None:
-        assert self.sequence.guide is not None
-        return self.read(self.pair.guide, self.sequence.guide)
+    def ask_guide(self, turns: ListLike[Turn]) -> tuple[list[Turn], Tensor | None]:
+        """`[M, V_g]` logits for the turns that are left; None where none is."""
+        left, logits = self._read(turns, self.pair.guide, lambda sequence: sequence.guide)
+        for row, turn in enumerate(left):
+            turn.guide_row = row
+        return left, logits
 
-    def own_view(self, logits: Tensor, tables: SymbolTables, model: LanguageModel) -> OwnView:
+    def own_views(
+        self, logits: Tensor, tables: SymbolTables, turns: ListLike[Turn]
+    ) -> list[OwnView]:
+        """Of `[N, V]` logits, a row for each turn."""
         view = gate(logits, tables)
-        top_prob, choice = _fetch(view.top_prob, view.choice)
-        return OwnView(logits, view, self.checked(top_prob, model), int(choice))
+        numbers = torch.stack([view.top_prob, view.choice.float()], dim=1).tolist()
+        return [
+            OwnView(logits[row], view, row, top_prob, int(choice))
+            for row, (top_prob, choice) in enumerate(numbers)
+        ]
 
-    def own_choice(self, own: OwnView, context: Context, model: LanguageModel) -> tuple[int, bool]:
-        """What a model alone chooses: (id, whether it is one of its end tokens)."""
-        logits = own.logits[0]
-        if not self.sampling.is_argmax:
-            id = self.sampling.pick(logits, context.ids, self.generator)
-        elif own.choice == self.pair.tables.end:
-            id = max(sorted(model.end_ids), key=lambda end: float(logits[end]))
-        else:
-            id = own.choice
-        return id, id in model.end_ids
-
-    def emit_base(self, base: OwnView) -> Step:
+    def emit_base(self, turn: Turn) -> None:
         """The base is confident, or goes on alone."""
-        assert self.sequence.base is not None
-        id, is_end = self.own_choice(base, self.sequence.base, self.pair.base)
-        self.sequence.base_wrote(id)
-        return self.sequence.record(
+        sequence, base = turn.sequence, turn.base
+        assert sequence.base is not None and base is not None
+        id, is_end = self._own_choice(base, sequence, sequence.base, self.pair.base)
+        sequence.base_wrote(id)
+        sequence.record(
             b"" if is_end else self.pair.alignment.data(id),
             source="base",
             intervened=False,
@@ -138,55 +123,98 @@ class Stepper:
             is_end=is_end,
         )
 
-    def emit_blend(self, base: OwnView, guide_logits: Tensor, policy: Blend) -> Step:
-        """An intervention under `Blend`."""
-        guide = consult(guide_logits, self.pair.tables)
+    def emit_blends(self, turns: ListLike[Turn], guide_logits: Tensor) -> None:
+        """Interventions under `Blend`."""
+        by_policy: dict[Any, list[Turn]] = {}
+        for turn in turns:
+            by_policy.setdefault(turn.sequence.rule, []).append(turn)
+        for policy, group in by_policy.items():
+            for begin in range(0, len(group), ROWS_AT_ONCE):
+                self._emit_blends(group[begin : begin + ROWS_AT_ONCE], guide_logits, policy)
+
+    def _emit_blends(self, turns: ListLike[Turn], guide_logits: Tensor, policy: Blend) -> None:
+        guide = consult(_rows_of(guide_logits, [t.guide_row for t in turns]), self.pair.tables)
+        views = [turn.base for turn in turns if turn.base is not None]
+        base = views[0].gate
+        rows = [view.row for view in views]
+        base = type(base)(*(_rows_of(tensor, rows) for tensor in base))
         blended = blend(
-            base.gate,
+            base,
             guide,
             self.pair.tables,
             agreement_bonus=policy.agreement_bonus,
             top_k=policy.top_k,
             alpha=policy.alpha,
         )
-        chosen = self._take(blended.probs)
-        symbol, of_base, of_guide, guide_top_prob, alpha, agreed = _fetch(
-            chosen,
-            blended.base[0, chosen],
-            blended.guide[0, chosen],
-            guide.top_prob,
-            blended.alpha,
-            blended.agreement,
-        )
-        self.checked(guide_top_prob, self.pair.guide)
-        return self.emit(
-            int(symbol),
-            lambda: self._end_id(base.gate.probs, guide.probs, alpha),
-            source=source(of_base > 0, of_guide > 0),
-            base_top_prob=base.top_prob,
-            guide_top_prob=guide_top_prob,
-            alpha=alpha,
-            agreement=agreed,
-        )
+        chosen = self._take(turns, blended.probs)
+        numbers = torch.stack(
+            [
+                chosen.float(),  # float32 holds any symbol exactly
+                blended.base.gather(1, chosen[:, None])[:, 0],
+                blended.guide.gather(1, chosen[:, None])[:, 0],
+                guide.top_prob,
+                blended.alpha,
+                blended.agreement,
+            ],
+            dim=1,
+        ).tolist()
+        for row, (turn, view) in enumerate(zip(turns, views, strict=True)):
+            symbol, of_base, of_guide, guide_top_prob, alpha, agreed = numbers[row]
+            if turn.sequence.done:  # its draw failed
+                continue
+            with turn.sequence.failing_alone():
+                check_finite(guide_top_prob, self.pair.guide, turn.sequence)
+                self.emit(
+                    turn.sequence,
+                    int(symbol),
+                    lambda row=row, alpha=alpha: self._end_id(
+                        base.probs[row], guide.probs[row], alpha
+                    ),
+                    source=source(of_base > 0, of_guide > 0),
+                    base_top_prob=view.top_prob,
+                    guide_top_prob=guide_top_prob,
+                    alpha=alpha,
+                    agreement=agreed,
+                )
 
-    def nudge(self, guide_logits: Tensor, base: OwnView | None = None) -> Nudged:
-        """The guide's choice; `base` is None inside a word, where it is not asked."""
+    def nudges(self, turns: ListLike[Turn], guide_logits: Tensor) -> Iterable[tuple[Turn, Nudged]]:
+        """The guide's choice for each sequence under `Nudge`."""
+        if not turns:
+            return []
         tables = self.pair.tables
-        guide = consult(guide_logits, tables)
+        guide = consult(_rows_of(guide_logits, [turn.guide_row for turn in turns]), tables)
         chosen = guide.choice
-        if not self.sampling.is_argmax:
-            chosen = self._take(guide_candidate_probs(guide, tables, k=None))
-        agreed = () if base is None else (prob_of(base.gate.probs, guide.choice, tables),)
-        symbol, top_prob, *agreed_prob = _fetch(chosen, guide.top_prob, *agreed)
-        self.checked(top_prob, self.pair.guide)
-        return Nudged(guide, int(symbol), top_prob, agreed_prob[0] if agreed_prob else None)
+        if not all(turn.sequence.sampling.is_argmax for turn in turns):
+            drawn = self._take(turns, guide_candidate_probs(guide, tables, k=None))
+            greedy = [turn.sequence.sampling.is_argmax for turn in turns]
+            chosen = torch.where(torch.tensor(greedy, device=drawn.device), chosen, drawn)
+        agreed = torch.full_like(guide.top_prob, torch.nan)
+        asked = [row for row, turn in enumerate(turns) if turn.base is not None]
+        if asked:
+            bases = [turn.base for turn in turns if turn.base is not None]
+            probs = _rows_of(bases[0].gate.probs, [base.row for base in bases])
+            agreed[asked] = prob_of(probs, guide.choice[asked], tables)
+        numbers = torch.stack([chosen.float(), guide.top_prob, agreed], dim=1).tolist()
+        nudged = [
+            Nudged(guide, row, int(symbol), top_prob, agreed if turn.base is not None else None)
+            for row, (turn, (symbol, top_prob, agreed)) in enumerate(
+                zip(turns, numbers, strict=True)
+            )
+        ]
+        return [
+            (turn, each)
+            for turn, each in zip(turns, nudged, strict=True)
+            if self._is_finite(each.top_prob, self.pair.guide, turn.sequence)
+        ]
 
-    def emit_guide(self, nudged: Nudged, base: OwnView | None = None) -> Step:
+    def emit_guide(self, turn: Turn, nudged: Nudged) -> None:
         """An intervention under `Nudge`."""
-        base_probs = None if base is None else base.gate.probs
-        return self.emit(
+        base = turn.base
+        base_probs = None if base is None else base.gate.probs[base.row]
+        self.emit(
+            turn.sequence,
             nudged.symbol,
-            lambda: self._end_id(base_probs, nudged.guide.probs, alpha=1.0),
+            lambda: self._end_id(base_probs, nudged.guide.probs[nudged.row], alpha=1.0),
             source="guide",
             base_top_prob=None if base is None else base.top_prob,
             guide_top_prob=nudged.top_prob,
@@ -194,32 +222,37 @@ class Stepper:
             agreement=nudged.agreement,
         )
 
-    def checked(self, top_prob: float, model: LanguageModel) -> float:
-        """An error for NaN, which would compare as uncertain and blend into nothing."""
-        if not math.isfinite(top_prob):
-            raise FloatingPointError(
-                f"{model.name} gave logits that are not numbers at step "
-                f"{len(self.sequence.output.steps)}; try dtype=torch.float32 or bfloat16"
-            )
-        return top_prob
+    def emit_alone(self, turns: ListLike[Turn], guide_logits: Tensor) -> None:
+        """Steps of `GuideOnly`: the guide's own choice, as its `generate` would make it."""
+        if not turns:
+            return
+        logits = _rows_of(guide_logits, [turn.guide_row for turn in turns])
+        tables = self.pair.tables._replace(base_ends=self.pair.tables.guide_ends)
+        views = Stepper.own_views(self, logits, tables, turns)
+        vocabulary = self.pair.guide.vocabulary
+        for turn in self._checked(zip(turns, views, strict=True), self.pair.guide):
+            sequence, own = turn.sequence, turn.base
+            assert sequence.guide is not None and own is not None
+            with sequence.failing_alone():
+                id, is_end = self._own_choice(own, sequence, sequence.guide, self.pair.guide)
+                sequence.guide.ids.append(id)
+                sequence.record(
+                    b"" if is_end else vocabulary.tokens[id] or b"",
+                    source="guide",
+                    intervened=True,
+                    guide_top_prob=own.top_prob,
+                    alpha=1.0,
+                    token_ids=(id,),
+                    is_end=is_end,
+                )
 
-    def _take(self, probs: Tensor) -> Tensor:
-        """`[1]` int64: one symbol of a `[1, S]` distribution over the joint space."""
-        if self.sampling.is_argmax:
-            return probs.argmax(dim=-1)
-        assert self.sequence.base is not None and self.sequence.guide is not None
-        width = len(self.pair.alignment.base)
-        symbols = self.pair.tables.guide_symbols[self.sequence.guide.ids].tolist()
-        seen = [*self.sequence.base.ids, *(symbol for symbol in symbols if symbol >= width)]
-        return torch.tensor(
-            [self.sampling.pick(probs[0].log(), seen, self.generator)], device=probs.device
-        )
-
-    def emit(self, symbol: int, end_id: Callable[[], int], **fields: Any) -> Step:
+    def emit(
+        self, sequence: Sequence, symbol: int, end_id: Callable[[], int], **fields: Any
+    ) -> None:
         """Writes down the symbol of an intervention; `end_id` names END's in the base's ids."""
         is_end = symbol == self.pair.tables.end
-        token_ids = [end_id()] if is_end else self.sequence.both_wrote(symbol)
-        return self.sequence.record(
+        token_ids = [end_id()] if is_end else sequence.both_wrote(symbol)
+        sequence.record(
             self.pair.alignment.data(symbol),
             intervened=True,
             token_ids=tuple(token_ids),
@@ -227,18 +260,95 @@ class Stepper:
             **fields,
         )
 
+    def _read(
+        self,
+        turns: ListLike[Turn],
+        model: LanguageModel,
+        context_of: Callable[[Sequence], Context | None],
+    ) -> tuple[list[Turn], Tensor | None]:
+        """`[N, V]` logits on the pair's device, for the sequences that can still be read."""
+        left, contexts = [], []
+        for turn in turns:
+            context = context_of(turn.sequence)
+            assert context is not None
+            if model.max_length is not None and len(context.ids) > model.max_length:
+                logger.warning(
+                    "%s has filled its context of %d tokens: the text ends there",
+                    model.name,
+                    model.max_length,
+                )
+                turn.sequence.finish("length")
+            elif not model.has_room(context):
+                turn.sequence.crowded_out = True
+            else:
+                left.append(turn)
+                contexts.append(context)
+        if not left:
+            return [], None
+        return left, model.forward_batch(contexts).to(self.pair.tables.base_ends.device)
+
+    def _own_choice(
+        self, own: OwnView, sequence: Sequence, context: Context, model: LanguageModel
+    ) -> tuple[int, bool]:
+        """What a model alone chooses: (id, whether it is one of its end tokens)."""
+        if not sequence.sampling.is_argmax:
+            id = sequence.sampling.pick(own.logits, context.ids, sequence.generator)
+        elif own.choice == self.pair.tables.end:
+            id = max(sorted(model.end_ids), key=lambda end: float(own.logits[end]))
+        else:
+            id = own.choice
+        return id, id in model.end_ids
+
+    def _checked(self, views: Iterable[tuple[Turn, OwnView]], model: LanguageModel) -> list[Turn]:
+        """The turns with their views, without the sequences whose logits are not numbers."""
+        turns = []
+        for turn, view in views:
+            turn.base = view
+            if self._is_finite(view.top_prob, model, turn.sequence):
+                turns.append(turn)
+        return turns
+
+    def _is_finite(self, top_prob: float, model: LanguageModel, sequence: Sequence) -> bool:
+        with sequence.failing_alone():
+            check_finite(top_prob, model, sequence)
+        return not sequence.done
+
+    def _take(self, turns: ListLike[Turn], probs: Tensor) -> Tensor:
+        """`[N]` int64: a symbol of each row of `[N, S]` distributions over the joint space."""
+        chosen = probs.argmax(dim=-1)
+        for row, turn in enumerate(turns):
+            sequence = turn.sequence
+            if sequence.sampling.is_argmax:
+                continue
+            assert sequence.base is not None and sequence.guide is not None
+            width = len(self.pair.alignment.base)
+            symbols = self.pair.tables.guide_symbols[sequence.guide.ids].tolist()
+            seen = [*sequence.base.ids, *(symbol for symbol in symbols if symbol >= width)]
+            with sequence.failing_alone():
+                chosen[row] = sequence.sampling.pick(probs[row].log(), seen, sequence.generator)
+        return chosen
+
     def _end_id(self, base_probs: Tensor | None, guide_probs: Tensor, alpha: float) -> int:
-        """The likeliest of the ids behind END, in the base's vocabulary."""
+        """The likeliest of the ids behind END, in the base's vocabulary; `[V]` probabilities."""
         same = self.pair.alignment.same
         share = 1 - alpha if same else 1.0
         weights = {
-            id: 0.0 if base_probs is None else share * float(base_probs[0, id])
+            id: 0.0 if base_probs is None else share * float(base_probs[id])
             for id in sorted(self.pair.base.end_ids)
         }
         if same:
             for id in sorted(self.pair.guide.end_ids):
-                weights[id] = weights.get(id, 0.0) + alpha * float(guide_probs[0, id])
+                weights[id] = weights.get(id, 0.0) + alpha * float(guide_probs[id])
         return max(weights, key=weights.__getitem__)
+
+
+def check_finite(top_prob: float, model: LanguageModel, sequence: Sequence) -> None:
+    """An error for NaN, which would compare as uncertain and blend into nothing."""
+    if not math.isfinite(top_prob):
+        raise FloatingPointError(
+            f"{model.name} gave logits that are not numbers at step "
+            f"{len(sequence.output.steps)}; try dtype=torch.float32 or bfloat16"
+        )
 
 
 def source(from_base: bool, from_guide: bool) -> Source:
@@ -248,6 +358,6 @@ def source(from_base: bool, from_guide: bool) -> Source:
     return "base" if from_base else "guide"
 
 
-def _fetch(*values: Tensor) -> list[float]:
-    """One number each, to the host at once; float32 holds any symbol exactly."""
-    return torch.cat([value.reshape(1).float() for value in values]).tolist()
+def _rows_of(tensor: Tensor, rows: list[int]) -> Tensor:
+    """Some rows of a batch; the batch itself, uncopied, where that is all of them."""
+    return tensor if rows == list(range(len(tensor))) else tensor[rows]

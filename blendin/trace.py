@@ -60,7 +60,9 @@ class Generation:
     Attributes:
         text: the steps' bytes decoded, cut before a `stop` string.
         steps: one record a step, the one that emitted END included.
-        stop_reason: "end", "length" or "stop"; None while decoding, or where it was interrupted.
+        stop_reason: "end", "length" or "stop"; None while decoding, or where it was interrupted
+            or failed.
+        error: of a sequence that failed among others, what went wrong; else None.
         seconds: wall-clock time from the first forward to the last step, prompts included.
         settings: models, policy, sampling and prompts, as they were.
     """
@@ -68,6 +70,7 @@ class Generation:
     text: str = ""
     steps: list[Step] = field(default_factory=list)
     stop_reason: StopReason | None = None
+    error: str | None = None
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -103,6 +106,7 @@ class Generation:
         return {
             "text": self.text,
             "stop_reason": self.stop_reason,
+            "error": self.error,
             "intervention_rate": self.intervention_rate,
             "interventions": self.interventions,
             "mean_alpha": self.mean_alpha,

@@ -56,13 +56,16 @@ def test_policies_out_of_range(make: Any, message: str) -> None:
     ("arguments", "message"),
     [
         ({"prompt": ""}, "prompt is empty"),
-        ({"prompt": ["ok", " "]}, "prompt is empty"),
         ({}, "the base has nothing to read: pass prompt= or base_prompt="),
         ({"base_prompt": "x"}, "the guide has nothing to read: pass prompt= or guide_prompt="),
         ({"base_prompt": "x", "guide_prompt": " "}, "the guide's prompt is empty"),
         ({"prompt": "x", "max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"prompt": "x", "stop": [""]}, "stop is"),
         ({"prompt": ["x", "y"], "base_prompt": ["z"]}, "lists of one length"),
+        ({"prompt": ["x", "y"], "max_new_tokens": [4, 0]}, "max_new_tokens is 0"),
+        ({"prompt": ["x", "y"], "policy": [Blend()]}, "policy has 1 values for 2 prompts"),
+        ({"prompt": ["x", "y"], "max_batch_size": 0}, "max_batch_size is 0"),
+        ({"prompt": ["x", "y"], "max_cached_tokens": 0}, "max_cached_tokens is 0"),
         ({"base_prompt": "x", "guide_prompt": "y", "system": "z"}, "system= goes into prompt="),
     ],
 )

@@ -13,8 +13,10 @@ from tiny import tiny_model
 from blendin import BaseOnly, Blend, BlendInGenerator, InterventionCap, Nudge
 from blendin.fused import checked_kernel_tables
 from blendin.fused_stepper import FusedStepper, stepper
+from blendin.pair import Pair
+from blendin.request import Request
 from blendin.sampling import Sampling
-from blendin.stepper import Pair
+from blendin.sequence import Limits
 
 pytest.importorskip("triton")
 
@@ -82,11 +84,9 @@ def test_what_the_kernels_do_not_know_is_decided_eagerly() -> None:
         (Blend(), Sampling(do_sample=True, seed=0), False),
         (Blend(), Sampling(repetition_penalty=1.2), False),
     ):
-        sequence = gen.stream("x", policy=policy)._steps.gi_frame.f_locals["sequence"]
-        generator = torch.Generator()
-        chosen = stepper(gen._pair, sequence, policy, sampling, generator)
-        assert isinstance(chosen, FusedStepper) == fused
-        assert not isinstance(stepper(eager, sequence, policy, sampling, generator), FusedStepper)
+        sequence = Request("x", None, None, None, policy, Limits(), sampling).read(gen._pair)
+        assert isinstance(stepper(gen._pair, [sequence]), FusedStepper) == fused
+        assert not isinstance(stepper(eager, [sequence]), FusedStepper)
 
 
 @here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import generator
@@ -11,15 +12,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from blendin import Blend, BlendInGenerator, Generation, Nudge, Step, Stream, view
+from blendin import Blend, BlendInGenerator, Generation, Nudge, Step, view
+from blendin.sampling import Sampling
 from blendin.sequence import Limits, Sequence
+
+
+def of(limits: Limits) -> Sequence:
+    """A sequence without models, to be written to."""
+    alignment: Any = None
+    return Sequence(
+        alignment,
+        None,
+        None,
+        policy=Blend(),
+        limits=limits,
+        sampling=Sampling(),
+        index=0,
+        settings={},
+    )
+
 
 EMOJI = "👩‍👩‍👧 日本語 é"
 
 
 def replay(data: list[bytes], stop: tuple[str, ...] = (), length: int = 10_000) -> Sequence:
     """A sequence to which these symbols were emitted, until it ended."""
-    sequence = Sequence(None, None, None, Limits(length, stop), {})  # type: ignore[arg-type]
+    sequence = of(Limits(length, stop))
     for piece in data:
         if not sequence.done:
             sequence.record(piece, source="base", intervened=False)
@@ -71,14 +89,14 @@ def test_the_text_ends_before_the_first_stop(pieces: list[str], stops: list[str]
 def test_what_is_shown_live_is_the_text_and_never_a_stop(
     pieces: list[str], stops: list[str]
 ) -> None:
-    sequence = Sequence(None, None, None, Limits(1000, tuple(stops)), {})  # type: ignore[arg-type]
+    sequence = of(Limits(1000, tuple(stops)))
 
     def steps():
         for piece in pieces:
             if not sequence.done:
                 yield sequence.record(piece.encode(), source="base", intervened=False)
 
-    shown = [text for text, _ in view.shown(Stream(steps(), sequence.output), stops)]
+    shown = [text for text, _ in view.shown(steps(), sequence.output, stops)]
     assert "".join(shown) == sequence.output.text
 
 

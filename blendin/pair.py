@@ -1,0 +1,32 @@
+"""A base and a guide, their vocabularies aligned, on the device where steps are decided."""
+
+from __future__ import annotations
+
+from .alignment import Alignment
+from .fused import checked_kernel_tables
+from .model import LanguageModel
+
+
+class Pair:
+    """A base and a guide with their vocabularies aligned.
+
+    Attributes:
+        tables: the alignment on the device of the base's logits, where steps are decided.
+        fused: the same for the Triton kernels; None where they do not run.
+    """
+
+    def __init__(
+        self, base: LanguageModel, guide: LanguageModel, fused: bool | None = None
+    ) -> None:
+        """Aligns two models.
+
+        Args:
+            base: the base.
+            guide: the guide.
+            fused: whether the kernels decide greedy blends; by default on CUDA devices.
+        """
+        self.base, self.guide = base, guide
+        self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
+        self.tables = self.alignment.tables.to(base.device)
+        fused = base.device.type == "cuda" if fused is None else fused
+        self.fused = checked_kernel_tables(self.tables, self.alignment.same) if fused else None

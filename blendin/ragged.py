@@ -1,0 +1,323 @@
+"""One forward over many sequences, each with its own number of new tokens; nothing is padded.
+
+The new tokens of all sequences lie one after the other in a single row, as transformers' continuous
+batching lays them out; positions, and an attention function registered with transformers, keep the
+sequences apart. The model stays transformers' own.
+
+transformers' own paged attention was weighed and left: without a flash-attention package it copies
+every sequence's keys and values together in every layer and masks all sequences against all others
+in one dense mask, which grows with the square of the batch; a block of its cache cannot be given
+back when a step is undone; and its cache's interface changed twice between 5.17 and 5.23. Its
+padded `generate` makes every row as long as the longest and lets sliding windows count the padding.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+
+from .kv_pool import Pool, Span
+
+ATTENTION = "blendin_ragged"
+
+
+class CannotPack(Exception):
+    """Why a model's sequences are read one after the other."""
+
+
+class Packed:
+    """The new tokens of some sequences in one row.
+
+    Attributes:
+        ids: `[1, T]` int64.
+        positions: `[1, T]` int64, each token's place in its own sequence.
+        last: `[R]` int64, where the last new token of each sequence lies in the row.
+        windows: of each layer that has attended, its sliding window.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        rows: Sequence[tuple[Span, Sequence[int]]],
+        device: torch.device,
+        attend: Callable[..., Tensor],
+    ) -> None:
+        """Lays out new tokens.
+
+        Args:
+            pool: where the keys and values go.
+            rows: each sequence's span and its new tokens.
+            device: of the model's embedding.
+            attend: `_attend_sdpa`, or `_attend_eager` of the model.
+        """
+        self.pool, self.attend = pool, attend
+        self.lengths = [len(new) for _, new in rows]
+        self.held = [len(span.ids) for span, _ in rows]
+        self.starts = [span.start for span, _ in rows]
+        positions = [
+            held + i
+            for held, length in zip(self.held, self.lengths, strict=True)
+            for i in range(length)
+        ]
+        starts = [
+            start
+            for start, length in zip(self.starts, self.lengths, strict=True)
+            for _ in range(length)
+        ]
+        self.ids = torch.tensor([[id for _, new in rows for id in new]], device=device)
+        self.positions = torch.tensor([positions], device=device)
+        self.last = torch.tensor(self.lengths, device=device).cumsum(0) - 1
+        self._write = self.positions[0] + torch.tensor(starts, device=device)
+        # Where a launch costs more than the copy, single tokens are attended to in one call.
+        self.together = batches_single_tokens(device)
+        self.windows: dict[int, int | None] = {}
+        self._ends = [sum(self.lengths[: row + 1]) for row in range(len(self.lengths))]
+        self._masks: dict[Any, Any] = {}
+
+    def attention(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, window: int | None, **how: Any
+    ) -> Tensor:
+        """Attention of `[1, heads, T, width]` queries within their own sequences.
+
+        Returns `[1, T, heads, width]`, as transformers' attention functions do.
+        """
+        self.windows[module.layer_idx] = window
+        write = self._write.to(key.device)
+        keys, values = self.pool.write(
+            module.layer_idx, write, key[0].transpose(0, 1), value[0].transpose(0, 1)
+        )
+        out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
+        alone = range(len(self.lengths))
+        if self.together:
+            singles = [row for row in alone if self.lengths[row] == 1]
+            if len(singles) > 1:
+                self._attend_singles(module, query, keys, values, window, singles, out, how)
+                alone = [row for row in alone if self.lengths[row] > 1]
+        for row in alone:
+            begin, end = self._ends[row] - self.lengths[row], self._ends[row]
+            total = self.held[row] + self.lengths[row]
+            first = 0 if window is None else max(0, self.held[row] + 1 - window)
+            at = slice(self.starts[row] + first, self.starts[row] + total)
+            out[:, begin:end] = self.attend(
+                module,
+                query[:, :, begin:end],
+                keys[at].transpose(0, 1)[None],
+                values[at].transpose(0, 1)[None],
+                self._mask(row, first, window, query.device),
+                **how,
+            ).transpose(1, 2)
+        return out
+
+    def _mask(
+        self, row: int, first: int, window: int | None, device: torch.device
+    ) -> Tensor | None:
+        """`[1, 1, t, keys]` bool; None for one token, which sees all the keys it is given."""
+        length, held = self.lengths[row], self.held[row]
+        if length == 1:
+            return None
+        if (row, window, device) not in self._masks:
+            queries = torch.arange(held, held + length, device=device)[:, None]
+            columns = torch.arange(first, held + length, device=device)
+            mask = columns <= queries
+            if window is not None:
+                mask &= columns > queries - window
+            self._masks[row, window, device] = mask[None, None]
+        return self._masks[row, window, device]
+
+    def _attend_singles(
+        self,
+        module: Any,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        window: int | None,
+        rows: list[int],
+        out: Tensor,
+        how: dict[str, Any],
+    ) -> None:
+        """All sequences with one new token in one call, their keys gathered and padded."""
+        if ("singles", window) not in self._masks:
+            lengths = torch.tensor([self.held[row] + 1 for row in rows], device=self.last.device)
+            starts = torch.tensor([self.starts[row] for row in rows], device=self.last.device)
+            first = torch.zeros_like(lengths)
+            if window is not None:
+                first = (lengths - window).clamp(min=0)
+            widest = int((lengths - first).max())
+            columns = first[:, None] + torch.arange(widest, device=lengths.device)
+            mask = columns < lengths[:, None]
+            # Padding points at a key that is there: what was never written may be NaN.
+            index = starts[:, None] + columns.minimum(lengths[:, None] - 1)
+            self._masks["singles", window] = index, mask[:, None, None], self.last[rows]
+        index, mask, places = (t.to(query.device) for t in self._masks["singles", window])
+        attended = self.attend(
+            module,
+            query[0, :, places].transpose(0, 1)[:, :, None],
+            keys[index].transpose(1, 2),
+            values[index].transpose(1, 2),
+            mask,
+            **how,
+        )
+        out[0, places] = attended[:, :, 0]
+
+
+class RaggedForward:
+    """A model that reads many sequences in one forward."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """Checks that it can, by a trial beside the plain forward.
+
+        Raises:
+            CannotPack: where it cannot, with the reason.
+        """
+        self.model, self._config = model, model.config.get_text_config()
+        if not getattr(model, "_supports_attention_backend", False):
+            raise CannotPack("its attention cannot be exchanged")
+        kinds = set(getattr(self._config, "layer_types", None) or ())
+        if unknown := kinds - {"full_attention", "sliding_attention"}:
+            raise CannotPack(f"it has layers of the kind {', '.join(sorted(unknown))}")
+        self._attend: Callable[..., Tensor] = _attend_sdpa
+        if self._config._attn_implementation == "eager":
+            self._attend = _attend_eager
+        try:
+            self._try()
+        except CannotPack:
+            raise
+        except Exception as error:  # whatever a model that was not made for it may raise
+            raise CannotPack(f"{type(error).__name__}: {error}") from error
+
+    def read(
+        self, pool: Pool, rows: Sequence[tuple[Span, Sequence[int]]], score: Sequence[bool]
+    ) -> Tensor:
+        """Reads each sequence's new tokens into its span.
+
+        Args:
+            pool: that the spans are of.
+            rows: each sequence's span, with room, and its new tokens, at least one.
+            score: whether the logits after a sequence's last new token are wanted.
+
+        Returns:
+            `[sum(score), V]` logits.
+        """
+        packed = Packed(pool, rows, self.model.get_input_embeddings().weight.device, self._attend)
+        wanted = packed.last[torch.tensor(score, device=packed.last.device)]
+        with _attention_of(self._config, ATTENTION):
+            output = self.model(
+                input_ids=packed.ids,
+                position_ids=packed.positions,
+                use_cache=False,
+                return_dict=True,
+                logits_to_keep=wanted,
+                blendin_packed=packed,
+            )
+        self._check_windows(packed.windows)
+        for span, new in rows:
+            span.ids += new
+        return output.logits[0]
+
+    def _check_windows(self, seen: dict[int, int | None]) -> None:
+        """Each layer must have told its window: the masks that transformers makes are not used."""
+        kinds = getattr(self._config, "layer_types", None) or ()
+        for layer, kind in enumerate(kinds):
+            window = self._config.sliding_window if kind == "sliding_attention" else None
+            if seen.get(layer) != window:
+                raise CannotPack(f"layer {layer} attends within {seen.get(layer)}, not {window}")
+
+    @torch.inference_mode()
+    def _try(self) -> None:
+        """Two short sequences in two ragged forwards, beside each of them read plainly."""
+        device = self.model.get_input_embeddings().weight.device
+        generator = torch.Generator().manual_seed(0)
+        vocabulary = min(self._config.vocab_size, 1000)
+        texts = torch.randint(vocabulary, (2, 9), generator=generator).tolist()
+        pool = Pool()
+        spans = [pool.reserve(text, len(text)) for text in texts]
+        assert spans[0] is not None and spans[1] is not None
+        both = [True, True]
+        self.read(pool, [(spans[0], texts[0][:5]), (spans[1], texts[1][:8])], both)
+        ours = self.read(pool, [(spans[0], texts[0][5:]), (spans[1], texts[1][8:])], both)
+        for row, text in enumerate(texts):
+            ids = torch.tensor([text], device=device)
+            plain = self.model(input_ids=ids, use_cache=False, return_dict=True).logits[0, -1]
+            worst = float((plain.float() - ours[row].float()).abs().max())
+            scale = float(plain.float().abs().max())
+            tolerance = 0.05 if plain.dtype.itemsize == 2 else 1e-3
+            if not worst <= tolerance * scale + 1e-6:
+                raise CannotPack(f"on trial its logits differ from the plain ones by {worst:.2g}")
+
+
+def batches_single_tokens(device: torch.device) -> bool:
+    """Whether gathering keys into one padded call is cheaper than a call a sequence."""
+    return device.type != "cpu"
+
+
+def _ragged_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    blendin_packed: Packed,
+    sliding_window: int | None = None,
+    **how: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in place of its own attention; causal masks are made here."""
+    assert attention_mask is None, "transformers masks for an attention that it does not know"
+    how.pop("position_ids", None)
+    return blendin_packed.attention(module, query, key, value, sliding_window, **how), None
+
+
+def _attend_sdpa(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> Tensor:
+    """`[R, heads, t, width]` attended values; a mask is bool, True where a key is seen."""
+    if softcap is not None or s_aux is not None:
+        raise CannotPack("its attention caps its scores or has sinks, which SDPA has not")
+    groups = query.shape[1] // key.shape[1]
+    if query.shape[2] == 1 and groups > 1:  # masked GQA falls back on slow kernels on CUDA
+        packed = query.reshape(len(query), key.shape[1], groups, query.shape[-1])
+        out = F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
+        return out.reshape(*query.shape[:3], value.shape[-1])
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1
+    )
+
+
+def _attend_eager(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **how: Any
+) -> Tensor:
+    """The model's own eager attention, which takes an additive mask."""
+    if mask is not None:
+        lowest = torch.finfo(query.dtype).min
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    return eager(module, query, key, value, mask, **how)[0].transpose(1, 2)
+
+
+@contextmanager
+def _attention_of(config: Any, name: str) -> Any:
+    """A model's attention for one forward; its owner may use it too."""
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+AttentionInterface.register(ATTENTION, _ragged_attention)
