@@ -65,7 +65,7 @@ def eager(tables: SymbolTables, top_k: int | None) -> Decider:
     def decide(base_logits: Tensor, guide_logits: Tensor) -> tuple[Tensor, ...]:
         base, guide = gate(base_logits, tables), consult(guide_logits, tables)
         blended = blend(base, guide, tables, agreement_bonus=0.1, top_k=top_k, alpha=None)
-        return blended.probs.argmax(dim=-1), base.top_prob, guide.top_prob, blended.alpha
+        return blended.choice, base.top_prob, guide.top_prob, blended.alpha
 
     return decide
 

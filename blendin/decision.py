@@ -15,10 +15,14 @@ Source: BlendIn (arXiv 2606.11201), Algorithm 1; NUDGING (arXiv 2410.09300).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+LISTED_AT_MOST = 512
+"""Blends of so many candidates a model are lists; of more, vectors over the joint space."""
 
 
 class SymbolTables(NamedTuple):
@@ -54,13 +58,13 @@ class Gate(NamedTuple):
 
     Attributes:
         logits: `[N, V_b]`, as they were given.
-        probs: `[N, V_b]` float32, their softmax.
+        log_total: `[N]` float32, log Σ exp of the logits: P_B(w) is exp(logit of w - log_total).
         top_prob: `[N]` float32, p_b.
         choice: `[N]` int64, the base's argmax symbol (a base id, or END).
     """
 
     logits: Tensor
-    probs: Tensor
+    log_total: Tensor
     top_prob: Tensor
     choice: Tensor
 
@@ -79,22 +83,60 @@ class GuideView(NamedTuple):
     choice: Tensor
 
 
+class Candidates(NamedTuple):
+    """One model's candidates at an intervention: its top k symbols and END.
+
+    Attributes:
+        symbols: `[N, C]` int64, no two alike in a row but for some of probability 0; END is last.
+        probs: `[N, C]` float32, not normalised.
+    """
+
+    symbols: Tensor
+    probs: Tensor
+
+    def dense(self, end: int) -> Tensor:
+        """`[N, end + 1]` float32 over the joint space, 0 for symbols that are no candidates."""
+        joint = self.probs.new_zeros(len(self.probs), end + 1)
+        return joint.scatter_add_(-1, self.symbols, self.probs)
+
+
 class Blended(NamedTuple):
     """What both models say of an intervention.
 
     Attributes:
         agreement: `[N]` float32, P_B(t_g); 0 where t_g has no partner in the base's vocabulary.
         alpha: `[N]` float32 in [0, 1], the guide's weight.
-        base: `[N, V_b + V_g + 1]` float32, (1-α)·P_B over the base's candidates, 0 elsewhere.
-        guide: `[N, V_b + V_g + 1]` float32, α·P_G over the guide's candidates, 0 elsewhere.
-        probs: `[N, V_b + V_g + 1]` float32, P_blend: the sum of both, normalised.
+        symbols: `[N, C]` int64, the union of both models' candidates; where one stands twice, the
+            second has no weight.
+        base: `[N, C]` float32, (1-α)·P_B, 0 for symbols that are none of the base's candidates.
+        guide: `[N, C]` float32, α·P_G, likewise.
+        end: the symbol END.
     """
 
     agreement: Tensor
     alpha: Tensor
+    symbols: Tensor
     base: Tensor
     guide: Tensor
-    probs: Tensor
+    end: int
+
+    @property
+    def probs(self) -> Tensor:
+        """`[N, end + 1]` float32, P_blend over the joint space: the sum of both, normalised."""
+        mixture = Candidates(self.symbols, self.base + self.guide).dense(self.end)
+        return mixture / mixture.sum(dim=-1, keepdim=True)
+
+    @property
+    def choice(self) -> Tensor:
+        """`[N]` int64, the argmax symbol; the lowest of equals."""
+        weight = self.base + self.guide
+        best = weight == weight.amax(dim=-1, keepdim=True)
+        return self.symbols.where(best, self.end).amin(dim=-1)
+
+    def weights(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
+        """What each model gives one symbol a row: `[N]` int64 to two of `[N]` float32."""
+        here = self.symbols == symbols[:, None]
+        return (self.base * here).sum(dim=-1), (self.guide * here).sum(dim=-1)
 
 
 def next_token_probs(logits: Tensor) -> Tensor:
@@ -106,21 +148,53 @@ def top_symbol(logits: Tensor, ends: Tensor, end: int) -> Tensor:
     """Argmax over the tokens of `[N, V]` logits, the end tokens taken together as one symbol.
 
     Taken on logits rather than probabilities, as `generate` does: float32 probabilities can tie
-    where logits do not. Returns `[N]` int64: a token id, or `end`.
+    where logits do not. Returns `[N]` int64: a token id (the lowest of equals), or `end`.
     """
     logits = logits.float()
     end_score = logits[:, ends].logsumexp(dim=-1)
-    score, token = logits.max(dim=-1)
+    score, token = row_max(logits)
     if bool((token[:, None] == ends).any()):  # rare, and a copy of every logit
-        score, token = logits.index_fill(-1, ends, -torch.inf).max(dim=-1)
+        score, token = row_max(logits.index_fill(-1, ends, -torch.inf))
     return torch.where(end_score > score, end, token)
+
+
+def row_max(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum of each of `[N, V]` rows and its lowest index; NaN where the row has one.
+
+    In blocks: torch's `max` with indices takes ten times as long as one without on a CPU.
+    """
+    width = max(1, math.isqrt(rows.shape[1]))
+    count = rows.shape[1] // width
+    blocks = rows[:, : count * width].view(len(rows), count, width)
+    block = blocks.amax(dim=-1).max(dim=-1).indices
+    value, place = blocks[torch.arange(len(rows), device=rows.device), block].max(dim=-1)
+    index = block * width + place
+    if count * width < rows.shape[1]:
+        last, place = rows[:, count * width :].max(dim=-1)
+        later = (last > value) | last.isnan()
+        value, index = last.where(later, value), (place + count * width).where(later, index)
+    return value, index
+
+
+def log_total(logits: Tensor) -> Tensor:
+    """`[N]` float32, log Σ exp of `[N, V]` logits; NaN where a row is not numbers.
+
+    By few rows at a time on a CPU, whose caches hold them: several times as fast as `logsumexp`.
+    """
+    if logits.device.type != "cpu":
+        return logits.float().logsumexp(dim=-1)
+    totals = []
+    for rows in logits.split(4):
+        top = rows.amax(dim=-1, keepdim=True).float()
+        totals.append((rows.float() - top).exp_().sum(dim=-1).log_() + top[:, 0])
+    return torch.cat(totals)
 
 
 def gate(base_logits: Tensor, tables: SymbolTables) -> Gate:
     """Reads the base's `[N, V_b]` logits: is it confident (`top_prob >= τ`), and in what?"""
-    probs = next_token_probs(base_logits)
     choice = top_symbol(base_logits, tables.base_ends, tables.end)
-    return Gate(base_logits, probs, prob_of(probs, choice, tables), choice)
+    view = Gate(base_logits, log_total(base_logits), choice.new_empty(0), choice)
+    return view._replace(top_prob=prob_of(view, choice, tables))
 
 
 def consult(guide_logits: Tensor, tables: SymbolTables) -> GuideView:
@@ -135,12 +209,13 @@ def consult(guide_logits: Tensor, tables: SymbolTables) -> GuideView:
     return GuideView(probs, top_prob, torch.where(is_end, tables.end, tables.guide_symbols[token]))
 
 
-def prob_of(base_probs: Tensor, symbols: Tensor, tables: SymbolTables) -> Tensor:
-    """P_B of one symbol a row: `[N, V_b]` float32 and `[N]` int64 to `[N]` float32."""
-    known = symbols < base_probs.shape[-1]
-    probs = base_probs.gather(-1, symbols.masked_fill(~known, 0)[:, None])[:, 0]
-    end_prob = base_probs[:, tables.base_ends].sum(dim=-1)
-    return torch.where(known, probs, torch.where(symbols == tables.end, end_prob, 0.0))
+def prob_of(gate: Gate, symbols: Tensor, tables: SymbolTables) -> Tensor:
+    """P_B of one symbol a row, `[N]` int64 to `[N]` float32; 0 for tokens the base lacks."""
+    known = symbols < gate.logits.shape[-1]
+    score = gate.logits.gather(-1, symbols.masked_fill(~known, 0)[:, None])[:, 0].float()
+    score = score.masked_fill(~known, -torch.inf)
+    end_score = gate.logits[:, tables.base_ends].float().logsumexp(dim=-1)
+    return (torch.where(symbols == tables.end, end_score, score) - gate.log_total).exp()
 
 
 def mixing_weight(
@@ -151,49 +226,55 @@ def mixing_weight(
     return (confidence + agreement_bonus * agreement).clamp(0, 1)
 
 
-def candidate_probs(
-    probs: Tensor, candidates: Tensor, ends: Tensor, symbols: Tensor | None, end: int, k: int | None
-) -> Tensor:
-    """One model's distribution over the joint space, 0 outside its top k symbols.
+def base_candidates(gate: Gate, tables: SymbolTables, k: int | None) -> Candidates:
+    """The base's top k symbols (all of them where k is None), and END."""
+    scores = gate.logits.float().masked_fill(~tables.base_candidates, -torch.inf)
+    end_prob = (gate.logits[:, tables.base_ends].float() - gate.log_total[:, None]).exp().sum(-1)
+    top, tokens = _top(scores, k)
+    probs = (top - gate.log_total[:, None]).exp()
+    return _with_end(probs, tokens, end_prob, tables.end, scores.shape[1])
 
-    END competes for a place among the k and is kept (as one more) where it did not win one.
 
-    Args:
-        probs: `[N, V]` float32.
-        candidates: `[V]` bool.
-        ends: `[E]` int64.
-        symbols: `[V]` int64, the joint symbol of each token; None where it is the id itself.
-        end: the symbol END.
-        k: how many symbols to keep; None keeps all.
+def guide_candidates(guide: GuideView, tables: SymbolTables, k: int | None) -> Candidates:
+    """The guide's, likewise."""
+    probs = guide.probs.masked_fill(~tables.guide_candidates, 0)
+    end_prob = guide.probs[:, tables.guide_ends].sum(dim=-1)
+    top, tokens = _top(probs, k)
+    return _with_end(top, tables.guide_symbols[tokens], end_prob, tables.end, probs.shape[1])
 
-    Returns:
-        `[N, end + 1]` float32, not normalised.
+
+def _with_end(probs: Tensor, symbols: Tensor, end_prob: Tensor, end: int, size: int) -> Candidates:
+    """END competes for a place among the k and is kept (as one more) where it did not win one.
+
+    Where the list is not cut (it has all `size` tokens), there is a place for END: its own ids'.
     """
-    end_prob = probs[:, ends].sum(dim=-1)
-    joint = probs.new_zeros(probs.shape[0], end + 1)
-    values = probs.masked_fill(~candidates, 0)
-    if k is not None and k < values.shape[-1]:
-        values, tokens = values.topk(k, dim=-1)
-        values[:, -1].masked_fill_(end_prob > values[:, -1], 0)
-        joint.scatter_add_(-1, tokens if symbols is None else symbols[tokens], values)
-    elif symbols is None:
-        joint[:, : values.shape[-1]] = values
-    else:
-        joint.scatter_add_(-1, symbols.expand_as(values), values)
-    joint[:, end] = end_prob
-    return joint
-
-
-def guide_candidate_probs(guide: GuideView, tables: SymbolTables, k: int | None) -> Tensor:
-    """`candidate_probs` of the guide: `[N, end + 1]` float32, not normalised."""
-    return candidate_probs(
-        guide.probs,
-        tables.guide_candidates,
-        tables.guide_ends,
-        tables.guide_symbols,
-        tables.end,
-        k,
+    if probs.shape[1] < size:
+        probs[:, -1].masked_fill_(end_prob > probs[:, -1], 0)
+    ends = torch.full_like(symbols[:, :1], end)
+    return Candidates(
+        torch.cat([symbols, ends], dim=-1), torch.cat([probs, end_prob[:, None]], dim=-1)
     )
+
+
+def _top(rows: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
+    """The k highest of each of `[N, V]` rows, the highest first, and where they are; all for None.
+
+    Where V is large, only the k blocks with the highest maxima are sorted: the others have none.
+    """
+    size, width = rows.shape[1], 64
+    count = size // width
+    if k is None or k >= size:
+        return rows, torch.arange(size, device=rows.device).expand_as(rows)
+    if count < 4 * k:
+        return rows.topk(k, dim=-1)
+    blocks = rows[:, : count * width].view(len(rows), count, width)
+    highest = blocks.amax(dim=-1).topk(k, dim=-1).indices
+    within = blocks.gather(1, highest[:, :, None].expand(-1, -1, width)).flatten(1)
+    places = (highest[:, :, None] * width + torch.arange(width, device=rows.device)).flatten(1)
+    rest = torch.arange(count * width, size, device=rows.device).expand(len(rows), -1)
+    within = torch.cat([within, rows[:, count * width :]], dim=-1)
+    values, order = within.topk(k, dim=-1)
+    return values, torch.cat([places, rest], dim=-1).gather(1, order)
 
 
 def blend(
@@ -215,18 +296,29 @@ def blend(
         top_k: k, or None for the whole vocabulary.
         alpha: fixes α; None adapts it.
     """
-    agreed = prob_of(gate.probs, guide.choice, tables)
+    agreed = prob_of(gate, guide.choice, tables)
     if alpha is None:
         weight = mixing_weight(gate.top_prob, guide.top_prob, agreed, agreement_bonus)
     else:
         weight = torch.full_like(guide.top_prob, alpha)
-    from_base = candidate_probs(
-        gate.probs, tables.base_candidates, tables.base_ends, None, tables.end, top_k
-    )
-    from_guide = guide_candidate_probs(guide, tables, top_k)
-    from_base *= 1 - weight[:, None]
-    from_guide *= weight[:, None]
-    mixture = from_base + from_guide
+    base = base_candidates(gate, tables, top_k)
+    of_guide = guide_candidates(guide, tables, top_k)
+    if top_k is None or top_k > LISTED_AT_MOST:
+        everything = torch.arange(tables.end + 1, device=weight.device).expand(len(weight), -1)
+        symbols = everything
+        base_probs, guide_probs = base.dense(tables.end), of_guide.dense(tables.end)
+    else:
+        same = base.symbols[:, :, None] == of_guide.symbols[:, None, :]
+        shared = (same * of_guide.probs[:, None, :]).sum(dim=-1)
+        own = of_guide.probs.masked_fill(same.any(dim=1), 0)
+        symbols = torch.cat([base.symbols, of_guide.symbols], dim=-1)
+        base_probs = torch.cat([base.probs, torch.zeros_like(own)], dim=-1)
+        guide_probs = torch.cat([shared, own], dim=-1)
     return Blended(
-        agreed, weight, from_base, from_guide, mixture / mixture.sum(dim=-1, keepdim=True)
+        agreed,
+        weight,
+        symbols,
+        base_probs * (1 - weight[:, None]),
+        guide_probs * weight[:, None],
+        tables.end,
     )

@@ -242,13 +242,14 @@ class LanguageModel:
             assert context.pool is not None and context.span is not None
             if context.cached == len(context.ids):  # its logits were not kept
                 _forget(context, context.cached - 1)
+            begins_alike = False
             if len(context.ids) - context.cached >= SHARED_AT_LEAST:
                 context.pool.borrow(context.span, context.ids)
                 context.cached = len(context.span.ids)
-            begins_alike = any(
-                shared(other.ids[:length], context.ids) >= context.cached + SHARED_AT_LEAST
-                for other, length in turn
-            )
+                begins_alike = any(
+                    shared(other.ids[:length], context.ids) >= context.cached + SHARED_AT_LEAST
+                    for other, length in turn
+                )
             if budget == 0 or begins_alike:
                 later.append(context)
                 continue

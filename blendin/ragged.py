@@ -78,8 +78,7 @@ class Packed:
         # Where a launch costs more than the copy, single tokens are attended to in one call.
         self.together = batches_single_tokens(device)
         self.windows: dict[int, int | None] = {}
-        self._ends = [sum(self.lengths[: row + 1]) for row in range(len(self.lengths))]
-        self._masks: dict[Any, Any] = {}
+        self._plans: dict[Any, Any] = {}
 
     def attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, window: int | None, **how: Any
@@ -93,78 +92,93 @@ class Packed:
         keys, values = self.pool.write(
             module.layer_idx, write, key[0].transpose(0, 1), value[0].transpose(0, 1)
         )
-        out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
-        alone = range(len(self.lengths))
-        if self.together:
-            singles = [row for row in alone if self.lengths[row] == 1]
-            if len(singles) > 1:
-                self._attend_singles(module, query, keys, values, window, singles, out, how)
-                alone = [row for row in alone if self.lengths[row] > 1]
-        for row in alone:
-            begin, end = self._ends[row] - self.lengths[row], self._ends[row]
-            total = self.held[row] + self.lengths[row]
-            first = 0 if window is None else max(0, self.held[row] + 1 - window)
-            at = slice(self.starts[row] + first, self.starts[row] + total)
-            out[:, begin:end] = self.attend(
-                module,
-                query[:, :, begin:end],
-                keys[at].transpose(0, 1)[None],
-                values[at].transpose(0, 1)[None],
-                self._mask(row, first, window, query.device),
-                **how,
-            ).transpose(1, 2)
-        return out
+        keys, values = keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
+        if self.together and self.lengths.count(1) > 1:
+            return self._attend_in_groups(module, query, keys, values, window, how)
+        attended = [
+            self.attend(module, own, keys[:, :, at], values[:, :, at], mask, **how)
+            for own, (at, mask) in zip(
+                query.split(self.lengths, dim=2), self._views(window, query.device), strict=True
+            )
+        ]
+        return torch.cat(attended, dim=2).transpose(1, 2)
 
-    def _mask(
-        self, row: int, first: int, window: int | None, device: torch.device
-    ) -> Tensor | None:
-        """`[1, 1, t, keys]` bool; None for one token, which sees all the keys it is given."""
-        length, held = self.lengths[row], self.held[row]
+    def _views(self, window: int | None, device: torch.device) -> list[tuple[slice, Tensor | None]]:
+        """Where each sequence's visible keys are, and which of them each new token sees.
+
+        A mask is `[1, 1, t, keys]` bool; None for one token, which sees all.
+        """
+        if (window, device) not in self._plans:
+            self._plans[window, device] = [
+                self._view(row, window, device) for row in range(len(self.lengths))
+            ]
+        return self._plans[window, device]
+
+    def _view(
+        self, row: int, window: int | None, device: torch.device
+    ) -> tuple[slice, Tensor | None]:
+        held, length, start = self.held[row], self.lengths[row], self.starts[row]
+        first = 0 if window is None else max(0, held + 1 - window)
+        at = slice(start + first, start + held + length)
         if length == 1:
-            return None
-        if (row, window, device) not in self._masks:
-            queries = torch.arange(held, held + length, device=device)[:, None]
-            columns = torch.arange(first, held + length, device=device)
-            mask = columns <= queries
-            if window is not None:
-                mask &= columns > queries - window
-            self._masks[row, window, device] = mask[None, None]
-        return self._masks[row, window, device]
+            return at, None
+        queries = torch.arange(held, held + length, device=device)[:, None]
+        columns = torch.arange(first, held + length, device=device)
+        mask = columns <= queries
+        if window is not None:
+            mask &= columns > queries - window
+        return at, mask[None, None]
 
-    def _attend_singles(
+    def _attend_in_groups(
         self,
         module: Any,
         query: Tensor,
         keys: Tensor,
         values: Tensor,
         window: int | None,
-        rows: list[int],
-        out: Tensor,
         how: dict[str, Any],
-    ) -> None:
+    ) -> Tensor:
         """All sequences with one new token in one call, their keys gathered and padded."""
-        if ("singles", window) not in self._masks:
-            lengths = torch.tensor([self.held[row] + 1 for row in rows], device=self.last.device)
-            starts = torch.tensor([self.starts[row] for row in rows], device=self.last.device)
-            first = torch.zeros_like(lengths)
-            if window is not None:
-                first = (lengths - window).clamp(min=0)
-            widest = int((lengths - first).max())
-            columns = first[:, None] + torch.arange(widest, device=lengths.device)
-            mask = columns < lengths[:, None]
-            # Padding points at a key that is there: what was never written may be NaN.
-            index = starts[:, None] + columns.minimum(lengths[:, None] - 1)
-            self._masks["singles", window] = index, mask[:, None, None], self.last[rows]
-        index, mask, places = (t.to(query.device) for t in self._masks["singles", window])
+        out = query.new_empty(*query.shape[:3], values.shape[-1])
+        places, index, mask = self._singles(window, query.device)
         attended = self.attend(
             module,
             query[0, :, places].transpose(0, 1)[:, :, None],
-            keys[index].transpose(1, 2),
-            values[index].transpose(1, 2),
+            keys[0, :, index].transpose(0, 1),
+            values[0, :, index].transpose(0, 1),
             mask,
             **how,
         )
-        out[0, places] = attended[:, :, 0]
+        out[0, :, places] = attended[:, :, 0].transpose(0, 1)
+        end = 0
+        for length, (at, mask) in zip(self.lengths, self._views(window, query.device), strict=True):
+            end += length
+            if length > 1:
+                own = query[:, :, end - length : end]
+                out[:, :, end - length : end] = self.attend(
+                    module, own, keys[:, :, at], values[:, :, at], mask, **how
+                )
+        return out.transpose(1, 2)
+
+    def _singles(self, window: int | None, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Of sequences with one new token: its place, `[N]`; its keys', `[N, W]`; which are seen.
+
+        Padding points at a key that is there: what was never written may be NaN.
+        """
+        if ("singles", window, device) not in self._plans:
+            rows = [row for row, length in enumerate(self.lengths) if length == 1]
+            lengths = torch.tensor([self.held[row] + 1 for row in rows], device=device)
+            starts = torch.tensor([self.starts[row] for row in rows], device=device)
+            first = lengths * 0 if window is None else (lengths - window).clamp(min=0)
+            widest = max(
+                self.held[row] + 1 if window is None else min(self.held[row] + 1, window)
+                for row in rows
+            )
+            columns = first[:, None] + torch.arange(widest, device=device)
+            index = starts[:, None] + columns.minimum(lengths[:, None] - 1)
+            mask = (columns < lengths[:, None])[:, None, None]
+            self._plans["singles", window, device] = self.last.to(device)[rows], index, mask
+        return self._plans["singles", window, device]
 
 
 class RaggedForward:
@@ -289,7 +303,9 @@ def _attend_sdpa(
     if softcap is not None or s_aux is not None:
         raise CannotPack("its attention caps its scores or has sinks, which SDPA has not")
     groups = query.shape[1] // key.shape[1]
-    if query.shape[2] == 1 and groups > 1:  # masked GQA falls back on slow kernels on CUDA
+    if (
+        query.shape[2] == 1 and groups > 1 and mask is not None
+    ):  # masked GQA falls back on slow kernels on CUDA
         packed = query.reshape(len(query), key.shape[1], groups, query.shape[-1])
         out = F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
         return out.reshape(*query.shape[:3], value.shape[-1])

@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .decision import GuideView, SymbolTables, blend, consult, gate, guide_candidate_probs, prob_of
+from .decision import (
+    Gate,
+    GuideView,
+    SymbolTables,
+    blend,
+    consult,
+    gate,
+    guide_candidates,
+    next_token_probs,
+    prob_of,
+)
 from .model import Context, LanguageModel
 from .pair import Pair
 from .policy import Blend
@@ -134,10 +144,8 @@ class Stepper:
 
     def _emit_blends(self, turns: ListLike[Turn], guide_logits: Tensor, policy: Blend) -> None:
         guide = consult(_rows_of(guide_logits, [t.guide_row for t in turns]), self.pair.tables)
+        base = _gate_of(turns)
         views = [turn.base for turn in turns if turn.base is not None]
-        base = views[0].gate
-        rows = [view.row for view in views]
-        base = type(base)(*(_rows_of(tensor, rows) for tensor in base))
         blended = blend(
             base,
             guide,
@@ -146,12 +154,13 @@ class Stepper:
             top_k=policy.top_k,
             alpha=policy.alpha,
         )
-        chosen = self._take(turns, blended.probs)
+        chosen = self._take(turns, blended.choice, lambda: blended.probs)
+        of_base, of_guide = blended.weights(chosen)
         numbers = torch.stack(
             [
                 chosen.float(),  # float32 holds any symbol exactly
-                blended.base.gather(1, chosen[:, None])[:, 0],
-                blended.guide.gather(1, chosen[:, None])[:, 0],
+                of_base,
+                of_guide,
                 guide.top_prob,
                 blended.alpha,
                 blended.agreement,
@@ -168,7 +177,7 @@ class Stepper:
                     turn.sequence,
                     int(symbol),
                     lambda row=row, alpha=alpha: self._end_id(
-                        base.probs[row], guide.probs[row], alpha
+                        base.logits[row], guide.probs[row], alpha
                     ),
                     source=source(of_base > 0, of_guide > 0),
                     base_top_prob=view.top_prob,
@@ -183,17 +192,13 @@ class Stepper:
             return []
         tables = self.pair.tables
         guide = consult(_rows_of(guide_logits, [turn.guide_row for turn in turns]), tables)
-        chosen = guide.choice
-        if not all(turn.sequence.sampling.is_argmax for turn in turns):
-            drawn = self._take(turns, guide_candidate_probs(guide, tables, k=None))
-            greedy = [turn.sequence.sampling.is_argmax for turn in turns]
-            chosen = torch.where(torch.tensor(greedy, device=drawn.device), chosen, drawn)
+        chosen = self._take(
+            turns, guide.choice, lambda: guide_candidates(guide, tables, None).dense(tables.end)
+        )
         agreed = torch.full_like(guide.top_prob, torch.nan)
         asked = [row for row, turn in enumerate(turns) if turn.base is not None]
         if asked:
-            bases = [turn.base for turn in turns if turn.base is not None]
-            probs = _rows_of(bases[0].gate.probs, [base.row for base in bases])
-            agreed[asked] = prob_of(probs, guide.choice[asked], tables)
+            agreed[asked] = prob_of(_gate_of(turns), guide.choice[asked], tables)
         numbers = torch.stack([chosen.float(), guide.top_prob, agreed], dim=1).tolist()
         nudged = [
             Nudged(guide, row, int(symbol), top_prob, agreed if turn.base is not None else None)
@@ -210,11 +215,12 @@ class Stepper:
     def emit_guide(self, turn: Turn, nudged: Nudged) -> None:
         """An intervention under `Nudge`."""
         base = turn.base
-        base_probs = None if base is None else base.gate.probs[base.row]
         self.emit(
             turn.sequence,
             nudged.symbol,
-            lambda: self._end_id(base_probs, nudged.guide.probs[nudged.row], alpha=1.0),
+            lambda: self._end_id(
+                None if base is None else base.logits, nudged.guide.probs[nudged.row], alpha=1.0
+            ),
             source="guide",
             base_top_prob=None if base is None else base.top_prob,
             guide_top_prob=nudged.top_prob,
@@ -313,9 +319,11 @@ class Stepper:
             check_finite(top_prob, model, sequence)
         return not sequence.done
 
-    def _take(self, turns: ListLike[Turn], probs: Tensor) -> Tensor:
-        """`[N]` int64: a symbol of each row of `[N, S]` distributions over the joint space."""
-        chosen = probs.argmax(dim=-1)
+    def _take(self, turns: ListLike[Turn], best: Tensor, probs: Callable[[], Tensor]) -> Tensor:
+        """`[N]` int64: `best`, or for turns that sample a draw from their row of `probs`."""
+        if all(turn.sequence.sampling.is_argmax for turn in turns):
+            return best
+        chosen, distributions = best.clone(), probs()
         for row, turn in enumerate(turns):
             sequence = turn.sequence
             if sequence.sampling.is_argmax:
@@ -325,11 +333,14 @@ class Stepper:
             symbols = self.pair.tables.guide_symbols[sequence.guide.ids].tolist()
             seen = [*sequence.base.ids, *(symbol for symbol in symbols if symbol >= width)]
             with sequence.failing_alone():
-                chosen[row] = sequence.sampling.pick(probs[row].log(), seen, sequence.generator)
+                chosen[row] = sequence.sampling.pick(
+                    distributions[row].log(), seen, sequence.generator
+                )
         return chosen
 
-    def _end_id(self, base_probs: Tensor | None, guide_probs: Tensor, alpha: float) -> int:
-        """The likeliest of the ids behind END, in the base's vocabulary; `[V]` probabilities."""
+    def _end_id(self, base_logits: Tensor | None, guide_probs: Tensor, alpha: float) -> int:
+        """The likeliest of the ids behind END, in the base's vocabulary; `[V]` each."""
+        base_probs = None if base_logits is None else next_token_probs(base_logits)
         same = self.pair.alignment.same
         share = 1 - alpha if same else 1.0
         weights = {
@@ -356,6 +367,13 @@ def source(from_base: bool, from_guide: bool) -> Source:
     if from_base and from_guide:
         return "both"
     return "base" if from_base else "guide"
+
+
+def _gate_of(turns: ListLike[Turn]) -> Gate:
+    """The base's view of the turns for which it was asked, a row each."""
+    views = [turn.base for turn in turns if turn.base is not None]
+    rows = [view.row for view in views]
+    return Gate(*(_rows_of(tensor, rows) for tensor in views[0].gate))
 
 
 def _rows_of(tensor: Tensor, rows: list[int]) -> Tensor:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from blendin.decision import (
     SymbolTables,
+    base_candidates,
     blend,
-    candidate_probs,
     consult,
     gate,
     mixing_weight,
@@ -130,6 +130,14 @@ def test_blend_is_the_specs_formula(
         for symbol, prob in mixed.items():
             expected[symbol] = prob / sum(mixed.values())
         torch.testing.assert_close(result.probs[row].double(), expected, rtol=1e-4, atol=1e-6)
+        choice = int(result.choice[row])
+        assert float(expected[choice]) == pytest.approx(float(expected.max()), rel=1e-5)
+        of_each = torch.stack(result.weights(result.choice))[:, row].double() / sum(mixed.values())
+        assert float(of_each.sum()) == pytest.approx(float(expected[choice]), rel=1e-4)
+        assert (
+            bool(of_each[1] > 0) == (alpha > 0 and top(of_guide, end, top_k).get(choice, 0.0) > 0)
+            or float(of_each[1]) < 1e-30
+        )
 
 
 def has_tie(distribution: dict[int, float], k: int | None) -> bool:
@@ -191,9 +199,7 @@ def test_a_special_token_counts_for_the_gate_and_is_no_candidate() -> None:
     assert int(base.choice) == 2
     assert int(guide.choice) == 0
     assert float(guide.top_prob) == pytest.approx(0.2)
-    probs = candidate_probs(
-        base.probs, tables.base_candidates, tables.base_ends, None, tables.end, k=2
-    )
+    probs = base_candidates(base, tables, k=2).dense(tables.end)
     assert float(probs[0, 2]) == 0
     assert float(probs[0, tables.end]) == pytest.approx(0.1)
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interpreted import DEVICE, HERE, NATIVE, run_interpreted
 
-from blendin.decision import SymbolTables, blend, candidate_probs, consult
+from blendin.decision import SymbolTables, blend, consult, guide_candidates, next_token_probs
 from blendin.decision import gate as eager_gate
 
 pytest.importorskip("triton")
@@ -140,14 +140,7 @@ def check(case: Case, decision: Decision, **settings: Any) -> int:
         top_k=top_k,
         alpha=alpha,
     )
-    of_guide = candidate_probs(
-        guide.probs,
-        case.tables.guide_candidates,
-        case.tables.guide_ends,
-        case.tables.guide_symbols,
-        case.tables.end,
-        None,
-    )
+    of_guide = guide_candidates(guide, case.tables, None).dense(case.tables.end)
     intervened = base.top_prob.double() < threshold
     assert decision.intervened.tolist() == intervened.tolist()
     assert decision.error.tolist() == [0] * len(case.base)
@@ -166,15 +159,16 @@ def check(case: Case, decision: Decision, **settings: Any) -> int:
             continue  # two tokens tie for t_g
         same(decision.agreement[row], wanted.agreement[row])
         same(decision.alpha[row], wanted.alpha[row])
-        if tie_at_the_edge(base.probs[row], case.tables.base_candidates, top_k) or (
-            tie_at_the_edge(guide.probs[row], case.tables.guide_candidates, top_k)
-        ):
+        if tie_at_the_edge(
+            next_token_probs(base.logits[row]), case.tables.base_candidates, top_k
+        ) or (tie_at_the_edge(guide.probs[row], case.tables.guide_candidates, top_k)):
             continue
         compared += 1
         best = float(wanted.probs[row].max())
         assert float(wanted.probs[row, symbol]) >= best * (1 - 2e-6)
         if int(wanted.probs[row].argmax()) == symbol:
-            sides = (wanted.base[row, symbol] > 0) + 2 * (wanted.guide[row, symbol] > 0).int()
+            of_each = wanted.weights(torch.full_like(wanted.symbols[:, 0], symbol))
+            sides = (of_each[0][row] > 0) + 2 * (of_each[1][row] > 0).int()
             assert int(decision.sides[row]) == int(sides)
     return compared
 
@@ -505,7 +499,7 @@ def distributions(built: Case, **options: Any) -> torch.Tensor:
     base, end = eager_gate(built.base, built.tables), built.tables.end
     if options["threshold"] == 0:
         rows = torch.zeros(len(built.base), end + 1, dtype=torch.float64)
-        rows[:, : base.probs.shape[1]] = base.probs
+        rows[:, : base.logits.shape[1]] = next_token_probs(base.logits)
     else:
         rows = blend(
             base,
@@ -649,13 +643,6 @@ def test_alpha_one_over_the_whole_vocabulary_is_the_guides_own_distribution() ->
     guide = consult(built.guide, built.tables)
     decision = run(built, alpha=1.0, top_k=None)
     assert decision.symbol.tolist() == guide.choice.tolist() == decision.guide_choice.tolist()
-    probs = candidate_probs(
-        guide.probs,
-        built.tables.guide_candidates,
-        built.tables.guide_ends,
-        built.tables.guide_symbols,
-        built.tables.end,
-        None,
-    )
+    probs = guide_candidates(guide, built.tables, None).dense(built.tables.end)
     drawn = run(built, alpha=1.0, top_k=None, do_sample=True, seed=list(range(3)))
     assert (probs.gather(1, drawn.symbol[:, None].long()) > 0).all()
