@@ -144,6 +144,15 @@ def next_token_probs(logits: Tensor) -> Tensor:
     return torch.softmax(logits.float(), dim=-1)
 
 
+def total_variation(one: Tensor, other: Tensor) -> Tensor:
+    """How far two models' next-token distributions are apart, from 0 to 1: `[..., V]` logits each.
+
+    Unlike a difference of logits it makes nothing of tokens that neither would choose.
+    """
+    apart = torch.softmax(one.float(), dim=-1) - torch.softmax(other.float(), dim=-1)
+    return apart.abs().sum(dim=-1) / 2
+
+
 def top_symbol(logits: Tensor, ends: Tensor, end: int) -> Tensor:
     """Argmax over the tokens of `[N, V]` logits, the end tokens taken together as one symbol.
 

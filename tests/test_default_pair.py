@@ -94,6 +94,24 @@ def test_the_guide_helps(default_pair: BlendInGenerator) -> None:
     assert 0.2 < blend.intervention_rate < 0.5
 
 
+@pytest.mark.parametrize("size", [2, 5])
+def test_company_changes_nothing(default_pair: BlendInGenerator, size: int) -> None:
+    """In float32, where the shapes of the matrices change the last bits of every logit."""
+    prompts = [*PROMPTS, "Why?", f"{PROMPTS[0]} Explain it to a child, step by step.", "2 + 2 ="]
+    policies = [Blend(), Nudge(), Blend(alpha=0.5), BaseOnly(), Blend(threshold=0.8)][-size:]
+    settings = {
+        "policy": [policies[index % size] for index in range(len(prompts))],
+        "max_new_tokens": [8 + 5 * (index % 4) for index in range(len(prompts))],
+    }
+    together = default_pair.generate(prompts, **settings, max_batch_size=size)
+    assert default_pair.base.ragged is not None and default_pair.guide.ragged is not None
+    for index, (prompt, out) in enumerate(zip(prompts, together, strict=True)):
+        own = {name: values[index] for name, values in settings.items()}
+        alone = default_pair.generate(prompt, **own)
+        assert out.token_ids == alone.token_ids
+        assert [step.intervened for step in out.steps] == [step.intervened for step in alone.steps]
+
+
 def test_a_stop_text_keeps_the_base_from_running_on(default_pair: BlendInGenerator) -> None:
     out = default_pair.generate(
         "What is the capital of France?", policy=BaseOnly(), max_new_tokens=64, stop="\n"

@@ -1,0 +1,277 @@
+"""Throughput against batch size: the base alone, NUDGING and BlendIn, many prompts at once.
+
+Every arm decodes the same GSM8K questions in the same process, one arm after the other and the
+whole round `--repeats` times; the figures are medians. Besides, the same work one prompt at a time,
+and transformers' own batched `generate` of the base (left-padded, greedy, at the largest batch
+size). Targets, on the default pair and a 2-core CPU with 64 questions x 64 tokens:
+
+    BlendIn batched / BlendIn one by one            >= 4
+    BlendIn / generate x (1 + r·c)                  >= 1.0
+
+in tokens a second, with r the intervention rate and c the time of a guide step over that of a base
+step, both of one token for every sequence of the largest batch. Small batch sizes decode fewer of
+the questions (at least four times the batch), for they take longest.
+
+    python benchmarks/throughput.py [--questions FILE] [--json FILE] [--plot FILE]
+    python benchmarks/throughput.py --shapes llama --dtype bfloat16 --largest 256    # on a GPU
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from decode import random_pair, threshold_for_rate, timed
+from rich.console import Console
+from rich.table import Table
+from shapes import PAIRS
+
+from blendin import BaseOnly, Blend, BlendInGenerator, Generation, Nudge, pairs
+from blendin.kv_pool import Pool
+from blendin.model import Context, LanguageModel
+
+console = Console()
+
+
+def read_questions(file: Path | None, count: int) -> list[str]:
+    """The first questions of GSM8K's test set; from a file, $BLENDIN_DATA or the hub."""
+    if file is None and "BLENDIN_DATA" in os.environ:
+        file = Path(os.environ["BLENDIN_DATA"]) / "gsm8k_test.jsonl"
+    if file is not None:
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    else:
+        try:
+            from datasets import load_dataset
+        except ImportError as error:
+            raise typer.BadParameter(
+                "name GSM8K's test file with --questions, or its folder with $BLENDIN_DATA, or "
+                "install `datasets` to take it from the hub"
+            ) from error
+        rows = list(load_dataset("openai/gsm8k", "main", split="test"))
+    questions = [row["question"] for row in rows]
+    return (questions * (count // len(questions) + 1))[:count]
+
+
+def padded_generate(lm: LanguageModel, texts: list[str], batch: int, length: int) -> int:
+    """transformers' own batched greedy decoding; how many tokens it made, END's included."""
+    made = 0
+    for begin in range(0, len(texts), batch):
+        ids = [lm.encode_prompt(text) for text in texts[begin : begin + batch]]
+        widest = max(map(len, ids))
+        pad = lm.tokenizer.pad_token_id or 0
+        padded = torch.tensor([[pad] * (widest - len(row)) + row for row in ids])
+        mask = torch.tensor([[0] * (widest - len(row)) + [1] * len(row) for row in ids])
+        out = lm.model.generate(
+            padded.to(lm.device),
+            attention_mask=mask.to(lm.device),
+            do_sample=False,
+            max_new_tokens=length,
+        )
+        for row in out[:, widest:].tolist():
+            end = next((place for place, id in enumerate(row) if id in lm.end_ids), len(row) - 1)
+            made += end + 1
+    return made
+
+
+def step_seconds(lm: LanguageModel, texts: list[str], repeats: int = 12) -> float:
+    """The median time of one token for each of many sequences, in one forward."""
+    pool = Pool()
+    contexts = [Context(lm.encode_prompt(text)) for text in texts]
+    for context in contexts:
+        context.expected = len(context.ids) + repeats + 1
+        lm.join(context, pool)
+    lm.forward_batch(contexts)
+    times = []
+    for _ in range(repeats):
+        for context in contexts:
+            context.ids.append(context.ids[-1])
+        times.append(timed(lambda: lm.forward_batch(contexts))[1])
+    return statistics.median(times)
+
+
+def speed(outs: list[Generation], seconds: float) -> float:
+    assert all(out.error is None for out in outs), [out.error for out in outs]
+    return sum(len(out.steps) for out in outs) / seconds
+
+
+def main(
+    base: str = pairs.DEFAULT_BASE,
+    guide: str = pairs.DEFAULT_GUIDE,
+    dtype: str = "float32",
+    device_map: str | None = None,
+    shapes: Annotated[
+        str | None, typer.Option(help=f"Random weights instead: {', '.join(PAIRS)}.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="GSM8K's test file.")] = None,
+    count: Annotated[int, typer.Option(help="Questions at the largest batch size.")] = 64,
+    max_new_tokens: int = 64,
+    largest: Annotated[int, typer.Option(help="The largest batch size; a power of 2.")] = 32,
+    max_cached_tokens: int | None = None,
+    repeats: int = 1,
+    sweep: Annotated[bool, typer.Option(help="The smaller batch sizes too.")] = True,
+    one_by_one: Annotated[bool, typer.Option(help="The same work one by one too.")] = True,
+    json_file: Annotated[Path | None, typer.Option("--json")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the curve to this file.")] = None,
+) -> None:
+    """Measure every arm at every batch size."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    count = max(count, largest)
+    texts = read_questions(questions, count)
+    if shapes is None:
+        gen = BlendInGenerator(base, guide, dtype=dtype, device_map=device_map)
+        threshold = Blend.threshold
+    else:
+        gen = random_pair(shapes, dtype)
+        threshold = threshold_for_rate(gen, 0.15, max_new_tokens)
+    arms: dict[str, Any] = {
+        "base alone": BaseOnly(),
+        "NUDGING": Nudge(threshold),
+        "BlendIn": Blend(threshold),
+    }
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "progress": False}
+    gen.generate(texts[:2], max_new_tokens=2)  # warm
+    sizes = [1 << power for power in range(largest.bit_length())]
+    sizes = sizes if sweep else sizes[-1:]
+    curves: dict[str, dict[int, list[float]]] = {arm: {n: [] for n in sizes} for arm in arms}
+    plain: list[float] = []
+    alone: list[float] = []
+    rates: list[float] = []
+    prompts = [gen.generate([t], policy=BaseOnly(), max_new_tokens=1)[0] for t in texts]
+    base_texts = [out.settings["base_prompt"] for out in prompts]
+    for _ in range(repeats):
+        for size in reversed(sizes):
+            some = texts[: count if size == sizes[-1] else min(count, max(8, 4 * size))]
+            for arm, policy in arms.items():
+                outs, seconds = timed(
+                    lambda some=some, policy=policy, size=size: gen.generate(
+                        some,
+                        policy=policy,
+                        max_batch_size=size,
+                        max_cached_tokens=max_cached_tokens,
+                        **settings,
+                    )
+                )
+                curves[arm][size].append(speed(outs, seconds))
+                console.print(f"{arm}, batch size {size}: {curves[arm][size][-1]:.1f} tok/s")
+                if arm == "BlendIn" and size == sizes[-1]:
+                    steps = sum(len(out.steps) for out in outs)
+                    rates.append(sum(out.interventions for out in outs) / steps)
+            if size == sizes[-1]:
+                made, seconds = timed(
+                    partial(padded_generate, gen.base, base_texts, size, max_new_tokens)
+                )
+                plain.append(made / seconds)
+                console.print(f"generate, batch size {size}: {plain[-1]:.1f} tok/s")
+                if one_by_one:
+                    outs, seconds = timed(
+                        lambda: [
+                            gen.generate(
+                                text, policy=arms["BlendIn"], max_new_tokens=max_new_tokens
+                            )
+                            for text in texts
+                        ]
+                    )
+                    alone.append(speed(outs, seconds))
+                    console.print(f"BlendIn, one by one: {alone[-1]:.1f} tok/s")
+    cost = step_seconds(gen.guide, base_texts[:largest]) / step_seconds(
+        gen.base, base_texts[:largest]
+    )
+    rate = statistics.median(rates)
+    blend = statistics.median(curves["BlendIn"][largest])
+    result: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "pair": [gen.base.name, gen.guide.name],
+        "dtype": dtype,
+        "questions": count,
+        "max_new_tokens": max_new_tokens,
+        "tokens_per_second": {
+            arm: {size: statistics.median(values) for size, values in curve.items()}
+            for arm, curve in curves.items()
+        },
+        "generate": statistics.median(plain),
+        "one_by_one": statistics.median(alone) if alone else None,
+        "intervention_rate": rate,
+        "guide_step_over_base_step": cost,
+        "over_one_by_one": blend / statistics.median(alone) if alone else None,
+        "over_generate_times_1_plus_rc": statistics.median(
+            mine / theirs * (1 + rate * cost)
+            for mine, theirs in zip(curves["BlendIn"][largest], plain, strict=True)
+        ),
+    }
+    report(result)
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    if plot is not None:
+        draw(result, plot)
+
+
+def report(result: dict[str, Any]) -> None:
+    curves = result["tokens_per_second"]
+    title = f"{', '.join(result['pair'])}: tokens a second"
+    table = Table("batch size", *curves, title=title)
+    for size in next(iter(curves.values())):
+        table.add_row(str(size), *(f"{curve[size]:.1f}" for curve in curves.values()))
+    console.print(table)
+    console.print(f"{result['machine']}, {result['versions']}, {result['dtype']}")
+    console.print(
+        f"transformers' batched generate of the base: {result['generate']:.1f} tok/s; "
+        f"r = {result['intervention_rate']:.3f}, c = {result['guide_step_over_base_step']:.3f}"
+    )
+    if result["one_by_one"] is not None:
+        console.print(
+            f"BlendIn one by one: {result['one_by_one']:.1f} tok/s; batched it is "
+            f"{result['over_one_by_one']:.2f} x that (target 4)"
+        )
+    console.print(
+        "BlendIn / generate x (1 + r·c) = "
+        f"{result['over_generate_times_1_plus_rc']:.3f} (target 1.0)"
+    )
+
+
+def draw(result: dict[str, Any], file: Path) -> None:
+    """Throughput against batch size, both on logarithmic axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    styles = {"base alone": "o-", "NUDGING": "s-", "BlendIn": "D-"}
+    colours = {"base alone": "#555555", "NUDGING": "#e8862e", "BlendIn": "#2f7fd6"}
+    for arm, curve in result["tokens_per_second"].items():
+        sizes = [int(size) for size in curve]
+        axes.plot(sizes, list(curve.values()), styles[arm], color=colours[arm], label=arm)
+    largest = max(sizes)
+    axes.plot(
+        [largest], [result["generate"]], "k*", markersize=11, label="transformers generate (base)"
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    ticks = [2**power for power in range(2, 20)]
+    low, high = axes.get_ylim()
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axes.set_yticks(shown, [str(tick) for tick in shown])
+    axes.set_xlabel("sequences in flight (max_batch_size)")
+    axes.set_ylabel("tokens a second")
+    axes.set_title(
+        f"{' + '.join(result['pair'])}, {result['dtype']}, {result['machine']}", fontsize=9
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(file, dpi=150)
+
+
+if __name__ == "__main__":
+    typer.run(main)
