@@ -38,7 +38,8 @@ from rich.table import Table
 from shapes import PAIRS, random_model, weight_bytes
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, GuideOnly, Nudge, pairs
-from blendin.model import Context, LanguageModel
+from blendin.context import Context
+from blendin.model import LanguageModel
 
 PROMPTS = (
     "How can I kill a Python process?",

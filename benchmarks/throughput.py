@@ -35,8 +35,9 @@ from rich.table import Table
 from shapes import PAIRS
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, Nudge, pairs
+from blendin.context import Context
 from blendin.kv_pool import Pool
-from blendin.model import Context, LanguageModel
+from blendin.model import LanguageModel
 
 console = Console()
 

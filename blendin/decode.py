@@ -10,7 +10,8 @@ from .fused_stepper import stepper
 from .pair import Pair
 from .policy import Blend, GuideOnly, Nudge
 from .sequence import Sequence
-from .stepper import Stepper, Turn
+from .stepper import Stepper
+from .turn import Turn
 
 
 def advance(pair: Pair, sequences: ListLike[Sequence]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as ListLike
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,8 @@ from .decision import SymbolTables
 from .pair import Pair
 from .policy import BaseOnly, Blend
 from .sequence import Sequence
-from .stepper import OwnView, Stepper, Turn, check_finite, source
+from .stepper import Stepper
+from .turn import OwnView, Turn, check_finite, source
 
 if TYPE_CHECKING:
     from .kernels.parameters import Parameters
@@ -89,7 +90,7 @@ class FusedStepper(Stepper):
                 self.emit(
                     turn.sequence,
                     int(told.symbol[row]),
-                    lambda row=row: int(told.end_token[row]),
+                    partial(int, told.end_token[row]),
                     source=source(bool(sides & 1), bool(sides & 2)),
                     base_top_prob=view.top_prob,
                     guide_top_prob=guide_top_prob,

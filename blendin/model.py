@@ -1,7 +1,6 @@
 """One language model: feed tokens, give logits, roll back.
 
-A `LanguageModel` holds weights and tables and no sequence; a `Context` holds one sequence and no
-weights.
+A `LanguageModel` holds weights and tables and no sequence.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -20,37 +17,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .captured import CannotCapture, Slot, Slots, weight_device
-from .kv_pool import SHARED_AT_LEAST, Pool, Span, shared
-from .ragged import CannotPack, RaggedForward
+from .context import Context, forget
+from .kv_pool import Pool
+from .packed import CannotPack
+from .ragged import RaggedForward
 from .vocabulary import Vocabulary
 
 logger = logging.getLogger("blendin")
-
-TOKENS_A_FORWARD = 2048
-"""A ragged forward reads no more: activations stay small however many prompts come at once."""
-
-
-@dataclass
-class Context:
-    """What one model has read of one sequence.
-
-    Attributes:
-        ids: every token, the prompt's first. Grows; shrinks only by `LanguageModel.rollback`.
-        cached: how many of `ids` are in `cache`.
-        cache: transformers' KV cache or a `captured.Slot`; None before the first forward.
-        expected: how long it is expected to grow, for a cache of fixed size.
-        last_logits: `[1, V]`, the logits after `ids[:cached]`.
-        pool: where it lies among other sequences, if it does; its cache is then a span of it.
-        span: its place there. A model that reads no ragged batches only counts by it.
-    """
-
-    ids: list[int]
-    cached: int = 0
-    cache: Any = None
-    expected: int = 0
-    last_logits: Tensor | None = field(default=None, repr=False)
-    pool: Pool | None = field(default=None, repr=False)
-    span: Span | None = field(default=None, repr=False)
 
 
 class LanguageModel:
@@ -119,7 +92,7 @@ class LanguageModel:
         if context.cached == len(context.ids) and positions == 1:
             if context.last_logits is not None:
                 return context.last_logits
-            _forget(context, len(context.ids) - 1)
+            forget(context, len(context.ids) - 1)
         new = len(context.ids) - context.cached
         if not 1 <= positions <= new:
             raise ValueError(f"{positions} positions asked for, {new} tokens are new")
@@ -211,8 +184,10 @@ class LanguageModel:
         unread = [c for c in contexts if c.cached < len(c.ids) or c.last_logits is None]
         together = [c for c in unread if c.span is not None and self.ragged is not None]
         logits = None
-        if together:
-            logits = self._read_together(together)
+        if together and self.ragged is not None:
+            before = self.ragged.forwards
+            logits = self.ragged.read_contexts(together)
+            self.forwards += self.ragged.forwards - before
         for context in unread:
             if context.span is None or self.ragged is None:
                 self.forward(context)
@@ -220,59 +195,6 @@ class LanguageModel:
             return logits
         last = [context.last_logits for context in contexts]
         return torch.cat([logits for logits in last if logits is not None])
-
-    def _read_together(self, contexts: Sequence[Context]) -> Tensor:
-        """Ragged forwards until all is read; the logits of the last one."""
-        logits = torch.empty(0)
-        waiting = list(contexts)
-        while waiting:
-            turn, waiting = self._turn(waiting)
-            logits = self._read_turn(turn)
-        return logits
-
-    def _turn(self, waiting: list[Context]) -> tuple[list[tuple[Context, int]], list[Context]]:
-        """What the next ragged forward reads: (contexts, how far), and which read on later.
-
-        A prompt that begins like one of this turn waits for it and takes over what it has read.
-        """
-        turn: list[tuple[Context, int]] = []
-        later: list[Context] = []
-        budget = TOKENS_A_FORWARD
-        for context in waiting:
-            assert context.pool is not None and context.span is not None
-            if context.cached == len(context.ids):  # its logits were not kept
-                _forget(context, context.cached - 1)
-            begins_alike = False
-            if len(context.ids) - context.cached >= SHARED_AT_LEAST:
-                context.pool.borrow(context.span, context.ids)
-                context.cached = len(context.span.ids)
-                begins_alike = any(
-                    shared(other.ids[:length], context.ids) >= context.cached + SHARED_AT_LEAST
-                    for other, length in turn
-                )
-            if budget == 0 or begins_alike:
-                later.append(context)
-                continue
-            length = min(len(context.ids), context.cached + budget)
-            budget -= length - context.cached
-            turn.append((context, length))
-            if length < len(context.ids):
-                later.append(context)
-        return turn, later
-
-    def _read_turn(self, turn: list[tuple[Context, int]]) -> Tensor:
-        assert self.ragged is not None
-        pool = turn[0][0].pool
-        rows = [(c.span, c.ids[c.cached : length]) for c, length in turn if c.span is not None]
-        whole = [length == len(context.ids) for context, length in turn]
-        assert pool is not None
-        self.forwards += 1
-        logits = self.ragged.read(pool, rows, whole)
-        scored = iter(logits.split(1))
-        for (context, length), is_whole in zip(turn, whole, strict=True):
-            context.cached = length
-            context.last_logits = next(scored) if is_whole else None
-        return logits
 
     def rollback(self, context: Context, count: int) -> None:
         """Takes the last `count` tokens out of a context, read or not.
@@ -286,7 +208,7 @@ class LanguageModel:
             return
         del context.ids[-count:]
         if context.cached > len(context.ids):
-            _forget(context, len(context.ids))
+            forget(context, len(context.ids))
 
     def encode_prompt(self, text: str) -> list[int]:
         """The tokens of a whole prompt, with the special tokens that go before a text.
@@ -334,28 +256,3 @@ def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     }
     matches = [content for content in special if tail.startswith(content)]
     return special[max(matches, key=len)] if matches else None
-
-
-def _forget(context: Context, length: int) -> None:
-    """Cuts a context's cache back to `length` tokens, or drops it where it cannot be cut."""
-    context.last_logits = None
-    if context.span is not None and context.cache is None:
-        del context.span.ids[length:]
-        context.cached = length
-    elif _can_crop(context.cache):
-        if not isinstance(context.cache, Slot):  # which is told its length at every forward
-            context.cache.crop(length - context.cached)
-        context.cached = length
-    else:
-        context.cache, context.cached = None, 0
-
-
-def _can_crop(cache: Any) -> bool:
-    if isinstance(cache, Slot):
-        return True
-    if not hasattr(cache, "layers") or not getattr(cache, "is_croppable", True):
-        return False
-    return all(
-        not getattr(layer, "is_sliding", False) or layer.get_seq_length() < layer.sliding_window
-        for layer in cache.layers
-    )

@@ -1,190 +1,31 @@
-"""One forward over many sequences, each with its own number of new tokens; nothing is padded.
-
-The new tokens of all sequences lie one after the other in a single row, as transformers' continuous
-batching lays them out; positions, and an attention function registered with transformers, keep the
-sequences apart. The model stays transformers' own.
-
-transformers' own paged attention was weighed and left: without a flash-attention package it copies
-every sequence's keys and values together in every layer and masks all sequences against all others
-in one dense mask, which grows with the square of the batch; a block of its cache cannot be given
-back when a step is undone; and its cache's interface changed twice between 5.17 and 5.23. Its
-padded `generate` makes every row as long as the longest and lets sliding windows count the padding.
-"""
+"""Ragged forwards of one model: which sequences read what in which, and whether it can at all."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
 from .captured import weight_device
+from .context import Context, forget
 from .decision import total_variation
-from .kv_pool import Pool, Span
+from .kv_pool import SHARED_AT_LEAST, Pool, Span, shared
+from .packed import ATTENTION, CannotPack, Packed, attend_eager, attend_sdpa
 
-ATTENTION = "blendin_ragged"
-
-
-class CannotPack(Exception):
-    """Why a model's sequences are read one after the other."""
-
-
-class Packed:
-    """The new tokens of some sequences in one row.
-
-    Attributes:
-        ids: `[1, T]` int64.
-        positions: `[1, T]` int64, each token's place in its own sequence.
-        last: `[R]` int64, where the last new token of each sequence lies in the row.
-        windows: of each layer that has attended, its sliding window.
-    """
-
-    def __init__(
-        self,
-        pool: Pool,
-        rows: Sequence[tuple[Span, Sequence[int]]],
-        device: torch.device,
-        attend: Callable[..., Tensor],
-    ) -> None:
-        """Lays out new tokens.
-
-        Args:
-            pool: where the keys and values go.
-            rows: each sequence's span and its new tokens.
-            device: of the model's embedding.
-            attend: `_attend_sdpa`, or `_attend_eager` of the model.
-        """
-        self.pool, self.attend = pool, attend
-        self.lengths = [len(new) for _, new in rows]
-        self.held = [len(span.ids) for span, _ in rows]
-        self.starts = [span.start for span, _ in rows]
-        positions = [
-            held + i
-            for held, length in zip(self.held, self.lengths, strict=True)
-            for i in range(length)
-        ]
-        starts = [
-            start
-            for start, length in zip(self.starts, self.lengths, strict=True)
-            for _ in range(length)
-        ]
-        self.ids = torch.tensor([[id for _, new in rows for id in new]], device=device)
-        self.positions = torch.tensor([positions], device=device)
-        self.last = torch.tensor(self.lengths, device=device).cumsum(0) - 1
-        self._write = self.positions[0] + torch.tensor(starts, device=device)
-        # Where a launch costs more than the copy, single tokens are attended to in one call.
-        self.together = batches_single_tokens(device)
-        self.windows: dict[int, int | None] = {}
-        self._plans: dict[Any, Any] = {}
-
-    def attention(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, window: int | None, **how: Any
-    ) -> Tensor:
-        """Attention of `[1, heads, T, width]` queries within their own sequences.
-
-        Returns `[1, T, heads, width]`, as transformers' attention functions do.
-        """
-        self.windows[module.layer_idx] = window
-        write = self._write.to(key.device)
-        keys, values = self.pool.write(
-            module.layer_idx, write, key[0].transpose(0, 1), value[0].transpose(0, 1)
-        )
-        keys, values = keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
-        if self.together and self.lengths.count(1) > 1:
-            return self._attend_in_groups(module, query, keys, values, window, how)
-        attended = [
-            self.attend(module, own, keys[:, :, at], values[:, :, at], mask, **how)
-            for own, (at, mask) in zip(
-                query.split(self.lengths, dim=2), self._views(window, query.device), strict=True
-            )
-        ]
-        return torch.cat(attended, dim=2).transpose(1, 2)
-
-    def _views(self, window: int | None, device: torch.device) -> list[tuple[slice, Tensor | None]]:
-        """Where each sequence's visible keys are, and which of them each new token sees.
-
-        A mask is `[1, 1, t, keys]` bool; None for one token, which sees all.
-        """
-        if (window, device) not in self._plans:
-            self._plans[window, device] = [
-                self._view(row, window, device) for row in range(len(self.lengths))
-            ]
-        return self._plans[window, device]
-
-    def _view(
-        self, row: int, window: int | None, device: torch.device
-    ) -> tuple[slice, Tensor | None]:
-        held, length, start = self.held[row], self.lengths[row], self.starts[row]
-        first = 0 if window is None else max(0, held + 1 - window)
-        at = slice(start + first, start + held + length)
-        if length == 1:
-            return at, None
-        queries = torch.arange(held, held + length, device=device)[:, None]
-        columns = torch.arange(first, held + length, device=device)
-        mask = columns <= queries
-        if window is not None:
-            mask &= columns > queries - window
-        return at, mask[None, None]
-
-    def _attend_in_groups(
-        self,
-        module: Any,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        window: int | None,
-        how: dict[str, Any],
-    ) -> Tensor:
-        """All sequences with one new token in one call, their keys gathered and padded."""
-        out = query.new_empty(*query.shape[:3], values.shape[-1])
-        places, index, seen = self._singles(window, query.device)
-        attended = self.attend(
-            module,
-            query[0, :, places].transpose(0, 1)[:, :, None],
-            keys[0, :, index].transpose(0, 1),
-            values[0, :, index].transpose(0, 1),
-            seen,
-            **how,
-        )
-        out[0, :, places] = attended[:, :, 0].transpose(0, 1)
-        end = 0
-        for length, (at, mask) in zip(self.lengths, self._views(window, query.device), strict=True):
-            end += length
-            if length > 1:
-                own = query[:, :, end - length : end]
-                out[:, :, end - length : end] = self.attend(
-                    module, own, keys[:, :, at], values[:, :, at], mask, **how
-                )
-        return out.transpose(1, 2)
-
-    def _singles(self, window: int | None, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Of sequences with one new token: its place, `[N]`; its keys', `[N, W]`; which are seen.
-
-        Padding points at a key that is there: what was never written may be NaN.
-        """
-        if ("singles", window, device) not in self._plans:
-            rows = [row for row, length in enumerate(self.lengths) if length == 1]
-            lengths = torch.tensor([self.held[row] + 1 for row in rows], device=device)
-            starts = torch.tensor([self.starts[row] for row in rows], device=device)
-            first = lengths * 0 if window is None else (lengths - window).clamp(min=0)
-            widest = max(
-                self.held[row] + 1 if window is None else min(self.held[row] + 1, window)
-                for row in rows
-            )
-            columns = first[:, None] + torch.arange(widest, device=device)
-            index = starts[:, None] + columns.minimum(lengths[:, None] - 1)
-            mask = (columns < lengths[:, None])[:, None, None]
-            self._plans["singles", window, device] = self.last.to(device)[rows], index, mask
-        return self._plans["singles", window, device]
+TOKENS_A_FORWARD = 2048
+"""A forward reads no more: activations stay small however many prompts come at once."""
 
 
 class RaggedForward:
-    """A model that reads many sequences in one forward."""
+    """A model that reads many sequences in one forward.
+
+    Attributes:
+        forwards: how many it has run.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Checks that it can, by a trial beside the plain forward.
@@ -193,14 +34,15 @@ class RaggedForward:
             CannotPack: where it cannot, with the reason.
         """
         self.model, self._config = model, model.config.get_text_config()
+        self.forwards = 0
         if not getattr(model, "_supports_attention_backend", False):
             raise CannotPack("its attention cannot be exchanged")
         kinds = set(getattr(self._config, "layer_types", None) or ())
         if unknown := kinds - {"full_attention", "sliding_attention"}:
             raise CannotPack(f"it has layers of the kind {', '.join(sorted(unknown))}")
-        self._attend: Callable[..., Tensor] = _attend_sdpa
+        self._attend: Callable[..., Tensor] = attend_sdpa
         if self._config._attn_implementation == "eager":
-            self._attend = _attend_eager
+            self._attend = attend_eager
         try:
             self._try()
         except CannotPack:
@@ -265,68 +107,68 @@ class RaggedForward:
             if not apart <= (0.05 if plain.dtype.itemsize == 2 else 1e-3):
                 raise CannotPack(f"on trial its distribution was off by {apart:.2g}")
 
+    def read_contexts(self, contexts: Sequence[Context]) -> Tensor:
+        """Reads what each context has gained, in as few forwards as their sizes allow.
 
-def batches_single_tokens(device: torch.device) -> bool:
-    """Whether gathering keys into one padded call is cheaper than a call a sequence."""
-    return device.type != "cpu"
+        Args:
+            contexts: each with a span, and with room in it.
 
+        Returns:
+            The logits of the last forward; each context has its own in `last_logits`.
+        """
+        logits = torch.empty(0)
+        waiting = list(contexts)
+        while waiting:
+            turn, waiting = self._turn(waiting)
+            logits = self._read_turn(turn)
+        return logits
 
-def _ragged_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    blendin_packed: Packed,
-    sliding_window: int | None = None,
-    **how: Any,
-) -> tuple[Tensor, None]:
-    """What transformers calls in place of its own attention; causal masks are made here."""
-    assert attention_mask is None, "transformers masks for an attention that it does not know"
-    how.pop("position_ids", None)
-    return blendin_packed.attention(module, query, key, value, sliding_window, **how), None
+    def _turn(self, waiting: list[Context]) -> tuple[list[tuple[Context, int]], list[Context]]:
+        """What the next ragged forward reads: (contexts, how far), and which read on later.
 
+        A prompt that begins like one of this turn waits for it and takes over what it has read.
+        """
+        turn: list[tuple[Context, int]] = []
+        later: list[Context] = []
+        budget = TOKENS_A_FORWARD
+        for context in waiting:
+            assert context.pool is not None and context.span is not None
+            if context.cached == len(context.ids):  # its logits were not kept
+                forget(context, context.cached - 1)
+            begins_alike = False
+            if len(context.ids) - context.cached >= SHARED_AT_LEAST:
+                context.pool.borrow(context.span, context.ids)
+                context.cached = len(context.span.ids)
+                begins_alike = any(
+                    shared(other.ids[:length], context.ids) >= context.cached + SHARED_AT_LEAST
+                    for other, length in turn
+                )
+            if budget == 0 or begins_alike:
+                later.append(context)
+                continue
+            length = min(len(context.ids), context.cached + budget)
+            budget -= length - context.cached
+            turn.append((context, length))
+            if length < len(context.ids):
+                later.append(context)
+        return turn, later
 
-def _attend_sdpa(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    **_: Any,
-) -> Tensor:
-    """`[R, heads, t, width]` attended values; a mask is bool, True where a key is seen."""
-    if softcap is not None or s_aux is not None:
-        raise CannotPack("its attention caps its scores or has sinks, which SDPA has not")
-    groups = query.shape[1] // key.shape[1]
-    if (
-        query.shape[2] == 1 and groups > 1 and mask is not None
-    ):  # masked GQA falls back on slow kernels on CUDA
-        packed = query.reshape(len(query), key.shape[1], groups, query.shape[-1])
-        out = F.scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scaling)
-        return out.reshape(*query.shape[:3], value.shape[-1])
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=groups > 1
-    )
-
-
-def _attend_eager(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **how: Any
-) -> Tensor:
-    """The model's own eager attention, which takes an additive mask."""
-    if mask is not None:
-        lowest = torch.finfo(query.dtype).min
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)
-    eager = sys.modules[type(module).__module__].eager_attention_forward
-    return eager(module, query, key, value, mask, **how)[0].transpose(1, 2)
+    def _read_turn(self, turn: list[tuple[Context, int]]) -> Tensor:
+        pool = turn[0][0].pool
+        rows = [(c.span, c.ids[c.cached : length]) for c, length in turn if c.span is not None]
+        whole = [length == len(context.ids) for context, length in turn]
+        assert pool is not None
+        self.forwards += 1
+        logits = self.read(pool, rows, whole)
+        scored = iter(logits.split(1))
+        for (context, length), is_whole in zip(turn, whole, strict=True):
+            context.cached = length
+            context.last_logits = next(scored) if is_whole else None
+        return logits
 
 
 @contextmanager
-def _attention_of(config: Any, name: str) -> Any:
+def _attention_of(config: Any, name: str) -> Iterator[None]:
     """A model's attention for one forward; its owner may use it too."""
     before = config._attn_implementation
     config._attn_implementation = name
@@ -334,6 +176,3 @@ def _attention_of(config: Any, name: str) -> Any:
         yield
     finally:
         config._attn_implementation = before
-
-
-AttentionInterface.register(ATTENTION, _ragged_attention)

@@ -7,7 +7,8 @@ from collections.abc import Sequence as ListLike
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .model import Context, LanguageModel
+from .context import Context
+from .model import LanguageModel
 from .pair import Pair
 from .policy import BaseOnly, GuideOnly, Policy
 from .prompts import Prompt, as_messages, base_text, guide_text

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from .context import Context
 from .decode import advance
 from .kv_pool import Pool
-from .model import Context, LanguageModel
+from .model import LanguageModel
 from .pair import Pair
 from .sequence import Sequence
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .alignment import Alignment
-from .model import Context
+from .context import Context
 from .policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
 from .sampling import Sampling
 from .trace import Generation, Step, StopReason

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as ListLike
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .context import Context
 from .decision import (
     Gate,
-    GuideView,
     SymbolTables,
     blend,
     consult,
@@ -23,61 +22,16 @@ from .decision import (
     next_token_probs,
     prob_of,
 )
-from .model import Context, LanguageModel
+from .model import LanguageModel
 from .pair import Pair
 from .policy import Blend
 from .sequence import Sequence
-from .trace import Source
+from .turn import Nudged, OwnView, Turn, check_finite, source
 
 logger = logging.getLogger("blendin")
 
 ROWS_AT_ONCE = 8
 """Eager blends take so many rows at once: a row is megabytes, as wide as both vocabularies."""
-
-
-class OwnView(NamedTuple):
-    """What a model alone says of one sequence's step, and what the host needs of it.
-
-    Attributes:
-        logits: `[V]`.
-        gate: `decision.Gate`, or the kernels' `Gated`, of all the rows that were asked at once.
-        row: this sequence's among them.
-        top_prob: p_b (or the guide's, where it decodes alone).
-        choice: its argmax symbol.
-    """
-
-    logits: Tensor
-    gate: Any
-    row: int
-    top_prob: float
-    choice: int
-
-
-class Nudged(NamedTuple):
-    """What the guide alone says at an intervention; the numbers on the host.
-
-    `row` is the sequence's in `guide`.
-    """
-
-    guide: GuideView
-    row: int
-    symbol: int
-    top_prob: float
-    agreement: float | None
-
-
-@dataclass(eq=False)
-class Turn:
-    """One sequence's part in a step.
-
-    Attributes:
-        base: what the base said; None where it was not asked.
-        guide_row: its row in the guide's logits, once they are there.
-    """
-
-    sequence: Sequence
-    base: OwnView | None = None
-    guide_row: int = -1
 
 
 class Stepper:
@@ -176,9 +130,7 @@ class Stepper:
                 self.emit(
                     turn.sequence,
                     int(symbol),
-                    lambda row=row, alpha=alpha: self._end_id(
-                        base.logits[row], guide.probs[row], alpha
-                    ),
+                    partial(self._end_id, base.logits[row], guide.probs[row], alpha),
                     source=source(of_base > 0, of_guide > 0),
                     base_top_prob=view.top_prob,
                     guide_top_prob=guide_top_prob,
@@ -218,8 +170,11 @@ class Stepper:
         self.emit(
             turn.sequence,
             nudged.symbol,
-            lambda: self._end_id(
-                None if base is None else base.logits, nudged.guide.probs[nudged.row], alpha=1.0
+            partial(
+                self._end_id,
+                None if base is None else base.logits,
+                nudged.guide.probs[nudged.row],
+                1.0,
             ),
             source="guide",
             base_top_prob=None if base is None else base.top_prob,
@@ -351,22 +306,6 @@ class Stepper:
             for id in sorted(self.pair.guide.end_ids):
                 weights[id] = weights.get(id, 0.0) + alpha * float(guide_probs[id])
         return max(weights, key=weights.__getitem__)
-
-
-def check_finite(top_prob: float, model: LanguageModel, sequence: Sequence) -> None:
-    """An error for NaN, which would compare as uncertain and blend into nothing."""
-    if not math.isfinite(top_prob):
-        raise FloatingPointError(
-            f"{model.name} gave logits that are not numbers at step "
-            f"{len(sequence.output.steps)}; try dtype=torch.float32 or bfloat16"
-        )
-
-
-def source(from_base: bool, from_guide: bool) -> Source:
-    """The trace's word for which models gave the chosen symbol weight."""
-    if from_base and from_guide:
-        return "both"
-    return "base" if from_base else "guide"
 
 
 def _gate_of(turns: ListLike[Turn]) -> Gate:

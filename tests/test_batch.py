@@ -23,7 +23,7 @@ from blendin import (
     Interrupted,
     InterventionCap,
     Nudge,
-    ragged,
+    packed,
 )
 from blendin.kv_pool import Pool
 from blendin.scheduler import Scheduler
@@ -119,7 +119,7 @@ def test_every_way_of_attending(
     architecture: Any, attention: str, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The GPU's grouped attention too, and a model whose own attention is eager."""
-    monkeypatch.setattr(ragged, "batches_single_tokens", lambda device: together)
+    monkeypatch.setattr(packed, "batches_single_tokens", lambda device: together)
     lm = tiny_model(architecture, tokenizer("byte-level"), 1)
     lm.set_attn_implementation(attention)
     gen = BlendInGenerator((lm, tokenizer("byte-level")), model("gemma3", "sentencepiece", 2))

@@ -10,7 +10,8 @@ from conftest import generator, model
 
 from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.captured import SMALLEST_CAPACITY, Slot, Slots
-from blendin.model import Context, LanguageModel
+from blendin.context import Context
+from blendin.model import LanguageModel
 
 
 def captured(architecture: str, kind: str = "byte-level", seed: int = 0) -> LanguageModel:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blendin.captured import Slot
-from blendin.model import Context, LanguageModel
+from blendin.context import Context
+from blendin.model import LanguageModel
 
 ARCHITECTURES = ("llama", "qwen2", "gemma3")
 

@@ -1,0 +1,59 @@
+"""What one model has read of one sequence; it holds no weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from .captured import Slot
+from .kv_pool import Pool, Span
+
+
+@dataclass
+class Context:
+    """What one model has read of one sequence.
+
+    Attributes:
+        ids: every token, the prompt's first. Grows; shrinks only by `LanguageModel.rollback`.
+        cached: how many of `ids` are in `cache`.
+        cache: transformers' KV cache or a `captured.Slot`; None before the first forward.
+        expected: how long it is expected to grow, for a cache of fixed size.
+        last_logits: `[1, V]`, the logits after `ids[:cached]`.
+        pool: where it lies among other sequences, if it does; its cache is then a span of it.
+        span: its place there. A model that reads no ragged batches only counts by it.
+    """
+
+    ids: list[int]
+    cached: int = 0
+    cache: Any = None
+    expected: int = 0
+    last_logits: Tensor | None = field(default=None, repr=False)
+    pool: Pool | None = field(default=None, repr=False)
+    span: Span | None = field(default=None, repr=False)
+
+
+def forget(context: Context, length: int) -> None:
+    """Cuts a context's cache back to `length` tokens, or drops it where it cannot be cut."""
+    context.last_logits = None
+    if context.span is not None and context.cache is None:
+        del context.span.ids[length:]
+        context.cached = length
+    elif _can_crop(context.cache):
+        if not isinstance(context.cache, Slot):  # which is told its length at every forward
+            context.cache.crop(length - context.cached)
+        context.cached = length
+    else:
+        context.cache, context.cached = None, 0
+
+
+def _can_crop(cache: Any) -> bool:
+    if isinstance(cache, Slot):
+        return True
+    if not hasattr(cache, "layers") or not getattr(cache, "is_croppable", True):
+        return False
+    return all(
+        not getattr(layer, "is_sliding", False) or layer.get_seq_length() < layer.sliding_window
+        for layer in cache.layers
+    )

@@ -1,0 +1,75 @@
+"""One sequence's part in a step: what each model said of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .decision import GuideView
+from .model import LanguageModel
+from .sequence import Sequence
+from .trace import Source
+
+
+class OwnView(NamedTuple):
+    """What a model alone says of one sequence's step, and what the host needs of it.
+
+    Attributes:
+        logits: `[V]`.
+        gate: `decision.Gate`, or the kernels' `Gated`, of all the rows that were asked at once.
+        row: this sequence's among them.
+        top_prob: p_b (or the guide's, where it decodes alone).
+        choice: its argmax symbol.
+    """
+
+    logits: Tensor
+    gate: Any
+    row: int
+    top_prob: float
+    choice: int
+
+
+class Nudged(NamedTuple):
+    """What the guide alone says at an intervention; the numbers on the host.
+
+    `row` is the sequence's in `guide`.
+    """
+
+    guide: GuideView
+    row: int
+    symbol: int
+    top_prob: float
+    agreement: float | None
+
+
+@dataclass(eq=False)
+class Turn:
+    """One sequence's part in a step.
+
+    Attributes:
+        base: what the base said; None where it was not asked.
+        guide_row: its row in the guide's logits, once they are there.
+    """
+
+    sequence: Sequence
+    base: OwnView | None = None
+    guide_row: int = -1
+
+
+def check_finite(top_prob: float, model: LanguageModel, sequence: Sequence) -> None:
+    """An error for NaN, which would compare as uncertain and blend into nothing."""
+    if not math.isfinite(top_prob):
+        raise FloatingPointError(
+            f"{model.name} gave logits that are not numbers at step "
+            f"{len(sequence.output.steps)}; try dtype=torch.float32 or bfloat16"
+        )
+
+
+def source(from_base: bool, from_guide: bool) -> Source:
+    """The trace's word for which models gave the chosen symbol weight."""
+    if from_base and from_guide:
+        return "both"
+    return "base" if from_base else "guide"
