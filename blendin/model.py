@@ -182,19 +182,43 @@ class LanguageModel:
             `[len(contexts), V]` logits in the model's dtype, after each context's last token.
         """
         unread = [c for c in contexts if c.cached < len(c.ids) or c.last_logits is None]
-        together = [c for c in unread if c.span is not None and self.ragged is not None]
-        logits = None
-        if together and self.ragged is not None:
-            before = self.ragged.forwards
-            logits = self.ragged.read_contexts(together)
-            self.forwards += self.ragged.forwards - before
-        for context in unread:
-            if context.span is None or self.ragged is None:
+        if self.ragged is None or any(context.span is None for context in unread):
+            for context in unread:
                 self.forward(context)
-        if logits is not None and len(logits) == len(contexts):
-            return logits
-        last = [context.last_logits for context in contexts]
-        return torch.cat([logits for logits in last if logits is not None])
+        elif unread:
+            read = self._read_together(unread, [1] * len(unread))
+            if len(read) == 1 and len(unread) == len(contexts):
+                return read[0][1]  # a copy would take as long as a decision
+        return torch.cat([c.last_logits for c in contexts if c.last_logits is not None])
+
+    @torch.inference_mode()
+    def score_batch(self, contexts: Sequence[Context], positions: Sequence[int]) -> list[Tensor]:
+        """As `forward_batch`, with more positions.
+
+        Args:
+            contexts: likewise.
+            positions: how many of each context's last positions to score.
+
+        Returns:
+            For each context `[positions, V]` logits, as `forward` gives them.
+        """
+        if self.ragged is None or any(context.span is None for context in contexts):
+            return [self.forward(c, n) for c, n in zip(contexts, positions, strict=True)]
+        logits = {
+            index: rows
+            for whole, scored in self._read_together(contexts, positions)
+            for index, rows in zip(whole, scored.split([positions[i] for i in whole]), strict=True)
+        }
+        return [logits[index] for index in range(len(contexts))]
+
+    def _read_together(
+        self, contexts: Sequence[Context], positions: Sequence[int]
+    ) -> list[tuple[list[int], Tensor]]:
+        assert self.ragged is not None
+        before = self.ragged.forwards
+        logits = self.ragged.read_contexts(contexts, positions)
+        self.forwards += self.ragged.forwards - before
+        return logits
 
     def rollback(self, context: Context, count: int) -> None:
         """Takes the last `count` tokens out of a context, read or not.

@@ -51,27 +51,32 @@ class RaggedForward:
             raise CannotPack(f"{type(error).__name__}: {error}") from error
 
     def read(
-        self, pool: Pool, rows: Sequence[tuple[Span, Sequence[int]]], score: Sequence[bool]
+        self, pool: Pool, rows: Sequence[tuple[Span, Sequence[int]]], score: Sequence[int]
     ) -> Tensor:
         """Reads each sequence's new tokens into its span.
 
         Args:
             pool: that the spans are of.
             rows: each sequence's span, with room, and its new tokens, at least one.
-            score: whether the logits after a sequence's last new token are wanted.
+            score: after how many of a sequence's last new tokens the logits are wanted.
 
         Returns:
             `[sum(score), V]` logits.
         """
         packed = Packed(pool, rows, weight_device(self.model.get_input_embeddings()), self._attend)
-        wanted = packed.last[torch.tensor(score, device=packed.last.device)]
+        ends = packed.last.tolist()
+        places = [
+            place
+            for end, count in zip(ends, score, strict=True)
+            for place in range(end + 1 - count, end + 1)
+        ]
         with _attention_of(self._config, ATTENTION):
             output = self.model(
                 input_ids=packed.ids,
                 position_ids=packed.positions,
                 use_cache=False,
                 return_dict=True,
-                logits_to_keep=wanted,
+                logits_to_keep=torch.tensor(places, dtype=torch.int64, device=packed.last.device),
                 blendin_packed=packed,
             )
         self._check_windows(packed.windows)
@@ -97,9 +102,8 @@ class RaggedForward:
         pool = Pool()
         spans = [pool.reserve(text, len(text)) for text in texts]
         assert spans[0] is not None and spans[1] is not None
-        both = [True, True]
-        self.read(pool, [(spans[0], texts[0][:5]), (spans[1], texts[1][:8])], both)
-        ours = self.read(pool, [(spans[0], texts[0][5:]), (spans[1], texts[1][8:])], both)
+        self.read(pool, [(spans[0], texts[0][:5]), (spans[1], texts[1][:8])], [1, 1])
+        ours = self.read(pool, [(spans[0], texts[0][5:]), (spans[1], texts[1][8:])], [1, 1])
         for row, text in enumerate(texts):
             ids = torch.tensor([text], device=device)
             plain = self.model(input_ids=ids, use_cache=False, return_dict=True).logits[0, -1]
@@ -107,63 +111,84 @@ class RaggedForward:
             if not apart <= (0.05 if plain.dtype.itemsize == 2 else 1e-3):
                 raise CannotPack(f"on trial its distribution was off by {apart:.2g}")
 
-    def read_contexts(self, contexts: Sequence[Context]) -> Tensor:
+    def read_contexts(
+        self, contexts: Sequence[Context], positions: Sequence[int]
+    ) -> list[tuple[list[int], Tensor]]:
         """Reads what each context has gained, in as few forwards as their sizes allow.
 
         Args:
-            contexts: each with a span, and with room in it.
+            contexts: each with a span, with room in it and new tokens.
+            positions: how many of each context's last positions to score, all of them new.
 
         Returns:
-            The logits of the last forward; each context has its own in `last_logits`.
+            For each forward, which contexts it read to their end, and the logits of all their
+            positions, one context's after the other's.
         """
-        logits = torch.empty(0)
-        waiting = list(contexts)
+        counts = list(positions)
+        logits = []
+        waiting = list(range(len(contexts)))
         while waiting:
-            turn, waiting = self._turn(waiting)
-            logits = self._read_turn(turn)
+            turn, waiting = self._turn(waiting, contexts, counts)
+            whole = [index for index, length in turn if length == len(contexts[index].ids)]
+            scored = self._read_turn(turn, contexts, counts)
+            logits.append((whole, scored))
+            for index, rows in zip(whole, scored.split([counts[i] for i in whole]), strict=True):
+                contexts[index].last_logits = rows[-1:]
         return logits
 
-    def _turn(self, waiting: list[Context]) -> tuple[list[tuple[Context, int]], list[Context]]:
-        """What the next ragged forward reads: (contexts, how far), and which read on later.
+    def _turn(
+        self, waiting: list[int], contexts: Sequence[Context], counts: Sequence[int]
+    ) -> tuple[list[tuple[int, int]], list[int]]:
+        """What the next forward reads: (which context, how far), and which read on later.
 
         A prompt that begins like one of this turn waits for it and takes over what it has read.
         """
-        turn: list[tuple[Context, int]] = []
-        later: list[Context] = []
+        turn: list[tuple[int, int]] = []
+        later: list[int] = []
         budget = TOKENS_A_FORWARD
-        for context in waiting:
+        for index in waiting:
+            context, scored = contexts[index], len(contexts[index].ids) - counts[index]
             assert context.pool is not None and context.span is not None
-            if context.cached == len(context.ids):  # its logits were not kept
-                forget(context, context.cached - 1)
+            if context.cached > scored:  # its logits were not kept
+                forget(context, scored)
             begins_alike = False
             if len(context.ids) - context.cached >= SHARED_AT_LEAST:
-                context.pool.borrow(context.span, context.ids)
+                context.pool.borrow(context.span, context.ids[: scored + 1])
                 context.cached = len(context.span.ids)
                 begins_alike = any(
-                    shared(other.ids[:length], context.ids) >= context.cached + SHARED_AT_LEAST
+                    shared(contexts[other].ids[:length], context.ids[: scored + 1])
+                    >= context.cached + SHARED_AT_LEAST
                     for other, length in turn
                 )
-            if budget == 0 or begins_alike:
-                later.append(context)
+            length = len(context.ids)
+            if context.cached + budget < length:  # all that is scored is read in one forward
+                length = min(context.cached + budget, scored)
+                if length <= context.cached and not turn:
+                    length = len(context.ids)
+            if begins_alike or length <= context.cached:
+                later.append(index)
                 continue
-            length = min(len(context.ids), context.cached + budget)
-            budget -= length - context.cached
-            turn.append((context, length))
+            budget = max(0, budget - (length - context.cached))
+            turn.append((index, length))
             if length < len(context.ids):
-                later.append(context)
+                later.append(index)
         return turn, later
 
-    def _read_turn(self, turn: list[tuple[Context, int]]) -> Tensor:
-        pool = turn[0][0].pool
-        rows = [(c.span, c.ids[c.cached : length]) for c, length in turn if c.span is not None]
-        whole = [length == len(context.ids) for context, length in turn]
+    def _read_turn(
+        self, turn: list[tuple[int, int]], contexts: Sequence[Context], counts: Sequence[int]
+    ) -> Tensor:
+        """One forward; the logits of those contexts that it has read to their end."""
+        read = [(contexts[index], length) for index, length in turn]
+        pool = read[0][0].pool
+        rows = [(c.span, c.ids[c.cached : length]) for c, length in read if c.span is not None]
+        score = [
+            counts[index] if length == len(contexts[index].ids) else 0 for index, length in turn
+        ]
         assert pool is not None
         self.forwards += 1
-        logits = self.read(pool, rows, whole)
-        scored = iter(logits.split(1))
-        for (context, length), is_whole in zip(turn, whole, strict=True):
-            context.cached = length
-            context.last_logits = next(scored) if is_whole else None
+        logits = self.read(pool, rows, score)
+        for context, length in read:
+            context.cached, context.last_logits = length, None
         return logits
 
 
