@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .generator import BlendInGenerator
     from .policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
     from .sampling import Sampling
+    from .score import Score
     from .stream import Batch, Interrupted, Stream
     from .trace import Generation, Step
 
@@ -24,6 +25,7 @@ __all__ = [
     "Nudge",
     "Policy",
     "Sampling",
+    "Score",
     "Step",
     "Stream",
 ]
@@ -32,6 +34,7 @@ _ROOMS = {
     "generator": ("BlendInGenerator",),
     "policy": ("BaseOnly", "Blend", "GuideOnly", "InterventionCap", "Nudge", "Policy"),
     "sampling": ("Sampling",),
+    "score": ("Score",),
     "stream": ("Batch", "Interrupted", "Stream"),
     "trace": ("Generation", "Step"),
 }

@@ -16,6 +16,7 @@ from .pair import Pair
 from .policy import Blend, Policy
 from .prompts import Prompt
 from .request import Request, is_batch, requests
+from .score import Score, score
 from .stream import Batch, Interrupted, Stream
 from .trace import Generation
 
@@ -143,6 +144,47 @@ class BlendInGenerator:
                 outputs[place] = output
             raise Interrupted(outputs) from None
         return outputs
+
+    def score(
+        self,
+        prompt: Any = None,
+        text: Any = None,
+        *,
+        base_prompt: Any = None,
+        guide_prompt: Any = None,
+        **settings: Any,
+    ) -> Score | list[Score]:
+        """How likely a given text is after a prompt, under the policy; or each of a list.
+
+        Where the base is sure its own distribution counts, elsewhere the blend over the whole
+        vocabulary; `Nudge` counts as α = 1.
+
+        Args:
+            prompt: as for `generate`.
+            text: what follows the prompt; a list of texts for a list of prompts.
+            base_prompt: as for `generate`.
+            guide_prompt: as for `generate`.
+            **settings: `system` and `policy`; one for all, or a list.
+
+        Returns:
+            A `Score`, or for a list a list of them in its order.
+
+        Raises:
+            ValueError: for an empty text or prompt, or one that does not fit into a context.
+        """
+        if isinstance(text, str):
+            asked = [
+                Request.of(
+                    prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings
+                )
+            ]
+            return next(iter(score(self._pair, [(asked[0].read(self._pair), text)])))
+        asked = requests(prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings)
+        texts = list(text or ())
+        if len(texts) != len(asked):
+            raise ValueError(f"there are {len(texts)} texts for {len(asked)} prompts: give as many")
+        pairs_of = [(each.read(self._pair), own) for each, own in zip(asked, texts, strict=True)]
+        return list(score(self._pair, pairs_of))
 
     def stream_batch(
         self,

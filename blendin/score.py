@@ -1,0 +1,241 @@
+"""The log-likelihood of given texts under a policy (SPEC.md, "Scoring a given text").
+
+Contexts grow as if the loop had emitted the text's tokens, so that the base reads a text in one
+forward and the guide all its interventions in another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .context import Context
+from .decision import Gate, blend, consult, gate
+from .kv_pool import Pool
+from .model import LanguageModel
+from .pair import Pair
+from .policy import Blend, GuideOnly, Nudge
+from .sequence import Sequence
+
+POSITIONS_AT_ONCE = 128
+"""Logits of so many positions are held at once; one of a large vocabulary is a megabyte."""
+
+ROWS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a text is after its prompt, under a policy.
+
+    Attributes:
+        log_likelihood: of the whole text, in nats; -inf where an intervention cannot emit it.
+        token_log_likelihoods: of each token; they sum to it.
+        token_ids: the text in the base's tokens (the guide's under `GuideOnly`).
+        interventions: tokens at which the guide was asked.
+        is_greedy: whether greedy decoding would have emitted just this text.
+    """
+
+    log_likelihood: float
+    token_log_likelihoods: tuple[float, ...]
+    token_ids: tuple[int, ...]
+    interventions: int
+    is_greedy: bool
+
+    @property
+    def intervention_rate(self) -> float:
+        """Interventions over tokens."""
+        return self.interventions / len(self.token_ids)
+
+
+class _Reading:
+    """One text while it is being scored.
+
+    Attributes:
+        sequence: grows as if the text were being emitted; its contexts are never read.
+        tokens: of the text, in the vocabulary of the model that reads it first.
+        own: what that model reads: the prompt and the text.
+        guide: what the guide reads at interventions.
+        done: how many tokens are scored.
+    """
+
+    def __init__(self, pair: Pair, sequence: Sequence, text: str) -> None:
+        self.sequence, self.alone = sequence, isinstance(sequence.rule, GuideOnly)
+        first = pair.guide if self.alone else pair.base
+        context = sequence.guide if self.alone else sequence.base
+        tokens = first.vocabulary.spell(text.encode())
+        if not tokens:
+            raise ValueError("the text to score is empty: pass one with something in it")
+        assert context is not None
+        if first.max_length is not None and len(context.ids) + len(tokens) > first.max_length:
+            raise ValueError(
+                f"prompt and text have {len(context.ids) + len(tokens)} tokens and the context of "
+                f"{first.name} holds {first.max_length}: shorten them"
+            )
+        self.tokens, self.done, self._prompt = tokens, 0, len(context.ids)
+        self.own = Context(list(context.ids), expected=len(context.ids) + len(tokens))
+        self.guide: Context | None = None
+        if not self.alone and sequence.guide is not None:
+            length = len(sequence.guide.ids)
+            self.guide = Context(list(sequence.guide.ids), expected=length + 2 * len(tokens))
+        self.values: list[float] = []
+        self.interventions, self.is_greedy = 0, True
+
+    def take(self, count: int) -> int:
+        """Brings `count` further tokens, or as many as there are, before the reader; how many."""
+        count = min(count, len(self.tokens) - self.done)
+        self.own.ids += self.tokens[len(self.own.ids) - self._prompt : self.done + count - 1]
+        return count
+
+    def add(self, value: float, is_greedy: bool) -> None:
+        self.values.append(value)
+        self.is_greedy &= is_greedy
+
+    def score(self) -> Score:
+        return Score(
+            math.fsum(self.values) if -math.inf not in self.values else -math.inf,
+            tuple(self.values),
+            tuple(self.tokens),
+            self.interventions,
+            self.is_greedy,
+        )
+
+
+@torch.inference_mode()
+def score(pair: Pair, asked: ListLike[tuple[Sequence, str]]) -> Iterator[Score]:
+    """Scores texts, each after its own prompts and under its own policy, in their order.
+
+    Args:
+        pair: the models.
+        asked: fresh sequences with the texts that they are to be scored on.
+
+    Raises:
+        ValueError: for an empty text, or one that does not fit into a context.
+    """
+    pools = Pool(), Pool()
+    readings = [_Reading(pair, sequence, text) for sequence, text in asked]
+    for begin in range(0, len(readings), ROWS_AT_ONCE):
+        group = readings[begin : begin + ROWS_AT_ONCE]
+        for reading in group:
+            (pair.guide if reading.alone else pair.base).join(reading.own, pools[reading.alone])
+            if reading.guide is not None:
+                pair.guide.join(reading.guide, pools[1])
+        while unfinished := [each for each in group if each.done < len(each.tokens)]:
+            share = POSITIONS_AT_ONCE // len(unfinished)
+            alone = [each for each in unfinished if each.alone]
+            _score_alone(pair, alone, share)
+            _score_guided(pair, [each for each in unfinished if not each.alone], share)
+        for reading in group:
+            (pair.guide if reading.alone else pair.base).leave(reading.own)
+            if reading.guide is not None:
+                pair.guide.leave(reading.guide)
+            yield reading.score()
+
+
+def _score_alone(pair: Pair, readings: list[_Reading], share: int) -> None:
+    """`GuideOnly`: the guide's own likelihood of the text in its own tokens."""
+    for reading, logits in _read(pair.guide, readings, share):
+        scores = torch.log_softmax(logits.float(), dim=-1)
+        tokens = reading.tokens[reading.done : reading.done + len(logits)]
+        best = scores.argmax(dim=-1).tolist()
+        values = scores[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
+        for token, value, choice in zip(tokens, values, best, strict=True):
+            reading.add(value, choice == token)
+        reading.done += len(tokens)
+        reading.interventions += len(tokens)
+
+
+def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
+    """The base reads on; then the guide reads up to the interventions that this brought."""
+    pending: list[tuple[_Reading, int, int, Gate, int]] = []
+    for reading, logits in _read(pair.base, readings, share):
+        view = gate(logits.to(pair.tables.base_ends.device), pair.tables)
+        sequence, guide = reading.sequence, reading.sequence.guide
+        numbers = zip(view.top_prob.tolist(), view.choice.tolist(), strict=True)
+        for row, (top_prob, choice) in enumerate(numbers):
+            token = reading.tokens[reading.done]
+            allowed = sequence.cap is None or sequence.cap.allows(
+                reading.interventions, reading.done
+            )
+            reading.done += 1
+            certain = top_prob >= sequence.threshold or not allowed
+            if certain or guide is None or not sequence.guide_catches_up():
+                value = float(view.logits[row, token].float() - view.log_total[row])
+                reading.add(value, choice == token)
+                sequence.base_wrote(token)
+            else:
+                reading.interventions += 1
+                pending.append((reading, len(reading.values), len(guide.ids), view, row))
+                reading.values.append(math.nan)  # until the guide has read so far
+                sequence.both_wrote(token)
+    _blend_pending(pair, pending)
+
+
+def _blend_pending(pair: Pair, pending: list[tuple[_Reading, int, int, Gate, int]]) -> None:
+    """Scores the interventions: (text, token, guide's length then, the base's view, its row)."""
+    by_reading: dict[_Reading, list[tuple[int, int, Gate, int]]] = {}
+    for reading, *rest in pending:
+        by_reading.setdefault(reading, []).append((rest[0], rest[1], rest[2], rest[3]))
+    contexts, positions = [], []
+    for reading, places in by_reading.items():
+        assert reading.guide is not None and reading.sequence.guide is not None
+        known, first, last = len(reading.guide.ids), places[0][1], places[-1][1]
+        reading.guide.ids += reading.sequence.guide.ids[known:last]
+        if not pair.guide.has_room(reading.guide):
+            raise ValueError("the guide has no room for the text: shorten it")
+        contexts.append(reading.guide)
+        positions.append(last - first + 1)
+    if not contexts:
+        return
+    for (reading, places), logits in zip(
+        by_reading.items(), pair.guide.score_batch(contexts, positions), strict=True
+    ):
+        rows = [place[1] - places[0][1] for place in places]
+        for begin in range(0, len(places), ROWS_AT_ONCE):
+            some = slice(begin, begin + ROWS_AT_ONCE)
+            _blend_rows(pair, reading, places[some], logits[rows[some]])
+
+
+def _blend_rows(
+    pair: Pair, reading: _Reading, places: list[tuple[int, int, Gate, int]], logits: Tensor
+) -> None:
+    rule = reading.sequence.rule
+    assert isinstance(rule, Blend | Nudge)
+    tables = pair.tables
+    views = [Gate(*(tensor[row : row + 1] for tensor in view)) for _, _, view, row in places]
+    base = Gate(*(torch.cat(columns) for columns in zip(*views, strict=True)))
+    guide = consult(logits.to(tables.base_ends.device), tables)
+    blended = blend(
+        base,
+        guide,
+        tables,
+        agreement_bonus=rule.agreement_bonus if isinstance(rule, Blend) else 0.0,
+        top_k=None,
+        alpha=rule.alpha if isinstance(rule, Blend) else 1.0,
+    )
+    tokens = torch.tensor([reading.tokens[place] for place, *_ in places])
+    symbols = tokens.to(tables.base_ends.device)
+    of_base, of_guide = blended.weights(symbols)
+    total = (blended.base + blended.guide).sum(dim=-1)
+    values = ((of_base + of_guide) / total).log().tolist()
+    greedy = (blended.choice == symbols).tolist()
+    for (place, *_), value, is_greedy in zip(places, values, greedy, strict=True):
+        reading.values[place] = value
+        reading.is_greedy &= is_greedy
+
+
+def _read(
+    model: LanguageModel, readings: list[_Reading], share: int
+) -> Iterator[tuple[_Reading, Tensor]]:
+    """For each text `[n, V]` logits, which score its next n tokens."""
+    if not readings:
+        return
+    counts = [reading.take(max(1, share)) for reading in readings]
+    contexts = [reading.own for reading in readings]
+    for context in contexts:
+        model.has_room(context)
+    yield from zip(readings, model.score_batch(contexts, counts), strict=True)
