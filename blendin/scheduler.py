@@ -12,13 +12,6 @@ from .model import LanguageModel
 from .pair import Pair
 from .sequence import Sequence
 
-PROMPT_TOKENS_A_STEP = 256
-"""No more prompts are admitted at one step than have so many tokens (or one, if it is longer).
-
-Reading prompts is limited by arithmetic, decoding by overheads and memory: in one forward the one
-hides the other, which prompts admitted all at once, to end all at once, would not give it.
-"""
-
 
 class Scheduler:
     """Decodes sequences, at most so many at a time, and yields each as it ends.
@@ -95,8 +88,7 @@ class Scheduler:
 
     def _admit(self) -> Iterator[Sequence]:
         """Fills the free slots; yields the sequences that cannot run at all."""
-        unread = 0
-        while len(self.running) < self._size and unread < PROMPT_TOKENS_A_STEP:
+        while len(self.running) < self._size:
             sequence = self._sent_back.popleft() if self._sent_back else next(self._waiting, None)
             if sequence is None:
                 return
@@ -109,9 +101,6 @@ class Scheduler:
                 yield sequence
             else:
                 self.running.append(sequence)
-                unread += max(
-                    len(context.ids) - context.cached for _, context, _ in self._places(sequence)
-                )
 
     def _join(self, sequence: Sequence) -> bool:
         """Reserves room for a sequence in both caches, or in neither."""
