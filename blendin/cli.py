@@ -1,4 +1,4 @@
-"""The command line: `blendin generate`, `chat`, `compare` and `models`."""
+"""The command line: `blendin generate`, `chat`, `compare`, `models` and the evaluation's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import pairs
+from .evaluation.commands import paradox, score_app
 from .options import (
     DecodingOptions,
     ModelOptions,
@@ -30,6 +31,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(score_app)
+app.command()(paradox)
 
 
 @app.command()

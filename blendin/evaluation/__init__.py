@@ -1,0 +1,1 @@
+"""Scores of base, guide and blends on benchmarks, and what can be concluded from them."""

@@ -1,0 +1,173 @@
+"""Where benchmark data comes from, and the fixed subset of it.
+
+A folder (`--data DIR`, else `$BLENDIN_DATA`) holds the files as their authors publish them;
+without one the rows are loaded from the Hugging Face hub and given the shape of the files. The
+hub's TruthfulQA is the edition of 2021 (817 questions), the authors' files that of 2025 (790):
+scores on the two are not comparable.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Row = dict[str, Any]
+
+FOLDER_VARIABLE = "BLENDIN_DATA"
+SUBSET_SEED = 2606
+"""The seed of every subset unless another is given; print it beside a result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One data set: its file, where the hub has it, and the columns that are relied on.
+
+    `as_in_file` gives a row of the hub the shape of the file's.
+    """
+
+    file: str
+    columns: frozenset[str]
+    hub: tuple[str, str | None, str]  # repository, configuration, split
+    as_in_file: Callable[[Mapping[str, Any]], Row] = dict
+
+
+def _answers_as_in_file(row: Mapping[str, Any]) -> Row:
+    # "Best Incorrect Answer" came after the hub's edition.
+    return {
+        "Type": row["type"],
+        "Category": row["category"],
+        "Question": row["question"],
+        "Best Answer": row["best_answer"],
+        "Correct Answers": "; ".join(row["correct_answers"]),
+        "Incorrect Answers": "; ".join(row["incorrect_answers"]),
+        "Source": row["source"],
+    }
+
+
+def _choices_as_in_file(row: Mapping[str, Any]) -> Row:
+    def targets(name: str) -> dict[str, int]:
+        return dict(zip(row[name]["choices"], row[name]["labels"], strict=True))
+
+    return {
+        "question": row["question"],
+        "mc1_targets": targets("mc1_targets"),
+        "mc2_targets": targets("mc2_targets"),
+    }
+
+
+SOURCES = {
+    "gsm8k": Source(
+        "gsm8k_test.jsonl",
+        frozenset({"question", "answer"}),
+        ("openai/gsm8k", "main", "test"),
+    ),
+    "truthfulqa": Source(
+        "truthfulqa.csv",
+        frozenset({"Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers"}),
+        ("truthfulqa/truthful_qa", "generation", "validation"),
+        _answers_as_in_file,
+    ),
+    "truthfulqa_mc": Source(
+        "truthfulqa_mc.json",
+        frozenset({"question", "mc1_targets", "mc2_targets"}),
+        ("truthfulqa/truthful_qa", "multiple_choice", "validation"),
+        _choices_as_in_file,
+    ),
+    # The authors' own repository: the well-known copies lack the label or ask for an account.
+    "xstest": Source(
+        "xstest_prompts.csv",
+        frozenset({"id", "prompt", "type", "label"}),
+        ("Paul/XSTest", None, "train"),
+    ),
+}
+
+
+def rows(name: str, folder: str | Path | None = None) -> list[Row]:
+    """All rows of one of `SOURCES`, in the file's order and with the file's column names.
+
+    Args:
+        name: "gsm8k", "truthfulqa", "truthfulqa_mc" or "xstest".
+        folder: where the files lie; None for `$BLENDIN_DATA`, and without that the hub.
+
+    Raises:
+        ValueError: where the data cannot be had, or lacks a column; the message says what to do.
+    """
+    source = SOURCES[name]
+    folder = folder or os.environ.get(FOLDER_VARIABLE)
+    if folder:
+        where = Path(folder).expanduser() / source.file
+        if not where.is_file():
+            raise ValueError(
+                f"there is no file {where}; --data DIR and ${FOLDER_VARIABLE} name a folder with "
+                + ", ".join(each.file for each in SOURCES.values())
+            )
+        found = _read(where)
+    else:
+        where = "/".join(part for part in source.hub if part)
+        found = [source.as_in_file(row) for row in _load(source)]
+    if not found:
+        raise ValueError(f"{where} has no rows")
+    for place, row in enumerate(found):
+        if missing := source.columns.difference(row):
+            raise ValueError(f"row {place} of {where} lacks {', '.join(sorted(missing))}")
+    return found
+
+
+def _read(path: Path) -> list[Row]:
+    # A spreadsheet may have left a byte order mark; a quoted field may have lines of its own.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        match path.suffix:
+            case ".csv":
+                return list(csv.DictReader(file))
+            case ".jsonl":
+                return [json.loads(line) for line in file if line.strip()]
+            case _:
+                return list(json.load(file))
+
+
+def _load(source: Source) -> Sequence[Mapping[str, Any]]:
+    repository, configuration, split = source.hub
+    try:
+        from datasets import load_dataset
+
+        return list(load_dataset(repository, configuration, split=split))
+    # Offline, gated, missing, not installed: the libraries below have an exception each.
+    except Exception as error:
+        raise ValueError(
+            f"{repository} could not be loaded from the Hugging Face hub "
+            f"({type(error).__name__}: {error}). Either `pip install blendin[eval]` and go online, "
+            f"or pass --data DIR (or set ${FOLDER_VARIABLE}) with {source.file} in that folder"
+        ) from error
+
+
+def permutation(length: int, seed: int | str) -> list[int]:
+    """The places 0 to `length` − 1 in a seeded random order, the same everywhere.
+
+    Of Python's generator `random()` alone is promised to stay as it is from version to version,
+    hence the sort by random keys where `sample` or `shuffle` would be the natural words.
+    """
+    generator = random.Random(seed)
+    keys = [generator.random() for _ in range(length)]
+    return sorted(range(length), key=keys.__getitem__)
+
+
+def subset(items: Sequence[T], limit: int | None, seed: int = SUBSET_SEED) -> list[T]:
+    """`limit` items drawn without replacement, in the items' own order; None takes all.
+
+    A smaller limit's items are among a larger one's.
+
+    Raises:
+        ValueError: for a limit below 1.
+    """
+    if limit is None:
+        return list(items)
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; pass 1 or more, or None for all")
+    return [items[place] for place in sorted(permutation(len(items), seed)[:limit])]
