@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 import transformers
@@ -82,6 +82,15 @@ def step_seconds(model: LanguageModel, text: str, repeats: int) -> float:
         context.ids.append(context.ids[-1])
         times.append(timed(lambda: model.forward(context))[1])
     return statistics.median(times)
+
+
+def surroundings() -> dict[str, Any]:
+    """The machine and the versions, for a result."""
+    return {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -140,9 +149,7 @@ def main(
         rates.append(outputs["Blend"].intervention_rate)
         targets.append(relative["Blend"][-1] * (1 + rates[-1] * cost))
     result = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **surroundings(),
         "pair": [gen.base.name, gen.guide.name],
         "dtype": dtype,
         "load_seconds": load_seconds,

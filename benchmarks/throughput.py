@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from decode import random_pair, threshold_for_rate, timed
+from decode import random_pair, surroundings, threshold_for_rate, timed
 from rich.console import Console
 from rich.table import Table
 from shapes import PAIRS
@@ -189,9 +188,7 @@ def main(
     rate = statistics.median(rates)
     blend = statistics.median(curves["BlendIn"][largest])
     result: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        **surroundings(),
         "pair": [gen.base.name, gen.guide.name],
         "dtype": dtype,
         "questions": count,

@@ -134,7 +134,9 @@ class BlendInGenerator:
             for _ in stream:
                 pass
             return stream.output
-        batch = self._batch(prompt, base_prompt, guide_prompt, **settings)
+        batch = self.stream_batch(
+            prompt, base_prompt=base_prompt, guide_prompt=guide_prompt, **settings
+        )
         outputs = [Generation() for _ in range(len(batch))]
         try:
             for place, output in batch:
@@ -173,12 +175,10 @@ class BlendInGenerator:
             ValueError: for an empty text or prompt, or one that does not fit into a context.
         """
         if isinstance(text, str):
-            asked = [
-                Request.of(
-                    prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings
-                )
-            ]
-            return next(iter(score(self._pair, [(asked[0].read(self._pair), text)])))
+            one = Request.of(
+                prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings
+            )
+            return next(score(self._pair, [(one.read(self._pair), text)]))
         asked = requests(prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings)
         texts = list(text or ())
         if len(texts) != len(asked):
@@ -192,6 +192,9 @@ class BlendInGenerator:
         *,
         base_prompt: ListLike[str] | None = None,
         guide_prompt: ListLike[str] | None = None,
+        max_batch_size: int = 32,
+        max_cached_tokens: int | None = None,
+        progress: bool | None = None,
         **settings: Any,
     ) -> Batch:
         """Decodes a list of prompts together and gives each result as it is finished.
@@ -200,10 +203,11 @@ class BlendInGenerator:
             prompt: texts or chat messages.
             base_prompt: the base's whole prompts.
             guide_prompt: the guide's whole prompts.
+            max_batch_size: sequences in flight at most.
+            max_cached_tokens: tokens in each model's cache at most; None: unbounded.
+            progress: whether to show a bar on stderr; None: where that is a terminal.
             **settings: as `stream` takes them, each one for all prompts or a list with one for each
-                (of `stop`, a list of lists). Besides: `max_batch_size` (32), the sequences in
-                flight at most; `max_cached_tokens` (None: unbounded), the tokens in each model's
-                cache at most; `progress`, a bar on stderr (None: where that is a terminal).
+                (of `stop`, a list of lists).
 
         Returns:
             An iterator of (place in the list, `Generation`), in the order in which they end.
@@ -212,19 +216,6 @@ class BlendInGenerator:
         Raises:
             ValueError: for lists of different lengths or a setting out of range, at once.
         """
-        return self._batch(prompt, base_prompt, guide_prompt, **settings)
-
-    def _batch(
-        self,
-        prompt: Any,
-        base_prompt: Any,
-        guide_prompt: Any,
-        *,
-        max_batch_size: int = 32,
-        max_cached_tokens: int | None = None,
-        progress: bool | None = None,
-        **settings: Any,
-    ) -> Batch:
         if not is_batch(prompt, base_prompt, guide_prompt):
             raise ValueError("stream_batch takes lists of prompts; use stream or generate for one")
         asked = requests(prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings)

@@ -59,15 +59,14 @@ class Pool:
         """
         tokens = max(tokens, len(ids))
         heir = max(self._finished, key=lambda span: shared(span.ids, ids), default=None)
-        if heir is not None and shared(heir.ids, ids) >= SHARED_AT_LEAST:
-            before = list(heir.ids)
-            self._finished.remove(heir)
-            del heir.ids[shared(heir.ids, ids) :]
-            if self.resize(heir, tokens):
-                return heir
-            heir.ids[:] = before
-            self._finished.append(heir)
-            return None
+        count = 0 if heir is None else shared(heir.ids, ids)
+        if heir is not None and count >= SHARED_AT_LEAST:
+            self._finished.remove(heir)  # or it might be dropped to make room for itself
+            if not self.resize(heir, tokens):
+                self._finished.append(heir)
+                return None
+            del heir.ids[count:]
+            return heir
         while (start := self._hole(tokens)) is None and self._finished:
             self._drop(self._finished[0])
         if start is None:

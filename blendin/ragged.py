@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -64,11 +65,11 @@ class RaggedForward:
             `[sum(score), V]` logits.
         """
         packed = Packed(pool, rows, weight_device(self.model.get_input_embeddings()), self._attend)
-        ends = packed.last.tolist()
+        ends = accumulate(packed.lengths)
         places = [
             place
             for end, count in zip(ends, score, strict=True)
-            for place in range(end + 1 - count, end + 1)
+            for place in range(end - count, end)
         ]
         with _attention_of(self._config, ATTENTION):
             output = self.model(
@@ -124,15 +125,14 @@ class RaggedForward:
             For each forward, which contexts it read to their end, and the logits of all their
             positions, one context's after the other's.
         """
-        counts = list(positions)
         logits = []
         waiting = list(range(len(contexts)))
         while waiting:
-            turn, waiting = self._turn(waiting, contexts, counts)
+            turn, waiting = self._turn(waiting, contexts, positions)
             whole = [index for index, length in turn if length == len(contexts[index].ids)]
-            scored = self._read_turn(turn, contexts, counts)
+            scored = self._read_turn(turn, contexts, positions)
             logits.append((whole, scored))
-            for index, rows in zip(whole, scored.split([counts[i] for i in whole]), strict=True):
+            for index, rows in zip(whole, scored.split([positions[i] for i in whole]), strict=True):
                 contexts[index].last_logits = rows[-1:]
         return logits
 

@@ -21,11 +21,15 @@ from .model import LanguageModel
 from .pair import Pair
 from .policy import Blend, GuideOnly, Nudge
 from .sequence import Sequence
+from .stepper import ROWS_AT_ONCE
 
 POSITIONS_AT_ONCE = 128
 """Logits of so many positions are held at once; one of a large vocabulary is a megabyte."""
 
-ROWS_AT_ONCE = 8
+TEXTS_AT_ONCE = 8
+
+Place = tuple[int, int, Gate, int]
+"""An intervention: its token, the guide's length before it, the base's view, its row there."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,8 @@ def score(pair: Pair, asked: ListLike[tuple[Sequence, str]]) -> Iterator[Score]:
     """
     pools = Pool(), Pool()
     readings = [_Reading(pair, sequence, text) for sequence, text in asked]
-    for begin in range(0, len(readings), ROWS_AT_ONCE):
-        group = readings[begin : begin + ROWS_AT_ONCE]
+    for begin in range(0, len(readings), TEXTS_AT_ONCE):
+        group = readings[begin : begin + TEXTS_AT_ONCE]
         for reading in group:
             (pair.guide if reading.alone else pair.base).join(reading.own, pools[reading.alone])
             if reading.guide is not None:
@@ -151,7 +155,7 @@ def _score_alone(pair: Pair, readings: list[_Reading], share: int) -> None:
 
 def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
     """The base reads on; then the guide reads up to the interventions that this brought."""
-    pending: list[tuple[_Reading, int, int, Gate, int]] = []
+    pending: dict[_Reading, list[Place]] = {}
     for reading, logits in _read(pair.base, readings, share):
         view = gate(logits.to(pair.tables.base_ends.device), pair.tables)
         sequence, guide = reading.sequence, reading.sequence.guide
@@ -169,19 +173,17 @@ def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
                 sequence.base_wrote(token)
             else:
                 reading.interventions += 1
-                pending.append((reading, len(reading.values), len(guide.ids), view, row))
+                place = len(reading.values), len(guide.ids), view, row
+                pending.setdefault(reading, []).append(place)
                 reading.values.append(math.nan)  # until the guide has read so far
                 sequence.both_wrote(token)
     _blend_pending(pair, pending)
 
 
-def _blend_pending(pair: Pair, pending: list[tuple[_Reading, int, int, Gate, int]]) -> None:
-    """Scores the interventions: (text, token, guide's length then, the base's view, its row)."""
-    by_reading: dict[_Reading, list[tuple[int, int, Gate, int]]] = {}
-    for reading, *rest in pending:
-        by_reading.setdefault(reading, []).append((rest[0], rest[1], rest[2], rest[3]))
+def _blend_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
+    """Scores the interventions of each text."""
     contexts, positions = [], []
-    for reading, places in by_reading.items():
+    for reading, places in pending.items():
         assert reading.guide is not None and reading.sequence.guide is not None
         known, first, last = len(reading.guide.ids), places[0][1], places[-1][1]
         reading.guide.ids += reading.sequence.guide.ids[known:last]
@@ -192,7 +194,7 @@ def _blend_pending(pair: Pair, pending: list[tuple[_Reading, int, int, Gate, int
     if not contexts:
         return
     for (reading, places), logits in zip(
-        by_reading.items(), pair.guide.score_batch(contexts, positions), strict=True
+        pending.items(), pair.guide.score_batch(contexts, positions), strict=True
     ):
         rows = [place[1] - places[0][1] for place in places]
         for begin in range(0, len(places), ROWS_AT_ONCE):
@@ -200,9 +202,7 @@ def _blend_pending(pair: Pair, pending: list[tuple[_Reading, int, int, Gate, int
             _blend_rows(pair, reading, places[some], logits[rows[some]])
 
 
-def _blend_rows(
-    pair: Pair, reading: _Reading, places: list[tuple[int, int, Gate, int]], logits: Tensor
-) -> None:
+def _blend_rows(pair: Pair, reading: _Reading, places: list[Place], logits: Tensor) -> None:
     rule = reading.sequence.rule
     assert isinstance(rule, Blend | Nudge)
     tables = pair.tables

@@ -189,7 +189,7 @@ class Stepper:
             return
         logits = _rows_of(guide_logits, [turn.guide_row for turn in turns])
         tables = self.pair.tables._replace(base_ends=self.pair.tables.guide_ends)
-        views = Stepper.own_views(self, logits, tables, turns)
+        views = self.own_views(logits, tables, turns)
         vocabulary = self.pair.guide.vocabulary
         for turn in self._checked(zip(turns, views, strict=True), self.pair.guide):
             sequence, own = turn.sequence, turn.base
