@@ -204,7 +204,9 @@ def joined(out: Generation) -> bytes:
 
 
 def approx(value: float | None) -> Any:
-    return pytest.approx(value, abs=1e-6) if value is not None else None
+    # transformers computes norms, rotary angles and we probabilities in float32, whatever the
+    # weights: another grouping of the same sums moves a probability by up to about 2e-6.
+    return pytest.approx(value, abs=1e-5) if value is not None else None
 
 
 def test_one_model_given_twice_is_loaded_once() -> None:
