@@ -220,11 +220,25 @@ def consult(guide_logits: Tensor, tables: SymbolTables) -> GuideView:
 
 def prob_of(gate: Gate, symbols: Tensor, tables: SymbolTables) -> Tensor:
     """P_B of one symbol a row, `[N]` int64 to `[N]` float32; 0 for tokens the base lacks."""
-    known = symbols < gate.logits.shape[-1]
-    score = gate.logits.gather(-1, symbols.masked_fill(~known, 0)[:, None])[:, 0].float()
-    score = score.masked_fill(~known, -torch.inf)
-    end_score = gate.logits[:, tables.base_ends].float().logsumexp(dim=-1)
-    return (torch.where(symbols == tables.end, end_score, score) - gate.log_total).exp()
+    return (_score_of(gate.logits, symbols, tables) - gate.log_total).exp()
+
+
+def rank_of(logits: Tensor, symbols: Tensor, tables: SymbolTables) -> Tensor:
+    """The place of one symbol a row among the base's tokens, `[N]` int64: 1 is the likeliest.
+
+    0 for tokens the base lacks. Tokens as likely as the symbol do not count against it.
+    """
+    score = _score_of(logits, symbols, tables)
+    rank = 1 + (logits > score[:, None]).sum(dim=-1)
+    return rank.masked_fill((symbols >= logits.shape[-1]) & (symbols != tables.end), 0)
+
+
+def _score_of(logits: Tensor, symbols: Tensor, tables: SymbolTables) -> Tensor:
+    """The logits of one symbol a row, `[N]` float32; -inf for tokens the base lacks."""
+    known = symbols < logits.shape[-1]
+    score = logits.gather(-1, symbols.masked_fill(~known, 0)[:, None])[:, 0].float()
+    end_score = logits[:, tables.base_ends].float().logsumexp(dim=-1)
+    return torch.where(symbols == tables.end, end_score, score.masked_fill(~known, -torch.inf))
 
 
 def mixing_weight(

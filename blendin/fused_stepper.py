@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .decision import SymbolTables
+from .decision import SymbolTables, rank_of
 from .pair import Pair
 from .policy import BaseOnly, Blend
 from .sequence import Sequence
@@ -69,16 +69,18 @@ class FusedStepper(Stepper):
         guide_rows[[view.row for view in views]] = torch.tensor(
             [turn.guide_row for turn in turns], dtype=torch.int32
         )
-        told = Decision(
-            decide(
-                base_logits,
-                guide_logits,
-                self.pair.fused,
-                self._parameters,
-                gated=gated,
-                guide_rows=guide_rows.to(base_logits.device),
-            ).raw.cpu()
+        decision = decide(
+            base_logits,
+            guide_logits,
+            self.pair.fused,
+            self._parameters,
+            gated=gated,
+            guide_rows=guide_rows.to(base_logits.device),
         )
+        guide_choice = decision.guide_choice.clamp(min=0).long()  # -1 where the guide is not asked
+        ranks = rank_of(base_logits, guide_choice, self.pair.tables).int()
+        raw = torch.cat([decision.raw, ranks[:, None]], dim=1).cpu()
+        told = Decision(raw[:, :-1])
         for turn, view in zip(turns, views, strict=True):
             row = view.row
             with turn.sequence.failing_alone():
@@ -96,6 +98,7 @@ class FusedStepper(Stepper):
                     guide_top_prob=guide_top_prob,
                     alpha=float(told.alpha[row]),
                     agreement=float(told.agreement[row]),
+                    agreement_rank=int(raw[row, -1]) or None,
                 )
 
 

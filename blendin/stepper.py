@@ -21,6 +21,7 @@ from .decision import (
     guide_candidates,
     next_token_probs,
     prob_of,
+    rank_of,
 )
 from .model import LanguageModel
 from .pair import Pair
@@ -118,11 +119,12 @@ class Stepper:
                 guide.top_prob,
                 blended.alpha,
                 blended.agreement,
+                rank_of(base.logits, guide.choice, self.pair.tables).float(),
             ],
             dim=1,
         ).tolist()
         for row, (turn, view) in enumerate(zip(turns, views, strict=True)):
-            symbol, of_base, of_guide, guide_top_prob, alpha, agreed = numbers[row]
+            symbol, of_base, of_guide, guide_top_prob, alpha, agreed, rank = numbers[row]
             if turn.sequence.done:  # its draw failed
                 continue
             with turn.sequence.failing_alone():
@@ -136,6 +138,7 @@ class Stepper:
                     guide_top_prob=guide_top_prob,
                     alpha=alpha,
                     agreement=agreed,
+                    agreement_rank=int(rank) or None,
                 )
 
     def nudges(self, turns: ListLike[Turn], guide_logits: Tensor) -> Iterable[tuple[Turn, Nudged]]:
@@ -147,14 +150,23 @@ class Stepper:
         chosen = self._take(
             turns, guide.choice, lambda: guide_candidates(guide, tables, None).dense(tables.end)
         )
-        agreed = torch.full_like(guide.top_prob, torch.nan)
+        agreed = torch.zeros(len(turns), 2, device=guide.top_prob.device)
         asked = [row for row, turn in enumerate(turns) if turn.base is not None]
         if asked:
-            agreed[asked] = prob_of(_gate_of(turns), guide.choice[asked], tables)
-        numbers = torch.stack([chosen.float(), guide.top_prob, agreed], dim=1).tolist()
+            base, choice = _gate_of(turns), guide.choice[asked]
+            agreed[asked, 0] = prob_of(base, choice, tables)
+            agreed[asked, 1] = rank_of(base.logits, choice, tables).float()
+        numbers = torch.cat([chosen[:, None].float(), guide.top_prob[:, None], agreed], 1).tolist()
         nudged = [
-            Nudged(guide, row, int(symbol), top_prob, agreed if turn.base is not None else None)
-            for row, (turn, (symbol, top_prob, agreed)) in enumerate(
+            Nudged(
+                guide,
+                row,
+                int(symbol),
+                top_prob,
+                agreed if turn.base is not None else None,
+                int(rank) or None,
+            )
+            for row, (turn, (symbol, top_prob, agreed, rank)) in enumerate(
                 zip(turns, numbers, strict=True)
             )
         ]
@@ -181,6 +193,7 @@ class Stepper:
             guide_top_prob=nudged.top_prob,
             alpha=1.0,
             agreement=nudged.agreement,
+            agreement_rank=nudged.agreement_rank,
         )
 
     def emit_alone(self, turns: ListLike[Turn], guide_logits: Tensor) -> None:

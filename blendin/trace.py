@@ -27,6 +27,8 @@ class Step:
         guide_top_prob: p_g, the guide's highest probability among the candidates.
         alpha: α, the guide's weight; 1 where its word is accepted as it is.
         agreement: P_B(t_g), the base's probability of the guide's choice.
+        agreement_rank: 1 and how many of the base's tokens are likelier than the guide's choice;
+            None where the base's vocabulary lacks it.
         token_ids: what entered the base's context (the guide's under `GuideOnly`).
         is_end: whether the symbol is END.
 
@@ -41,6 +43,7 @@ class Step:
     guide_top_prob: float | None = None
     alpha: float | None = None
     agreement: float | None = None
+    agreement_rank: int | None = None
     token_ids: tuple[int, ...] = ()
     is_end: bool = False
 

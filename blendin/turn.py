@@ -43,6 +43,7 @@ class Nudged(NamedTuple):
     symbol: int
     top_prob: float
     agreement: float | None
+    agreement_rank: int | None
 
 
 @dataclass(eq=False)

@@ -80,6 +80,8 @@ def same(ours: Generation, alone: Generation) -> None:
             assert getattr(step, name) == getattr(expected, name)
         for name in ("base_top_prob", "guide_top_prob", "alpha", "agreement"):
             assert getattr(step, name) == pytest.approx(getattr(expected, name), abs=1e-5)
+        rank = expected.agreement_rank  # a near-tie may fall either way
+        assert step.agreement_rank == (rank and pytest.approx(rank, abs=1))
 
 
 def columns(batch: list[dict[str, Any]]) -> dict[str, list[Any]]:

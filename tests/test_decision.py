@@ -18,6 +18,7 @@ from blendin.decision import (
     consult,
     gate,
     mixing_weight,
+    rank_of,
     top_symbol,
 )
 
@@ -119,6 +120,11 @@ def test_blend_is_the_specs_formula(
         assert float(base.top_prob[row]) == pytest.approx(p_b, rel=1e-5)
         assert float(guide.top_prob[row]) == pytest.approx(p_g, rel=1e-5)
         assert float(result.agreement[row]) == pytest.approx(agreed, rel=1e-5)
+        logits, expected_rank = case.base_logits[row].float(), 0
+        if t_g in of_base:
+            score = logits[tables.base_ends].logsumexp(-1) if t_g == end else logits[t_g]
+            expected_rank = 1 + int((logits > score).sum())
+        assert int(rank_of(case.base_logits, guide.choice, tables)[row]) == expected_rank
         assert float(result.alpha[row]) == pytest.approx(alpha, rel=1e-5)
         if has_tie(of_base, top_k) or has_tie(of_guide, top_k):
             continue

@@ -187,6 +187,8 @@ def test_the_trace_adds_up(base: Any, guide: Any, prompt: str, policy: Blend | N
     for step in out.steps:
         assert step.intervened == (step.alpha is not None) == (step.guide_top_prob is not None)
         assert step.alpha is None or 0 <= step.alpha <= 1
+        assert (step.agreement_rank is not None) == bool(step.agreement)
+        assert step.agreement_rank != 1 or step.agreement == pytest.approx(step.base_top_prob)
         assert step.intervened or (step.source == "base" and step.base_top_prob >= policy.threshold)
 
 

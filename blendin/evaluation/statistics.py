@@ -49,6 +49,50 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(successes / n, bounds.low, bounds.high)
 
 
+def pooled_rate(
+    counts: ArrayLike, totals: ArrayLike, confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Σ counts / Σ totals with a percentile bootstrap interval over the items.
+
+    Steps of one answer resemble each other: taken as independent, as Wilson's interval has it, they
+    would give an interval that is too narrow. Of one item the interval is 0..1.
+
+    Args:
+        counts, totals: [n], of each item: interventions and steps, for example.
+
+    Raises:
+        ValueError: other lengths, no item, a count below 0 or above its total, or no total above 0.
+    """
+    counts, totals = _paired(counts, totals)
+    if (counts < 0).any() or (counts > totals).any() or not totals.sum():
+        raise ValueError("counts must lie in 0..total, and a total must be above 0")
+    estimate = float(counts.sum() / totals.sum())
+    if len(counts) < 2:
+        return Interval(estimate, 0.0, 1.0)
+    rng = np.random.default_rng(seed)
+    at_once = max(1, DRAWS_AT_ONCE // len(counts))
+    rates = []
+    for begin in range(0, RESAMPLES, at_once):
+        size = min(at_once, RESAMPLES - begin), len(counts)
+        drawn = rng.integers(len(counts), size=size)
+        rates.append(counts[drawn].sum(axis=1) / np.maximum(totals[drawn].sum(axis=1), 1e-300))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(rates), [tail, 1 - tail])
+    return Interval(estimate, float(low), float(high))
+
+
+def mean_of_rates(*rates: Interval) -> Interval:
+    """The unweighted mean of independent rates, its interval by MOVER (Zou and Donner 2008).
+
+    Each bound lies as far from the estimate as the root of the sum of the rates' squared distances
+    from theirs.
+    """
+    estimate = sum(rate.estimate for rate in rates) / len(rates)
+    down = np.sqrt(sum((rate.estimate - rate.low) ** 2 for rate in rates)) / len(rates)
+    up = np.sqrt(sum((rate.high - rate.estimate) ** 2 for rate in rates)) / len(rates)
+    return Interval(estimate, float(estimate - down), float(estimate + up))
+
+
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
     """McNemar's exact test: given that just one arm got an item right, is it as often either?
 

@@ -1,0 +1,117 @@
+"""What a run keeps of each item: one line of JSON, enough to score and to diagnose it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from ..trace import Generation
+
+DIGITS = 5
+"""Probabilities are kept to so many decimal places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The trace of one answer in columns, one entry a step; None where there is no number.
+
+    Attributes:
+        intervened: whether the guide was consulted.
+        source: "base", "guide" or "both".
+        base_top_prob: p_b.
+        guide_top_prob: p_g.
+        alpha: α.
+        agreement: P_B(t_g).
+        agreement_rank: the place of the guide's choice among the base's tokens, 1 the likeliest;
+            None where the base's vocabulary lacks it, or the two were not both asked.
+    """
+
+    intervened: list[bool] = field(default_factory=list)
+    source: list[str] = field(default_factory=list)
+    base_top_prob: list[float | None] = field(default_factory=list)
+    guide_top_prob: list[float | None] = field(default_factory=list)
+    alpha: list[float | None] = field(default_factory=list)
+    agreement: list[float | None] = field(default_factory=list)
+    agreement_rank: list[int | None] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, output: Generation) -> Self:
+        def column(name: str) -> list[Any]:
+            values = [getattr(step, name) for step in output.steps]
+            return [round(v, DIGITS) if isinstance(v, float) else v for v in values]
+
+        return cls(**{each.name: column(each.name) for each in fields(cls)})
+
+    def __len__(self) -> int:
+        return len(self.intervened)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One item under one arm.
+
+    Attributes:
+        id: the item's name in its data set.
+        metrics: the scorer's numbers, by name.
+        tokens: steps, or tokens of the texts that were scored.
+        interventions: among them.
+        seconds: of the item, its waiting for others in its batch included.
+        elapsed: since the record before it in the file: their sum is the time that the arm took.
+        text: what was written; empty where given texts were scored.
+        stop_reason: "end", "length" or "stop"; None where it failed or texts were scored.
+        error: what went wrong, else None. A record with an error has no metrics.
+        steps: the trace; empty where texts were scored.
+    """
+
+    id: str
+    metrics: dict[str, float]
+    tokens: int
+    interventions: int
+    seconds: float
+    elapsed: float
+    text: str = ""
+    stop_reason: str | None = None
+    error: str | None = None
+    steps: Steps = field(default_factory=Steps)
+
+    @classmethod
+    def of(
+        cls, id: str, output: Generation, metrics: Mapping[str, float], *, elapsed: float
+    ) -> Self:
+        """From a result of `BlendInGenerator.generate`."""
+        return cls(
+            id,
+            dict(metrics),
+            tokens=len(output.steps),
+            interventions=output.interventions,
+            seconds=output.seconds,
+            elapsed=elapsed,
+            text=output.text,
+            stop_reason=output.stop_reason,
+            error=output.error,
+            steps=Steps.of(output),
+        )
+
+    @property
+    def intervention_rate(self) -> float:
+        """Interventions over tokens; 0 where there is none."""
+        return self.interventions / self.tokens if self.tokens else 0.0
+
+    @property
+    def mean_alpha(self) -> float | None:
+        """The mean of α over the interventions."""
+        alphas = [alpha for alpha in self.steps.alpha if alpha is not None]
+        return sum(alphas) / len(alphas) if alphas else None
+
+    def to_json(self) -> str:
+        """One line, without its end."""
+        summary = {"intervention_rate": self.intervention_rate, "mean_alpha": self.mean_alpha}
+        return json.dumps(asdict(self) | summary, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        values = json.loads(line)
+        known = {each.name: values[each.name] for each in fields(cls)}
+        return cls(**known | {"steps": Steps(**values["steps"])})
