@@ -99,6 +99,7 @@ class Pool:
         """A sequence is finished: its span may be taken over, or dropped for room."""
         self._finished.append(span)
 
+    @torch.inference_mode()
     def borrow(self, span: Span, ids: Sequence[int]) -> None:
         """Copies the keys and values of the longest beginning of `ids` that any sequence has."""
         others = [other for other in self._spans if other is not span]

@@ -182,7 +182,7 @@ class LanguageModel:
             `[len(contexts), V]` logits in the model's dtype, after each context's last token.
         """
         unread = [c for c in contexts if c.cached < len(c.ids) or c.last_logits is None]
-        if self.ragged is None or any(context.span is None for context in unread):
+        if any(context.span is None for context in unread) or self.ragged is None:
             for context in unread:
                 self.forward(context)
         elif unread:
@@ -202,7 +202,7 @@ class LanguageModel:
         Returns:
             For each context `[positions, V]` logits, as `forward` gives them.
         """
-        if self.ragged is None or any(context.span is None for context in contexts):
+        if any(context.span is None for context in contexts) or self.ragged is None:
             return [self.forward(c, n) for c, n in zip(contexts, positions, strict=True)]
         logits = {
             index: rows

@@ -152,7 +152,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
             command(**arguments, **built)
         except (ValueError, FloatingPointError, OSError) as error:
             messages.print("[bold red]error:[/] ", end="")
-            messages.print(str(error), markup=False)
+            messages.print(str(error), markup=False, soft_wrap=True)
             raise typer.Exit(2) from error
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
