@@ -12,6 +12,7 @@ import typer
 
 from . import pairs
 from .evaluation.commands import paradox, score_app
+from .evaluation.evaluate import evaluate, report
 from .options import (
     DecodingOptions,
     ModelOptions,
@@ -32,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(score_app)
+app.command()(evaluate)
+app.command()(report)
 app.command()(paradox)
 
 
@@ -133,6 +136,18 @@ def list_models() -> None:
     console.print("Hugging Face cache" + ("" if repos else ": no models"), style="bold")
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         console.print(f"  {repo.repo_id:48}{repo.size_on_disk_str}", markup=False)
+
+
+@app.command(
+    "lm-eval",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def lm_eval(context: typer.Context) -> None:
+    """EleutherAI's lm-evaluation-harness with the model "blendin"; the arguments are its own."""
+    from .lm_eval import main
+
+    main(context.args)
 
 
 def main() -> None:

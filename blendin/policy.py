@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 DEFAULT_THRESHOLD = 0.4
@@ -117,6 +117,12 @@ class InterventionCap:
 
 
 Policy = Blend | Nudge | BaseOnly | GuideOnly | InterventionCap
+
+
+def described(policy: Policy) -> dict[str, Any]:
+    """A policy's name and settings, for JSON."""
+    return {"name": type(policy).__name__, **asdict(policy)}
+
 
 POLICY_NAMES = ("blend", "nudge", "nudge-token", "base", "guide", "cap")
 

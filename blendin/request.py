@@ -10,7 +10,7 @@ from typing import Any
 from .context import Context
 from .model import LanguageModel
 from .pair import Pair
-from .policy import BaseOnly, GuideOnly, Policy
+from .policy import BaseOnly, GuideOnly, Policy, described
 from .prompts import Prompt, as_messages, base_text, guide_text
 from .sampling import Sampling
 from .sequence import Limits, Sequence
@@ -133,7 +133,7 @@ class Request:
         return {
             "base": pair.base.name,
             "guide": pair.guide.name,
-            "policy": {"name": type(self.policy).__name__, **asdict(self.policy)},
+            "policy": described(self.policy),
             **asdict(self.limits),
             **asdict(self.sampling),
         }

@@ -17,8 +17,11 @@ from blendin.evaluation.statistics import (
     conclusion,
     detectable_difference,
     mcnemar,
+    mean,
+    mean_of_rates,
     paired_difference,
     pearson,
+    pooled_rate,
     wilson,
 )
 
@@ -209,3 +212,44 @@ def test_intervals_print_compactly() -> None:
 def test_bad_input_is_refused_with_what_to_change(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_pooled_rate_knows_that_steps_of_an_item_resemble_each_other() -> None:
+    alike = pooled_rate([5] * 40, [10] * 40)
+    apart = pooled_rate([10, 0] * 20, [10] * 40)
+    assert alike == (0.5, 0.5, 0.5)
+    assert apart.estimate == 0.5
+    assert apart.high - apart.low > 2 * (wilson(200, 400).high - wilson(200, 400).low)
+    assert pooled_rate([1], [4]) == (0.25, 0.0, 1.0)
+    assert pooled_rate([1, 2], [2, 6]).estimate == 3 / 8
+
+
+def test_the_pooled_interval_covers_the_rate_that_items_are_drawn_from() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(100):
+        own = rng.beta(2, 6, size=60)
+        totals = rng.integers(10, 60, size=60)
+        found = pooled_rate(rng.binomial(totals, own), totals)
+        covered += found.low <= 0.25 <= found.high
+    assert 86 <= covered <= 100
+
+
+@pytest.mark.parametrize("counts, totals", [([2], [1]), ([-1], [1]), ([0, 0], [0, 0]), ([], [])])
+def test_counts_that_are_no_shares_are_refused(counts: list[int], totals: list[int]) -> None:
+    with pytest.raises(ValueError):
+        pooled_rate(counts, totals)
+
+
+def test_a_mean_of_rates_is_as_sure_as_its_parts() -> None:
+    found = mean_of_rates(Interval(0.8, 0.7, 0.9), Interval(0.4, 0.1, 0.5))
+    assert found.estimate == pytest.approx(0.6)
+    assert found.low == pytest.approx(0.6 - (0.1**2 + 0.3**2) ** 0.5 / 2)
+    assert found.high == pytest.approx(0.6 + (0.1**2 + 0.1**2) ** 0.5 / 2)
+    assert mean_of_rates(Interval(0.5, 0.4, 0.7)) == (0.5, pytest.approx(0.4), pytest.approx(0.7))
+
+
+def test_the_mean_of_unlike_numbers_has_an_interval_about_it() -> None:
+    found = mean([0.0, 0.25, 0.5, 1.0])
+    assert found.estimate == 0.4375
+    assert 0 <= found.low < found.estimate < found.high <= 1

@@ -120,12 +120,36 @@ def rows(name: str, folder: str | Path | None = None) -> list[Row]:
     return found
 
 
+def read_csv(path: str | Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """The rows after the header; a row may span several lines.
+
+    Raises:
+        ValueError: the file is not UTF-8, not CSV, lacks one of `columns`, or a row has not the
+            header's cells; names the file and row (from 1).
+    """
+    try:
+        # A spreadsheet may have left a byte order mark; a quoted field may have lines of its own.
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            header, found = reader.fieldnames or [], list(reader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: it is not UTF-8 ({error})") from error
+    except csv.Error as error:
+        raise ValueError(f"{path}: it is not CSV ({error})") from error
+    for column in columns:
+        if column not in header:
+            raise ValueError(f"{path}: there is no column {column!r} among {list(header)}")
+    for number, row in enumerate(found, start=1):
+        if None in row or None in row.values():
+            raise ValueError(f"{path}, row {number}: it has not the header's {len(header)} cells")
+    return found
+
+
 def _read(path: Path) -> list[Row]:
-    # A spreadsheet may have left a byte order mark; a quoted field may have lines of its own.
+    if path.suffix == ".csv":
+        return list(read_csv(path))
     with path.open(encoding="utf-8-sig", newline="") as file:
         match path.suffix:
-            case ".csv":
-                return list(csv.DictReader(file))
             case ".jsonl":
                 return [json.loads(line) for line in file if line.strip()]
             case _:

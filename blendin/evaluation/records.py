@@ -18,6 +18,7 @@ class Steps:
     """The trace of one answer in columns, one entry a step; None where there is no number.
 
     Attributes:
+        text: what became readable with the step.
         intervened: whether the guide was consulted.
         source: "base", "guide" or "both".
         base_top_prob: p_b.
@@ -28,6 +29,7 @@ class Steps:
             None where the base's vocabulary lacks it, or the two were not both asked.
     """
 
+    text: list[str] = field(default_factory=list)
     intervened: list[bool] = field(default_factory=list)
     source: list[str] = field(default_factory=list)
     base_top_prob: list[float | None] = field(default_factory=list)

@@ -49,6 +49,15 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(successes / n, bounds.low, bounds.high)
 
 
+def mean(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """The mean of n ≥ 2 numbers with a percentile bootstrap interval.
+
+    Raises:
+        ValueError: as `paired_difference`.
+    """
+    return paired_difference(values, np.zeros_like(values, dtype=np.float64), confidence)
+
+
 def pooled_rate(
     counts: ArrayLike, totals: ArrayLike, confidence: float = 0.95, seed: int = 0
 ) -> Interval:
@@ -192,11 +201,17 @@ def conclusion(name_a: str, a: ArrayLike, name_b: str, b: ArrayLike) -> str:
             f"{difference.low:.3f}."
         )
     caution = " (test and interval disagree: too close to call)" * (significant != excludes_0)
+    seen = detectable_difference(a, b)
+    bound = (
+        "so few items would not show even the largest difference reliably."
+        if seen >= 1 and _is_binary(a, b)
+        else f"at this n only a difference of about {seen:.3f} or more would be seen "
+        f"{100 * POWER:.0f} % of the time."
+    )
     return (
         f"These {n} items do not tell {scores[0]} and {scores[1]} apart: difference "
-        f"{difference:+z.3f} (95 % interval), {p_text}{caution}. That does not make them equal: at "
-        f"this n only a difference of about {detectable_difference(a, b):.3f} or more would be "
-        f"seen {100 * POWER:.0f} % of the time."
+        f"{difference:+z.3f} (95 % interval), {p_text}{caution}. That does not make them equal: "
+        f"{bound}"
     )
 
 

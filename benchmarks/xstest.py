@@ -1,0 +1,8 @@
+"""`blendin evaluate xstest`, with its options: `python benchmarks/xstest.py --limit 100`."""
+
+import sys
+
+from blendin.cli import app
+
+if __name__ == "__main__":
+    app(["evaluate", "xstest", *sys.argv[1:]])
