@@ -12,6 +12,7 @@ import typer
 
 from . import pairs
 from .evaluation.commands import paradox, score_app
+from .evaluation.diagnose import diagnose
 from .evaluation.evaluate import evaluate, report
 from .options import (
     DecodingOptions,
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(score_app)
+app.command()(diagnose)
 app.command()(evaluate)
 app.command()(report)
 app.command()(paradox)

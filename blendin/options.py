@@ -22,23 +22,27 @@ console = Console(highlight=False, soft_wrap=True)
 messages = Console(highlight=False, stderr=True)
 
 
+Base = Annotated[
+    str, typer.Option(help="Base model: an embedded name, a hub id, a folder or a GGUF file.")
+]
+Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="As accelerate understands it, for example auto.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
+]
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """Which pair, and how it is loaded."""
 
-    base: Annotated[
-        str, typer.Option(help="Base model: an embedded name, a hub id, a folder or a GGUF file.")
-    ] = pairs.DEFAULT_BASE
+    base: Base = pairs.DEFAULT_BASE
     guide: Annotated[str, typer.Option(help="Guide model, likewise.")] = pairs.DEFAULT_GUIDE
-    dtype: Annotated[
-        str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")
-    ] = "auto"
-    device_map: Annotated[
-        str | None, typer.Option(help="As accelerate understands it, for example auto.")
-    ] = None
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
-    ] = False
+    dtype: Dtype = "auto"
+    device_map: DeviceMap = None
+    trust_remote_code: TrustRemoteCode = False
 
     def load(self) -> BlendInGenerator:
         """The generator, with transformers' own messages kept to errors."""

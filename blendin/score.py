@@ -187,6 +187,12 @@ def _blend_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
         assert reading.guide is not None and reading.sequence.guide is not None
         known, first, last = len(reading.guide.ids), places[0][1], places[-1][1]
         reading.guide.ids += reading.sequence.guide.ids[known:last]
+        length, most = len(reading.guide.ids), pair.guide.max_length
+        if most is not None and length > most:
+            raise ValueError(
+                f"prompt and text have {length} tokens and the context of {pair.guide.name} holds "
+                f"{most}: shorten them"
+            )
         if not pair.guide.has_room(reading.guide):
             raise ValueError("the guide has no room for the text: shorten it")
         contexts.append(reading.guide)

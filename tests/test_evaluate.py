@@ -18,7 +18,7 @@ from blendin.evaluation.arms import NAMES, arms
 from blendin.evaluation.page import page, read_results
 from blendin.evaluation.results import Results
 from blendin.evaluation.runs import MANIFEST, Run, Share
-from blendin.evaluation.tasks import Task, load
+from blendin.evaluation.tasks import Task, load, of_prompts
 
 ARMS = {"base": BaseOnly(), "blend": Blend(threshold=0.9)}
 QUESTIONS = ["How many apples?", "How many clips in May?", "And 24 + 24?", "Is 72 odd?", "Why?"]
@@ -294,3 +294,42 @@ def test_a_page_is_of_one_pair_and_of_the_datas_edition(
         read_results(tmp_path / "run", data)
     with pytest.raises(ValueError, match="no manifest"):
         read_results(tmp_path, data)
+
+
+def test_diagnose_answers_prompts_of_ones_own_and_ranks_guides(
+    folders: list[str], tmp_path: Path
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(QUESTIONS))
+    arguments = ["diagnose", "--base", folders[1], "--guide", folders[3], "--guide", folders[1]]
+    arguments += ["--data", str(prompts), "--max-new-tokens", "10", "--threshold", "0.8"]
+    arguments += ["--out", str(tmp_path / "out")]
+    first = command(*arguments)
+    assert first.exit_code == 0, first.output
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    gen = BlendInGenerator(folders[1], folders[3], Blend(threshold=0.8))
+    outs = gen.generate(QUESTIONS, max_new_tokens=10, stop="\nQuestion:")
+    steps = sum(len(out.steps) for out in outs)
+    (found,) = (each for each in told["diagnoses"] if each["guide"] == folders[3])
+    assert found["steps"] == steps
+    assert found["interventions"] == sum(out.interventions for out in outs)
+    assert found["vocabulary_overlap"] is not None
+    assert set(told["ranking"]["guides"]) == {folders[1], folders[3]}
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    kept = lines(next((tmp_path / "out" / "runs").iterdir()))
+    assert command(*arguments).exit_code == 0
+    assert lines(next((tmp_path / "out" / "runs").iterdir())) == kept
+
+
+def test_prompts_of_ones_own_are_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"question": "Why?"}\n{"prompt": "How?"}\n')
+    assert [item.prompt for item in of_prompts(path).items] == ["Why?", "How?"]
+    path.write_text('{"question": "Why?"}\n{"text": "How?"}\n')
+    with pytest.raises(ValueError, match=r'row 1 of .*own\.jsonl has no "prompt"'):
+        of_prompts(path)
+    with pytest.raises(ValueError, match="neither a file nor one of the tasks gsm8k"):
+        of_prompts(tmp_path / "missing.txt")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ValueError, match="has no prompt"):
+        of_prompts(tmp_path / "empty.txt")

@@ -170,3 +170,15 @@ def test_bad_texts(prompt: Any, text: Any, message: str) -> None:
     gen = generator(("llama", "byte-level", 2), ("qwen2", "byte-level", 3))
     with pytest.raises(ValueError, match=message):
         gen.score(prompt, text)
+
+
+@pytest.mark.parametrize("role", ["base", "guide"])
+def test_a_text_that_either_model_cannot_hold_is_refused(
+    role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gen = generator(("llama", "byte-level", 0), ("llama", "sentencepiece", 1))
+    policy = Blend(threshold=2)
+    assert gen.score("Why?", " So it is." * 4, policy=policy).interventions
+    monkeypatch.setattr(getattr(gen, role), "max_length", 64)
+    with pytest.raises(ValueError, match=rf"of {getattr(gen, role).name} holds 64"):
+        gen.score("Why?", " So it is." * 12, policy=policy)

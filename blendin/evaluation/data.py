@@ -108,7 +108,7 @@ def rows(name: str, folder: str | Path | None = None) -> list[Row]:
                 f"there is no file {where}; --data DIR and ${FOLDER_VARIABLE} name a folder with "
                 + ", ".join(each.file for each in SOURCES.values())
             )
-        found = _read(where)
+        found = read_rows(where)
     else:
         where = "/".join(part for part in source.hub if part)
         found = [source.as_in_file(row) for row in _load(source)]
@@ -145,7 +145,12 @@ def read_csv(path: str | Path, columns: Sequence[str] = ()) -> list[dict[str, st
     return found
 
 
-def _read(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a .csv, .jsonl or .json file.
+
+    Raises:
+        ValueError: it is not what its name says.
+    """
     if path.suffix == ".csv":
         return list(read_csv(path))
     with path.open(encoding="utf-8-sig", newline="") as file:

@@ -7,12 +7,12 @@ likelihood under the policy. Protocols stand in the modules of the data sets.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import gsm8k, truthfulqa, xstest
-from .data import SUBSET_SEED, subset
+from .data import SUBSET_SEED, read_rows, subset
 from .records import Record
 from .refusal import judge
 from .statistics import Interval, mean, wilson
@@ -84,6 +84,56 @@ def load(
     if name not in TASKS:
         raise ValueError(f"task {name!r} is unknown; use one of {', '.join(NAMES)}")
     return TASKS[name](folder, limit, seed)
+
+
+def of_prompts(
+    path: str | Path, limit: int | None = None, seed: int = SUBSET_SEED, max_new_tokens: int = 128
+) -> Task:
+    """Prompts of one's own, answered and not scored.
+
+    Args:
+        path: a text file with a prompt a line, or .jsonl, .json or .csv with a column "prompt" or
+            "question".
+        limit: as for `load`.
+        seed: as for `load`.
+        max_new_tokens: of an answer.
+
+    Raises:
+        ValueError: there is no such file, no prompt in it, or a row without one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is neither a file nor one of the tasks {', '.join(NAMES)}")
+    if path.suffix in (".jsonl", ".json", ".csv"):
+        prompts = [_prompt(row, f"row {n} of {path}") for n, row in enumerate(read_rows(path))]
+    else:
+        prompts = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    if not prompts:
+        raise ValueError(f"{path} has no prompt: write one a line")
+    items = _items([(prompt, None, ()) for prompt in prompts], limit, seed)
+    return Task(
+        path.name, path.name, items, _unscored, lambda _: {}, (), max_new_tokens=max_new_tokens
+    )
+
+
+def _prompt(row: Any, place: str) -> str:
+    for column in ("prompt", "question"):
+        if isinstance(row, dict) and isinstance(row.get(column), str) and row[column].strip():
+            return str(row[column])
+    raise ValueError(f'{place} has no "prompt" and no "question" with text in it')
+
+
+def _unscored(item: Item, answer: Any) -> Metrics:
+    return {}
+
+
+def answered(task: Task, max_new_tokens: int = 128) -> Task:
+    """The task with answers written; one that scores given texts has its questions answered."""
+    if task.writes:
+        return task
+    return replace(
+        task, score=_unscored, figures=lambda _: {}, compared=(), max_new_tokens=max_new_tokens
+    )
 
 
 def _items(made: Sequence[tuple[str, Any, tuple[str, ...]]], limit: int | None, seed: int) -> Any:
