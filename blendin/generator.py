@@ -33,6 +33,7 @@ class BlendInGenerator:
         policy: what `generate` does at a step, unless told otherwise.
         base: the base's `LanguageModel`.
         guide: the guide's.
+        pair: both, their vocabularies aligned.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class BlendInGenerator:
             self.guide: LanguageModel = (
                 self.base if shared else load(found["guide"], "guide", **guide_options)
             )
-            self._pair = Pair(self.base, self.guide)
+            self.pair = Pair(self.base, self.guide)
 
     @overload
     def generate(
@@ -178,13 +179,13 @@ class BlendInGenerator:
             one = Request.of(
                 prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings
             )
-            return next(score(self._pair, [(one.read(self._pair), text)]))
+            return next(score(self.pair, [(one.read(self.pair), text)]))
         asked = requests(prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings)
         texts = list(text or ())
         if len(texts) != len(asked):
             raise ValueError(f"there are {len(texts)} texts for {len(asked)} prompts: give as many")
-        pairs_of = [(each.read(self._pair), own) for each, own in zip(asked, texts, strict=True)]
-        return list(score(self._pair, pairs_of))
+        pairs_of = [(each.read(self.pair), own) for each, own in zip(asked, texts, strict=True)]
+        return list(score(self.pair, pairs_of))
 
     def stream_batch(
         self,
@@ -220,7 +221,7 @@ class BlendInGenerator:
             raise ValueError("stream_batch takes lists of prompts; use stream or generate for one")
         asked = requests(prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings)
         return Batch(
-            self._pair,
+            self.pair,
             asked,
             max_batch_size=max_batch_size,
             max_cached_tokens=max_cached_tokens,
@@ -256,7 +257,7 @@ class BlendInGenerator:
         asked = Request.of(
             prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings
         )
-        return Stream(self._pair, asked.read(self._pair))
+        return Stream(self.pair, asked.read(self.pair))
 
 
 def _same_source(base: ModelSource, guide: ModelSource) -> bool:

@@ -63,8 +63,8 @@ def test_fused_steps_are_the_eager_ones(base: str, guide: str, policy: Any) -> N
     gen = pair_of(base, guide)
     outs = []
     for fused in (False, True):
-        gen._pair = Pair(gen.base, gen.guide, fused=fused)
-        assert (gen._pair.fused is not None) == fused
+        gen.pair = Pair(gen.base, gen.guide, fused=fused)
+        assert (gen.pair.fused is not None) == fused
         outs.append(gen.generate("How many?", policy=policy, max_new_tokens=16).steps)
     for eager, step in zip(*outs, strict=True):
         for name in ("token_bytes", "token_ids", "text", "source", "intervened", "is_end"):
@@ -78,7 +78,7 @@ def test_fused_steps_are_the_eager_ones(base: str, guide: str, policy: Any) -> N
 @here
 def test_what_the_kernels_do_not_know_is_decided_eagerly() -> None:
     gen = pair_of("byte-level", "sentencepiece")
-    gen._pair = Pair(gen.base, gen.guide, fused=True)
+    gen.pair = Pair(gen.base, gen.guide, fused=True)
     eager = Pair(gen.base, gen.guide, fused=False)
     for policy, sampling, fused in (
         (Blend(), Sampling(), True),
@@ -86,15 +86,15 @@ def test_what_the_kernels_do_not_know_is_decided_eagerly() -> None:
         (Blend(), Sampling(do_sample=True, seed=0), False),
         (Blend(), Sampling(repetition_penalty=1.2), False),
     ):
-        sequence = Request("x", None, None, None, policy, Limits(), sampling).read(gen._pair)
-        assert isinstance(stepper(gen._pair, [sequence]), FusedStepper) == fused
+        sequence = Request("x", None, None, None, policy, Limits(), sampling).read(gen.pair)
+        assert isinstance(stepper(gen.pair, [sequence]), FusedStepper) == fused
         assert not isinstance(stepper(eager, [sequence]), FusedStepper)
 
 
 @here
 def test_not_a_number_stops_the_text() -> None:
     gen = pair_of("byte-level", "sentencepiece")
-    gen._pair = Pair(gen.base, gen.guide, fused=True)
+    gen.pair = Pair(gen.base, gen.guide, fused=True)
     handle = gen.guide.model.lm_head.register_forward_hook(lambda *a: a[-1] * float("nan"))
     try:
         with pytest.raises(FloatingPointError, match="not numbers"):
@@ -112,5 +112,5 @@ def test_kernels_that_fail_are_told_and_left_alone(
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr("blendin.fused._try", broken)
-    assert checked_kernel_tables(gen._pair.tables, same=False) is None
+    assert checked_kernel_tables(gen.pair.tables, same=False) is None
     assert "decided without the Triton kernels: no such instruction" in caplog.text

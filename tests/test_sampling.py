@@ -49,7 +49,7 @@ def test_a_blend_is_drawn_from_p_blend(gen: BlendInGenerator, temperature: float
     policy = Blend(threshold=2, top_k=5)
     seen = draws(gen, 400, policy=policy, temperature=temperature)
     out = gen.generate("a", policy=policy, max_new_tokens=1)
-    pair = gen._pair
+    pair = gen.pair
     views = []
     for lm, text in ((gen.base, "base_prompt"), (gen.guide, "guide_prompt")):
         ids = torch.tensor([lm.encode_prompt(out.settings[text])])

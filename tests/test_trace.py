@@ -165,7 +165,7 @@ def test_two_tokenizers_carry_split_characters_both_ways() -> None:
     """Emoji and CJK cut into bytes by either side arrive whole in the text."""
     for base, guide in (("byte-level", "sentencepiece"), ("sentencepiece", "byte-level")):
         gen: BlendInGenerator = generator(("llama", base, 0), ("llama", guide, 1))
-        alignment = gen._pair.alignment
+        alignment = gen.pair.alignment
         for piece in (EMOJI.encode()[i : i + 1] for i in range(len(EMOJI.encode()))):
             guide_id = gen.guide.vocabulary.canonical[piece]
             symbol = int(alignment.tables.guide_symbols[guide_id])

@@ -25,7 +25,8 @@ from .data import SUBSET_SEED
 if TYPE_CHECKING:
     from ..generator import BlendInGenerator
     from ..policy import Policy
-    from .diagnosis import Diagnosis, Ranking
+    from .diagnosis import Diagnosis
+    from .ranking import Ranking
     from .tasks import Task
 
 ARM = "blend"
@@ -72,8 +73,8 @@ def diagnose(
     A run that was stopped goes on where it was.
     """
     from ..policy import named_policy
-    from .diagnosis import rank
     from .diagnosis_report import write
+    from .ranking import rank
 
     policy = named_policy(
         "blend", threshold=threshold, agreement_bonus=agreement_bonus, top_k=top_k
@@ -117,8 +118,8 @@ def of_pair(
     from ..policy import Blend
     from .benchmark import config, run
     from .diagnosis import diagnose as analyse
-    from .diagnosis import top_overlap
     from .evaluate import origin
+    from .overlap import top_overlap
     from .runs import Run
 
     settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))

@@ -144,8 +144,10 @@ class Results:
         header += ["failed"] if failed else []
         rows = []
         for arm in self.arms:
+            alone = self.manifest["arms"][arm.name]["name"] in ("BaseOnly", "GuideOnly")
+            rate = f"{arm.rate.estimate:.3f}" if alone else f"{arm.rate:.3f}"  # 0, 1 by definition
             row = [arm.name, *(f"{arm.figures[name]:z.3f}" for name in names)]
-            row += [f"{arm.rate:.3f}", f"{arm.tokens_per_second:.1f}", f"{arm.length:.0f}"]
+            row += [rate, f"{arm.tokens_per_second:.1f}", f"{arm.length:.0f}"]
             row += [f"{arm.finished:.0%}"] if writes else []
             row += [str(arm.failed)] if failed else []
             rows.append(row)

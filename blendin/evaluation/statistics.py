@@ -78,6 +78,9 @@ def pooled_rate(
     estimate = float(counts.sum() / totals.sum())
     if len(counts) < 2:
         return Interval(estimate, 0.0, 1.0)
+    if estimate in (0, 1):
+        items = int((totals > 0).sum())
+        return wilson(items if estimate else 0, items)
     rng = np.random.default_rng(seed)
     at_once = max(1, DRAWS_AT_ONCE // len(counts))
     rates = []
