@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -62,6 +63,7 @@ class Example(NamedTuple):
     pieces: list[tuple[str, str | None, float | None]]
 
 
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What the records of one pair on one task say; rates have 95 % intervals over the items.
 
