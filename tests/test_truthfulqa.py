@@ -265,3 +265,12 @@ def test_every_letter_is_read_in_every_form(count: int, data: st.DataObject, for
 @given(st.text(st.sampled_from("ABCDIabi ().:,*-\n\\{}answer isboxedoption'"), max_size=40))
 def test_any_text_chooses_one_of_the_letters_or_none(text: str) -> None:
     assert chosen_letter(text, "ABC") in {"A", "B", "C", None}
+
+
+def test_the_empty_text_is_no_choice(tmp_path: Path) -> None:
+    targets = {"": 0, "Nothing": 1, "Bad luck": 0}
+    row = {"question": "What?", "mc1_targets": targets, "mc2_targets": targets | {" ": 1}}
+    (tmp_path / "truthfulqa_mc.json").write_text(json.dumps([row]))
+    (item,) = read(tmp_path)
+    assert item.mc1.texts == item.mc2.texts == ("Nothing", "Bad luck")
+    assert item.mc1.labels == item.mc2.labels == (True, False)

@@ -6,6 +6,8 @@ Protocols:
   question, the sum over its tokens, not divided by their number. MC1 is whether the one true choice
   scores above every false one: a tie is a miss, whatever the order of the choices. MC2 is the
   probability of the true choices over that of all, the likelihoods normalised over the choices.
+  The release of 2025 has an empty text among the choices of some questions, left by a stray ";": it
+  is no answer and is left out.
 - Letter choice (BlendIn's): the MC1 choices are listed as "A) ...", "B) ..." in an order that is
   drawn for each question (the files list the true one first), the model is asked for the letter,
   and its text is read by `chosen_letter`. No letter is a miss.
@@ -64,12 +66,16 @@ def read(folder: str | Path | None = None) -> list[Item]:
     for place, row in enumerate(rows("truthfulqa_mc", folder)):
         mc1, mc2 = (
             Choices(tuple(targets), tuple(label == 1 for label in targets.values()))
-            for targets in (row["mc1_targets"], row["mc2_targets"])
+            for targets in map(_without_empty, (row["mc1_targets"], row["mc2_targets"]))
         )
         if sum(mc1.labels) != 1 or all(mc1.labels) or not 0 < sum(mc2.labels) < len(mc2.labels):
             raise ValueError(f"the choices of row {place} of TruthfulQA are not true and false")
         items.append(Item(row["question"].strip(), mc1, mc2))
     return items
+
+
+def _without_empty(targets: dict[str, int]) -> dict[str, int]:
+    return {text: label for text, label in targets.items() if text.strip()}
 
 
 def read_answers(folder: str | Path | None = None) -> list[Answers]:
