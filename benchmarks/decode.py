@@ -140,7 +140,9 @@ def main(
         plain = count / seconds
         speeds["transformers generate"].append(plain)
         for arm, policy in arms.items():
-            out = gen.generate(prompt, policy=policy, max_new_tokens=max_new_tokens)
+            out = gen.generate(
+                prompt, policy=policy, max_new_tokens=max_new_tokens, speculate="off"
+            )
             outputs[arm] = out
             speeds[arm].append(out.tokens_per_second)
             relative[arm].append(out.tokens_per_second / plain)

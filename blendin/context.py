@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from .captured import Slot
 from .kv_pool import Pool, Span
+from .lookahead import Guess
 
 
 @dataclass
@@ -17,12 +19,16 @@ class Context:
 
     Attributes:
         ids: every token, the prompt's first. Grows; shrinks only by `LanguageModel.rollback`.
-        cached: how many of `ids` are in `cache`.
+        cached: how many tokens are in `cache`: `ids` as far as they are read, and what was read
+            ahead.
         cache: transformers' KV cache or a `captured.Slot`; None before the first forward.
         expected: how long it is expected to grow, for a cache of fixed size.
         last_logits: `[1, V]`, the logits after `ids[:cached]`.
         pool: where it lies among other sequences, if it does; its cache is then a span of it.
         span: its place there. A model that reads no ragged batches only counts by it.
+        hint: gives the tokens that are likely to follow `ids`, asked at the next forward.
+        guess: what was read ahead.
+        forwards: how many forwards it took part in.
     """
 
     ids: list[int]
@@ -32,6 +38,9 @@ class Context:
     last_logits: Tensor | None = field(default=None, repr=False)
     pool: Pool | None = field(default=None, repr=False)
     span: Span | None = field(default=None, repr=False)
+    hint: Callable[[], list[int]] | None = field(default=None, repr=False)
+    guess: Guess | None = field(default=None, repr=False)
+    forwards: int = 0
 
 
 def forget(context: Context, length: int) -> None:
@@ -40,7 +49,7 @@ def forget(context: Context, length: int) -> None:
     if context.span is not None and context.cache is None:
         del context.span.ids[length:]
         context.cached = length
-    elif _can_crop(context.cache):
+    elif can_crop(context.cache):
         if not isinstance(context.cache, Slot):  # which is told its length at every forward
             context.cache.crop(length - context.cached)
         context.cached = length
@@ -48,7 +57,8 @@ def forget(context: Context, length: int) -> None:
         context.cache, context.cached = None, 0
 
 
-def _can_crop(cache: Any) -> bool:
+def can_crop(cache: Any) -> bool:
+    """Whether tokens can be taken out of a cache at its end."""
     if isinstance(cache, Slot):
         return True
     if not hasattr(cache, "layers") or not getattr(cache, "is_croppable", True):

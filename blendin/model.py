@@ -10,6 +10,7 @@ import logging
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -17,8 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .captured import CannotCapture, Slot, Slots, weight_device
-from .context import Context, forget
+from .context import Context, can_crop, forget
 from .kv_pool import Pool
+from .lookahead import MOST, Guess, recall, take_back
 from .packed import CannotPack
 from .ragged import RaggedForward
 from .vocabulary import Vocabulary
@@ -34,6 +36,7 @@ class LanguageModel:
         vocabulary: the bytes of each of its tokens.
         end_ids: the tokens that end a sequence.
         max_length: how many tokens its context holds; None where it is not bounded.
+        window: how many tokens its sliding layers keep; None where it has none.
         forwards: how many forwards it has run.
     """
 
@@ -59,6 +62,7 @@ class LanguageModel:
         text_config = model.config.get_text_config()
         self.vocabulary = Vocabulary(tokenizer, size=text_config.vocab_size)
         self.max_length: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.window = sliding_window(text_config)
         self.end_ids = end_ids(model, tokenizer, size=text_config.vocab_size)
         if not self.end_ids:
             raise ValueError(
@@ -89,6 +93,10 @@ class LanguageModel:
             `[positions, V]` logits in the model's dtype: row i scores the token that follows
             `context.ids[: len(ids) - positions + 1 + i]`.
         """
+        if positions == 1 and (row := recall(context)) is not None:
+            return row
+        if context.guess is not None:
+            take_back(context, context.guess.start)
         if context.cached == len(context.ids) and positions == 1:
             if context.last_logits is not None:
                 return context.last_logits
@@ -97,6 +105,7 @@ class LanguageModel:
         if not 1 <= positions <= new:
             raise ValueError(f"{positions} positions asked for, {new} tokens are new")
         self.forwards += 1
+        context.forwards += 1
         logits = self._captured(context, positions)
         if logits is None:
             logits = self._plain(context, positions)
@@ -157,7 +166,7 @@ class LanguageModel:
         """Gives a context's place back; what it has read it would have to read again."""
         if context.pool is not None and context.span is not None:
             context.pool.release(context.span)
-        context.pool = context.span = context.cache = context.last_logits = None
+        context.pool = context.span = context.cache = context.last_logits = context.guess = None
         context.cached = 0
 
     def has_room(self, context: Context) -> bool:
@@ -181,15 +190,58 @@ class LanguageModel:
         Returns:
             `[len(contexts), V]` logits in the model's dtype, after each context's last token.
         """
-        unread = [c for c in contexts if c.cached < len(c.ids) or c.last_logits is None]
-        if any(context.span is None for context in unread) or self.ragged is None:
+        recalled = [recall(context) for context in contexts]
+        unread = [
+            c
+            for c, row in zip(contexts, recalled, strict=True)
+            if row is None and (c.cached < len(c.ids) or c.last_logits is None)
+        ]
+        hints = [[] if c.hint is None else self.ahead(c, c.hint()) for c in unread]
+        if any(hints):
+            self._read_ahead(unread, hints)
+        elif any(context.span is None for context in unread) or self.ragged is None:
             for context in unread:
                 self.forward(context)
         elif unread:
             read = self._read_together(unread, [1] * len(unread))
             if len(read) == 1 and len(unread) == len(contexts):
                 return read[0][1]  # a copy would take as long as a decision
-        return torch.cat([c.last_logits for c in contexts if c.last_logits is not None])
+        rows = [
+            c.last_logits if row is None else row for c, row in zip(contexts, recalled, strict=True)
+        ]
+        return torch.cat([row for row in rows if row is not None])
+
+    def ahead(self, context: Context, tokens: list[int]) -> list[int]:
+        """As many of the tokens as can be read after the context and taken back again.
+
+        A sliding window that moves on drops states for good; spans of a pool keep them.
+        """
+        length = len(context.ids)
+        bounds = [MOST] if self.max_length is None else [MOST, self.max_length - length]
+        if context.span is not None:
+            bounds.append(context.span.capacity - length)
+        if context.span is None or self.ragged is None:
+            if self.window is not None:
+                bounds.append(self.window - 1 - length)
+            if context.cache is not None and not can_crop(context.cache):
+                return []
+        return tokens[: max(0, min(bounds))]
+
+    def _read_ahead(self, contexts: Sequence[Context], hints: Sequence[list[int]]) -> None:
+        for context, hint in zip(contexts, hints, strict=True):
+            if context.cached == len(context.ids):  # its last logits were not kept
+                forget(context, context.cached - 1)
+            context.ids += hint
+        try:
+            scored = self.score_batch(contexts, [1 + len(hint) for hint in hints])
+        finally:
+            for context, hint in zip(contexts, hints, strict=True):
+                del context.ids[len(context.ids) - len(hint) :]
+        for context, hint, logits in zip(contexts, hints, scored, strict=True):
+            rows = logits.split(1)
+            context.last_logits = rows[0]
+            if hint:
+                context.guess = Guess(len(context.ids), hint, list(rows))
 
     @torch.inference_mode()
     def score_batch(self, contexts: Sequence[Context], positions: Sequence[int]) -> list[Tensor]:
@@ -216,6 +268,8 @@ class LanguageModel:
     ) -> list[tuple[list[int], Tensor]]:
         assert self.ragged is not None
         before = self.ragged.forwards
+        for context in contexts:
+            context.forwards += 1
         logits = self.ragged.read_contexts(contexts, positions)
         self.forwards += self.ragged.forwards - before
         return logits
@@ -226,6 +280,8 @@ class LanguageModel:
         Where the cache cannot give back what it dropped (a sliding window that has moved on),
         the whole context is read again at the next forward.
         """
+        if context.guess is not None:
+            take_back(context, context.guess.start)
         if not 0 <= count < len(context.ids):
             raise ValueError(f"cannot take {count} of {len(context.ids)} tokens out of a context")
         if count == 0:
@@ -249,6 +305,14 @@ class LanguageModel:
             (i for i in range(len(ids) - len(plain) + 1) if ids[i : i + len(plain)] == plain), 0
         )
         return ids[: start + len(plain)]
+
+
+def sliding_window(config: Any) -> int | None:
+    """Of a model's sliding layers, where it has any."""
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    slides = types is None or any("sliding" in kind for kind in types)
+    return window if slides and isinstance(window, int) else None
 
 
 def end_ids(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .alignment import Alignment
 from .fused import checked_kernel_tables
 from .model import LanguageModel
+from .pace import Pace
 
 
 class Pair:
@@ -13,6 +14,8 @@ class Pair:
     Attributes:
         tables: the alignment on the device of the base's logits, where steps are decided.
         fused: the same for the Triton kernels; None where they do not run.
+        pace: what their steps cost here, learned while they run.
+        base_seconds: spent so far on asking the base, its decisions included.
     """
 
     def __init__(
@@ -26,6 +29,7 @@ class Pair:
             fused: whether the kernels decide greedy blends; by default on CUDA devices.
         """
         self.base, self.guide = base, guide
+        self.pace, self.base_seconds = Pace(), 0.0
         self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
         self.tables = self.alignment.tables.to(base.device)
         fused = base.device.type == "cuda" if fused is None else fused

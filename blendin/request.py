@@ -14,9 +14,10 @@ from .policy import BaseOnly, GuideOnly, Policy, described
 from .prompts import Prompt, as_messages, base_text, guide_text
 from .sampling import Sampling
 from .sequence import Limits, Sequence
+from .speculation import Guesses, Speculate, check
 
 SAMPLING_SETTINGS = tuple(field.name for field in fields(Sampling))
-SETTINGS = ("system", "policy", "max_new_tokens", "stop", *SAMPLING_SETTINGS)
+SETTINGS = ("system", "policy", "max_new_tokens", "stop", "speculate", *SAMPLING_SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Request:
         policy: what to do at a step.
         limits: when it ends without END.
         sampling: how a symbol is taken.
+        speculate: whether and how the next tokens are guessed and read ahead.
         index: its place in the caller's list; it draws with `seed + index`.
     """
 
@@ -41,6 +43,7 @@ class Request:
     policy: Policy
     limits: Limits
     sampling: Sampling
+    speculate: Speculate = "auto"
     index: int = 0
 
     @classmethod
@@ -56,6 +59,7 @@ class Request:
         policy: Policy | None = None,
         max_new_tokens: int = 256,
         stop: str | ListLike[str] | None = (),
+        speculate: Speculate = "auto",
         **sampling_settings: Any,
     ) -> Request:
         """From what `BlendInGenerator.generate` takes for one prompt.
@@ -77,6 +81,7 @@ class Request:
             default_policy if policy is None else policy,
             Limits(max_new_tokens, stops),
             Sampling(**sampling_settings),
+            check(speculate),
             index,
         )
 
@@ -126,6 +131,7 @@ class Request:
             sampling=self.sampling,
             index=self.index,
             settings=settings,
+            guesses=None if self.speculate == "off" else Guesses(self.speculate),
         )
 
     def _settings(self, pair: Pair) -> dict[str, Any]:
@@ -136,6 +142,7 @@ class Request:
             "policy": described(self.policy),
             **asdict(self.limits),
             **asdict(self.sampling),
+            "speculate": self.speculate,
         }
 
     def _context(self, role: str, model: LanguageModel, text: str | None) -> Context:

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from .context import Context
-from .decode import advance
 from .kv_pool import Pool
 from .model import LanguageModel
 from .pair import Pair
 from .sequence import Sequence
+from .speculation import advance
 
 
 class Scheduler:

@@ -7,13 +7,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .alignment import Alignment
 from .context import Context
 from .policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
 from .sampling import Sampling
 from .trace import Generation, Step, StopReason
+
+if TYPE_CHECKING:
+    from .speculation import Guesses
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Sequence:
         data: the bytes emitted.
         output: the record.
         error: why it failed, if it did.
+        guesses: of its next tokens; None where it makes none.
     """
 
     def __init__(
@@ -65,9 +69,10 @@ class Sequence:
         sampling: Sampling,
         index: int,
         settings: dict[str, Any],
+        guesses: Guesses | None = None,
     ) -> None:
         self.alignment, self.base, self.guide, self.limits = alignment, base, guide, limits
-        self.index = index
+        self.index, self.guesses = index, guesses
         self.cap = policy if isinstance(policy, InterventionCap) else None
         self.rule: Blend | Nudge | BaseOnly | GuideOnly = (
             policy.policy if isinstance(policy, InterventionCap) else policy
@@ -94,6 +99,11 @@ class Sequence:
     def asks_base(self) -> bool:
         """Whether its next step begins with the base."""
         return not self.in_word and not isinstance(self.rule, GuideOnly)
+
+    @property
+    def asks_lead(self) -> bool:
+        """Whether its next step begins with the model that reads first."""
+        return self.asks_base or isinstance(self.rule, GuideOnly)
 
     @property
     def threshold(self) -> float:
@@ -182,5 +192,7 @@ class Sequence:
     def finish(self, reason: StopReason | None) -> None:
         """Sets the stop reason, where there is one, and the time."""
         self.output.stop_reason = reason
+        self.output.base_forwards = 0 if self.base is None else self.base.forwards
+        self.output.guide_forwards = 0 if self.guide is None else self.guide.forwards
         if self._started is not None:
             self.output.seconds = time.perf_counter() - self._started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as ListLike
 from functools import partial
@@ -48,11 +49,13 @@ class Stepper:
 
     def ask_base(self, sequences: ListLike[Sequence]) -> list[Turn]:
         """The base's view of each, in one forward; without those that ended or must wait."""
+        began = time.perf_counter()
         turns = [Turn(sequence) for sequence in sequences]
         turns, logits = self._read(turns, self.pair.base, lambda sequence: sequence.base)
         if logits is None:
             return []
-        views = self.own_views(logits, self.pair.tables, turns)
+        views = self.own_views(logits, self.pair.tables, turns)  # waits for the device
+        self.pair.base_seconds += time.perf_counter() - began
         return self._checked(zip(turns, views, strict=True), self.pair.base)
 
     def ask_guide(self, turns: ListLike[Turn]) -> tuple[list[Turn], Tensor | None]:

@@ -9,11 +9,11 @@ from typing import Self
 
 from tqdm.auto import tqdm
 
-from .decode import advance
 from .pair import Pair
 from .request import Request
 from .scheduler import Scheduler
 from .sequence import Sequence
+from .speculation import advance
 from .trace import Generation, Step
 
 logger = logging.getLogger("blendin")

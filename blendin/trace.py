@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 Source = Literal["base", "guide", "both"]
 StopReason = Literal["end", "length", "stop"]
+DraftOutcome = Literal["accepted", "rejected"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Step:
             None where the base's vocabulary lacks it.
         token_ids: what entered the base's context (the guide's under `GuideOnly`).
         is_end: whether the symbol is END.
+        draft: where a token had been guessed for this place, whether it was this one.
 
     Numbers are None where they were not computed.
     """
@@ -46,6 +48,7 @@ class Step:
     agreement_rank: int | None = None
     token_ids: tuple[int, ...] = ()
     is_end: bool = False
+    draft: DraftOutcome | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the bytes in hexadecimal."""
@@ -67,6 +70,8 @@ class Generation:
             or failed.
         error: of a sequence that failed among others, what went wrong; else None.
         seconds: wall-clock time from the first forward to the last step, prompts included.
+        base_forwards: that the base made for it, alone or with others.
+        guide_forwards: likewise.
         settings: models, policy, sampling and prompts, as they were.
     """
 
@@ -75,6 +80,8 @@ class Generation:
     stop_reason: StopReason | None = None
     error: str | None = None
     seconds: float = 0.0
+    base_forwards: int = 0
+    guide_forwards: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -105,6 +112,25 @@ class Generation:
         """Steps over seconds."""
         return len(self.steps) / self.seconds if self.seconds else 0.0
 
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What it took: tokens, forwards of each model, and the guesses' luck.
+
+        `acceptance_rate` is of the tokens that were guessed and then decided; None where no token
+        was guessed.
+        """
+        drafted = [step.draft for step in self.steps if step.draft is not None]
+        accepted = drafted.count("accepted")
+        return {
+            "tokens": len(self.steps),
+            "tokens_per_second": self.tokens_per_second,
+            "base_forwards": self.base_forwards,
+            "guide_forwards": self.guide_forwards,
+            "drafted": len(drafted),
+            "accepted": accepted,
+            "acceptance_rate": accepted / len(drafted) if drafted else None,
+        }
+
     def summary(self) -> dict[str, Any]:
         return {
             "text": self.text,
@@ -113,9 +139,8 @@ class Generation:
             "intervention_rate": self.intervention_rate,
             "interventions": self.interventions,
             "mean_alpha": self.mean_alpha,
-            "tokens": len(self.steps),
             "seconds": self.seconds,
-            "tokens_per_second": self.tokens_per_second,
+            **self.stats,
             "token_ids": self.token_ids,
         }
 

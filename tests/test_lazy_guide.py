@@ -36,7 +36,7 @@ def test_one_guide_forward_an_intervention(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch, policy: Any
 ) -> None:
     base, guide = fed(gen.base, monkeypatch), fed(gen.guide, monkeypatch)
-    out = gen.generate(PROMPT, policy=policy, max_new_tokens=48)
+    out = gen.generate(PROMPT, policy=policy, max_new_tokens=48, speculate="off")
     assert 0 < out.interventions < len(out.steps)
     assert len(guide) == out.interventions
     assert len(base) == len(out.steps)
@@ -44,7 +44,7 @@ def test_one_guide_forward_an_intervention(
 
 def test_nothing_is_read_twice(gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     base, guide = fed(gen.base, monkeypatch), fed(gen.guide, monkeypatch)
-    out = gen.generate(PROMPT, max_new_tokens=48)
+    out = gen.generate(PROMPT, max_new_tokens=48, speculate="off")
     assert base[0] == len(gen.base.encode_prompt(out.settings["base_prompt"]))
     # All but the last step's own tokens are fed, once each.
     assert sum(base[1:]) == len(out.token_ids) - len(out.steps[-1].token_ids)
@@ -56,7 +56,7 @@ def test_a_nudged_word_asks_the_base_once(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, guide = fed(gen.base, monkeypatch), fed(gen.guide, monkeypatch)
-    out = gen.generate(PROMPT, policy=Nudge(threshold=0.6), max_new_tokens=48)
+    out = gen.generate(PROMPT, policy=Nudge(threshold=0.6), max_new_tokens=48, speculate="off")
     inside = sum(step.intervened and step.base_top_prob is None for step in out.steps)
     assert inside > 0
     assert len(base) == len(out.steps) - inside
