@@ -31,6 +31,7 @@ from rich.table import Table
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, pairs
 from blendin.evaluation import tasks
 from blendin.policy import Policy
+from blendin.prompts import BASE_STOP
 
 GENERATE = "base, generate"
 PLAIN = {"Blend": "Blend off", "BaseOnly": "BaseOnly off"}
@@ -52,6 +53,9 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Folder of GSM8K and XSTest.")] = None,
     prompts: Annotated[int, typer.Option(help="Of each of the two.")] = 20,
     max_new_tokens: int = 96,
+    stop: Annotated[
+        bool, typer.Option(help="End answers where the base runs on, as users do.")
+    ] = False,
     arm: Annotated[list[str] | None, typer.Option(help="Some arms only, beside the plain.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
@@ -69,7 +73,8 @@ def main(
     speeds: dict[str, list[float]] = {name: [] for name in [GENERATE, *chosen]}
     for warm_up in (True, False):
         for place, (prompt, system) in enumerate(track(asked[:1] if warm_up else asked)):
-            made = works(gen, chosen, prompt, system, 8 if warm_up else max_new_tokens)
+            length = 8 if warm_up else max_new_tokens
+            made = works(gen, chosen, prompt, system, length, [BASE_STOP] if stop else [])
             names = list(made)
             for name in names[place % len(names) :] + names[: place % len(names)]:
                 result, seconds = timed(made[name])
@@ -88,6 +93,7 @@ def works(
     prompt: str,
     system: str | None,
     length: int,
+    stop: list[str],
 ) -> dict[str, Callable[[], Any]]:
     """What each arm has to do for a prompt."""
     text = f"{system}\n" if system else ""
@@ -102,6 +108,7 @@ def works(
             policy=policy,
             speculate=speculate,
             max_new_tokens=length,
+            stop=stop,
         )
     return made
 

@@ -175,7 +175,10 @@ def main(
                     outs, seconds = timed(
                         lambda: [
                             gen.generate(
-                                text, policy=arms["BlendIn"], max_new_tokens=max_new_tokens
+                                text,
+                                policy=arms["BlendIn"],
+                                max_new_tokens=max_new_tokens,
+                                speculate="off",
                             )
                             for text in texts
                         ]

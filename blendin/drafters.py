@@ -74,7 +74,7 @@ def guide_draft(pair: Pair, sequence: Sequence, count: int) -> Draft | None:
     context.ids += missed
     try:
         for _ in range(count):
-            logits = pair.guide.forward(context)
+            logits = pair.guide.forward_batch([context])
             rows.append(logits.clone())
             token = int(logits.argmax())
             if token in pair.guide.end_ids or pair.guide.vocabulary.tokens[token] is None:

@@ -13,6 +13,12 @@ WORTH = 1.03
 LOSS = 0.02
 """Of the time spent, what may be lost to guesses that turned out badly."""
 
+FADING = 0.99
+"""Of what was spent and lost, so much still counts a step later."""
+
+CREDIT = 5
+"""Gains of so many plain steps may be lost again, and no more."""
+
 FIRST_TRIES = 3
 """Plain steps that are timed before any guess."""
 
@@ -23,7 +29,7 @@ class Pace:
     """The costs of one pair's steps, and its guesses' luck.
 
     Attributes:
-        spent: seconds of base steps so far.
+        spent: seconds of base steps, those long past faded.
         lost: of those, what plain steps for the same tokens would have saved; negative for a gain.
     """
 
@@ -36,12 +42,13 @@ class Pace:
 
     def base_took(self, seconds: float, read: int, tokens: int) -> None:
         """The base part of a step: `read` tokens in one forward (0: recalled), `tokens` emitted."""
-        self.spent += seconds
+        self.spent = FADING * self.spent + seconds
+        self.lost *= FADING
         if read:
             self._base[read].append(seconds)
         plain = self.cost(1)
         if plain is not None:
-            self.lost += seconds - plain * tokens
+            self.lost = max(self.lost + seconds - plain * tokens, -CREDIT * plain)
 
     def guide_took(self, seconds: float) -> None:
         """A forward of the guide over one token."""

@@ -69,9 +69,9 @@ def test_a_policy_that_needs_one_model_runs_one(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, guide = fed(gen.base, monkeypatch), fed(gen.guide, monkeypatch)
-    gen.generate(PROMPT, policy=BaseOnly(), max_new_tokens=8)
+    gen.generate(PROMPT, policy=BaseOnly(), max_new_tokens=8, speculate="off")
     assert (len(base), len(guide)) == (8, 0)
-    gen.generate(PROMPT, policy=GuideOnly(), max_new_tokens=8)
+    gen.generate(PROMPT, policy=GuideOnly(), max_new_tokens=8, speculate="off")
     assert (len(base), len(guide)) == (8, 8)
 
 
