@@ -248,7 +248,9 @@ class BlendInGenerator:
                 `repetition_penalty`, `seed` (the i-th prompt of a list draws with seed + i).
                 `speculate` reads guesses of the next tokens ahead, which changes no output:
                 "auto" where it pays, "off", "lookup" (in the text so far), "guide" (its greedy
-                continuation), or a number of tokens.
+                continuation), or a number of tokens. In bfloat16 near-ties may fall either way
+                with the number of tokens read at once, which "auto" chooses by measured times:
+                "off" repeats itself exactly.
 
         Returns:
             An iterator of `Step`; its `output` is the `Generation` so far.

@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .captured import CannotCapture, Slot, Slots, weight_device
 from .context import Context, can_crop, forget
+from .endings import end_ids
 from .kv_pool import Pool
 from .lookahead import MOST, Guess, recall, take_back
 from .packed import CannotPack
@@ -313,34 +313,3 @@ def sliding_window(config: Any) -> int | None:
     types = getattr(config, "layer_types", None)
     slides = types is None or any("sliding" in kind for kind in types)
     return window if slides and isinstance(window, int) else None
-
-
-def end_ids(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, size: int
-) -> frozenset[int]:
-    """The union of generation_config's, the tokenizer's and the chat template's end tokens."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    if configured is None:
-        configured = []
-    elif isinstance(configured, int):
-        configured = [configured]
-    ids = {*configured, tokenizer.eos_token_id, end_of_turn_id(tokenizer)}
-    return frozenset(id for id in ids if id is not None and 0 <= id < size)
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token with which the chat template closes an assistant's turn, if any."""
-    if not tokenizer.chat_template:
-        return None
-    answer = "blendin-end-of-turn-probe"
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
-    try:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    except (TemplateError, TypeError, ValueError):
-        return None
-    tail = str(rendered).rpartition(answer)[2].lstrip()
-    special = {
-        token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special
-    }
-    matches = [content for content in special if tail.startswith(content)]
-    return special[max(matches, key=len)] if matches else None

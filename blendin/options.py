@@ -106,6 +106,13 @@ class DecodingOptions:
     sampling_top_k: Annotated[int | None, typer.Option(help="With --do-sample.")] = None
     repetition_penalty: Annotated[float, typer.Option(help="As in transformers.")] = 1.0
     seed: Annotated[int | None, typer.Option(help="Of the random draws.")] = None
+    speculate: Annotated[
+        str,
+        typer.Option(
+            help="Guess next tokens and read them ahead, which changes no output: auto, off, "
+            "lookup, guide, or how many."
+        ),
+    ] = "auto"
 
     def settings(self) -> dict[str, Any]:
         """What `BlendInGenerator.generate` takes; a base that runs on is stopped by default."""
@@ -113,7 +120,9 @@ class DecodingOptions:
 
         given = [BASE_STOP] if self.stop is None else self.stop
         stop = [text.replace("\\n", "\n") for text in given if text]
-        return asdict(self) | {"stop": stop}
+        count = self.speculate
+        speculate = int(count) if count.removeprefix("-").isdecimal() else count
+        return asdict(self) | {"stop": stop, "speculate": speculate}
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -94,6 +94,8 @@ def figures(output: Generation) -> Text:
     if output.mean_alpha is not None:
         text.append(f" · mean α {output.mean_alpha:.2f}")
     text.append(f" · {output.tokens_per_second:.1f} tok/s")
+    if accepted := output.stats["accepted"]:
+        text.append(f" · {accepted} tokens came as guessed")
     text.append(f" · stopped by {output.stop_reason or 'interruption'}")
     return text
 
