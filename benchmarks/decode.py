@@ -186,7 +186,9 @@ def threshold_for_rate(gen: BlendInGenerator, rate: float, length: int) -> float
     low, high = 0.0, 1.0
     for _ in range(20):
         threshold = (low * high) ** 0.5 if low else high / 10
-        out = gen.generate(PROMPTS[0], policy=Blend(threshold), max_new_tokens=length)
+        out = gen.generate(
+            PROMPTS[0], policy=Blend(threshold), max_new_tokens=length, speculate="off"
+        )
         if abs(out.intervention_rate - rate) < 0.02:
             break
         low, high = (low, threshold) if out.intervention_rate > rate else (threshold, high)
