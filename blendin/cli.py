@@ -19,6 +19,7 @@ from .options import (
     ModelOptions,
     PolicyOptions,
     console,
+    errors_in_one_line,
     messages,
     takes_options,
 )
@@ -147,8 +148,8 @@ def list_models() -> None:
 )
 def lm_eval(context: typer.Context) -> None:
     """EleutherAI's lm-evaluation-harness with the model "blendin"; the arguments are its own."""
-    from .lm_eval import main
-
+    with errors_in_one_line():
+        from .lm_eval import main
     main(context.args)
 
 

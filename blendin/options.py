@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -125,6 +126,20 @@ class DecodingOptions:
         return asdict(self) | {"stop": stop, "speculate": speculate}
 
 
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What the user can mend ends the command with one line and exit status 2, not a traceback."""
+    try:
+        yield
+    except (ValueError, FloatingPointError, OSError, ModuleNotFoundError) as error:
+        told = str(error)
+        if isinstance(error, ModuleNotFoundError) and "pip install" not in told:
+            told += ": `pip install 'blendin[eval]'` brings what the evaluation needs"
+        messages.print("[bold red]error:[/] ", end="")
+        messages.print(told, markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """Spreads a command's parameters that are option groups into options of their own.
 
@@ -161,12 +176,8 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
             name: group(**{field.name: arguments.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
-        try:
+        with errors_in_one_line():
             command(**arguments, **built)
-        except (ValueError, FloatingPointError, OSError) as error:
-            messages.print("[bold red]error:[/] ", end="")
-            messages.print(str(error), markup=False, soft_wrap=True)
-            raise typer.Exit(2) from error
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

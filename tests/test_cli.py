@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,8 @@ def test_every_option_arrives(folders: list[str], tmp_path: Path) -> None:
     options = (
         "--policy cap --max-rate 0.5 --threshold 0.7 --alpha 0.25 --agreement-bonus 0.3 --top-k 0 "
         "--max-new-tokens 5 --system Sys --do-sample --temperature 0.5 --top-p 0.9 "
-        "--sampling-top-k 7 --repetition-penalty 1.5 --seed 4 --dtype float32"
+        "--sampling-top-k 7 --repetition-penalty 1.5 --seed 4 --speculate 3 "
+        "--dtype float32"
     ).split()
     options += ["--stop", "a\\nb", "--stop", "c", "--trace", str(trace), "--json"]
     result = run("generate", "Hi", *folders, *options)
@@ -79,6 +81,7 @@ def test_every_option_arrives(folders: list[str], tmp_path: Path) -> None:
         "sampling_top_k": 7,
         "repetition_penalty": 1.5,
         "seed": 4,
+        "speculate": 3,
         "base_prompt": "Sys\nQuestion: Hi\nAnswer:",
         "guide_prompt": "<bos><start_of_turn>user\nSys\n\nHi<end_of_turn>\n<start_of_turn>model\n",
     }
@@ -134,3 +137,18 @@ def test_models_lists_the_embedded_pair_with_its_licences() -> None:
     for name, embedded in pairs.EMBEDDED.items():
         assert name in result.stdout
         assert embedded.licence in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [(["paradox", "x.csv"], "scipy"), (["lm-eval", "run"], "lm_eval.api.model")],
+)
+def test_what_an_extra_brings_is_named_where_it_is_missing(
+    arguments: list[str], missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("blendin.lm_eval", "blendin.evaluation.paradox", "blendin.evaluation.statistics"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "pip install 'blendin[" in result.stderr and "Traceback" not in result.output

@@ -112,6 +112,17 @@ def test_company_changes_nothing(default_pair: BlendInGenerator, size: int) -> N
         assert [step.intervened for step in out.steps] == [step.intervened for step in alone.steps]
 
 
+def test_guesses_change_nothing(default_pair: BlendInGenerator) -> None:
+    asked: dict[str, Any] = {"policy": Blend(), "max_new_tokens": 32}
+    plain = default_pair.generate(PROMPTS[0], speculate="off", **asked)
+    for speculate in (7, "auto"):
+        out = default_pair.generate(PROMPTS[0], speculate=speculate, **asked)
+        assert out.token_ids == plain.token_ids
+        for step, expected in zip(out.steps, plain.steps, strict=True):
+            assert step.intervened == expected.intervened
+            assert step.base_top_prob == pytest.approx(expected.base_top_prob, abs=1e-3)
+
+
 def test_a_stop_text_keeps_the_base_from_running_on(default_pair: BlendInGenerator) -> None:
     out = default_pair.generate(
         "What is the capital of France?", policy=BaseOnly(), max_new_tokens=64, stop="\n"
