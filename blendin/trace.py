@@ -32,7 +32,8 @@ class Step:
             None where the base's vocabulary lacks it.
         token_ids: what entered the base's context (the guide's under `GuideOnly`).
         is_end: whether the symbol is END.
-        draft: where a token had been guessed for this place, whether it was this one.
+        draft: where a token had been guessed for this place, whether it was this one. Guesses
+            depend on measured times, so that equal steps may differ in it.
 
     Numbers are None where they were not computed.
     """
@@ -48,7 +49,7 @@ class Step:
     agreement_rank: int | None = None
     token_ids: tuple[int, ...] = ()
     is_end: bool = False
-    draft: DraftOutcome | None = None
+    draft: DraftOutcome | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the bytes in hexadecimal."""

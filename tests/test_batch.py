@@ -295,7 +295,8 @@ def test_a_waiting_prompt_takes_the_place_of_one_that_ends(
 ) -> None:
     assert gen.base.ragged
     base = fed(gen.base, monkeypatch)
-    gen.generate(["a"] * 4, policy=BaseOnly(), max_new_tokens=[20, 5, 5, 5], max_batch_size=2)
+    settings = {"max_new_tokens": [20, 5, 5, 5], "max_batch_size": 2, "speculate": "off"}
+    gen.generate(["a"] * 4, policy=BaseOnly(), **settings)
     assert len(base) == 20  # 5 + 5 + 5 beside the 20
 
 

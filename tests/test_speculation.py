@@ -72,7 +72,9 @@ def test_in_company_each_row_is_accepted_or_not_by_itself(
     speculate = [data.draw(modes | st.just("off")) for _ in texts]
     asked: dict[str, Any] = {"policy": policies, "max_new_tokens": 20, "max_batch_size": 3}
     plain = gen.generate(texts, speculate="off", **asked)
-    outs = gen.generate(texts, speculate=speculate, **asked)
+    limit = data.draw(st.sampled_from((None, 160)))
+    outs = gen.generate(texts, speculate=speculate, max_cached_tokens=limit, **asked)
+    assert not any(out.error for out in outs)
     assert [told(out) for out in outs] == [told(out) for out in plain]
 
 
