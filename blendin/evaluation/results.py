@@ -121,8 +121,8 @@ class Results:
         """How much the comparisons together bear, and what the run leaves open."""
         count = len(list(self.conclusions()))
         said = (
-            f"{count} comparisons at the 5 % level each: about {count * 0.05:.1f} of them would "
-            "come out significant by chance alone. Figures of a subset are of that subset; the "
+            f"{count} comparison{'s' * (count != 1)} at the 5 % level each: about "
+            f"{count * 0.05:.1f} would come out significant by chance alone. Figures of a subset are of that subset; the "
             "interval says what they may be on more such items."
         )
         limit = self.manifest["config"]["max_new_tokens"]
