@@ -122,8 +122,8 @@ class Results:
         count = len(list(self.conclusions()))
         said = (
             f"{count} comparison{'s' * (count != 1)} at the 5 % level each: about "
-            f"{count * 0.05:.1f} would come out significant by chance alone. Figures of a subset are of that subset; the "
-            "interval says what they may be on more such items."
+            f"{count * 0.05:.1f} would come out significant by chance alone. Figures of a subset "
+            "are of that subset; the interval says what they may be on more such items."
         )
         limit = self.manifest["config"]["max_new_tokens"]
         cut = [arm for arm in self.arms if arm.finished is not None and arm.finished < 0.9]
