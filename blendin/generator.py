@@ -148,6 +148,28 @@ class BlendInGenerator:
             raise Interrupted(outputs) from None
         return outputs
 
+    @overload
+    def score(
+        self,
+        prompt: Prompt | None = None,
+        text: str = "",
+        *,
+        base_prompt: str | None = None,
+        guide_prompt: str | None = None,
+        **settings: Any,
+    ) -> Score: ...
+
+    @overload
+    def score(
+        self,
+        prompt: ListLike[Prompt] | None = None,
+        text: ListLike[str] | None = None,
+        *,
+        base_prompt: ListLike[str] | None = None,
+        guide_prompt: ListLike[str] | None = None,
+        **settings: Any,
+    ) -> list[Score]: ...
+
     def score(
         self,
         prompt: Any = None,
