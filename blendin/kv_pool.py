@@ -182,5 +182,10 @@ class Pool:
 
 def shared(held: Sequence[int], ids: Sequence[int]) -> int:
     """How many tokens `held` and `ids` begin with alike, the last of `ids` left to be read."""
-    pairs = zip(held, ids[:-1], strict=False)
+    return agreeing(held, ids[:-1])
+
+
+def agreeing(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -8,11 +8,12 @@ nothing of it: it asks for a context's logits, and whether they are new or recal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from .kv_pool import agreeing
 
 if TYPE_CHECKING:
     from .context import Context
@@ -60,13 +61,3 @@ def take_back(context: Context, length: int) -> None:
     context.guess = None
     if length < context.cached:
         forget(context, length)
-
-
-def agreeing(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
-    count = 0
-    for mine, theirs in zip(one, other, strict=False):
-        if mine != theirs:
-            break
-        count += 1
-    return count

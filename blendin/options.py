@@ -140,6 +140,16 @@ def errors_in_one_line() -> Iterator[None]:
         raise typer.Exit(2) from error
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C during a run that is kept as it goes ends the command with what to do next."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        messages.print("[yellow]interrupted[/]: the same command goes on from here")
+        raise typer.Exit(130) from None
+
+
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """Spreads a command's parameters that are option groups into options of their own.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Mapping
 from statistics import median
 
 from .lookahead import MOST
@@ -46,8 +47,8 @@ class Pace:
         self.lost *= FADING
         if read:
             self._base[read].append(seconds)
-        plain = self.cost(1)
-        if plain is not None:
+        if len(self._base[1]) >= FIRST_TRIES:
+            plain = median(self._base[1])
             self.lost = max(self.lost + seconds - plain * tokens, -CREDIT * plain)
 
     def guide_took(self, seconds: float) -> None:
@@ -61,26 +62,6 @@ class Pace:
             self._tried[kind][place] = 0.98 * self._tried[kind][place] + 1
             self._right[kind][place] = 0.98 * self._right[kind][place] + (place < right)
 
-    def cost(self, width: int) -> float | None:
-        """Seconds of a base step that reads so many tokens, as measured or between what was.
-
-        None until enough plain steps were timed.
-        """
-        if len(self._base[1]) < FIRST_TRIES:
-            return None
-        known = {w: median(times) for w, times in self._base.items() if times}
-        if width in known:
-            return known[width]
-        below = max(w for w in known if w < width)
-        above = min((w for w in known if w > width), default=None)
-        if above is not None:
-            share = (width - below) / (above - below)
-            return known[below] + share * (known[above] - known[below])
-        if below == 1:  # nothing wider is known yet: a guess at this too
-            return known[1] * (1 + 0.1 * (width - 1))
-        slope = max(0.0, (known[below] - known[1]) / (below - 1))
-        return known[below] + slope * (width - below)
-
     def length(self, kind: Kind, most: int, guide_steps: bool = False) -> int:
         """How many tokens of a guess are worth reading; 0 for none.
 
@@ -89,18 +70,37 @@ class Pace:
             most: tokens that there are.
             guide_steps: whether each costs a step of the guide.
         """
-        plain = self.cost(1)
-        if plain is None or self.lost > LOSS * self.spent:
+        if len(self._base[1]) < FIRST_TRIES or self.lost > LOSS * self.spent:
             return 0
         each = median(self._guide) if guide_steps and self._guide else 0.0
         if guide_steps and not each:
             return 0
-        best, chosen, expected, chance = WORTH / plain, 0, 1.0, 1.0
+        known = {width: median(times) for width, times in self._base.items()}
+        best, chosen, expected, chance = WORTH / known[1], 0, 1.0, 1.0
         for count in range(1, min(most, MOST) + 1):
             chance *= self._right[kind][count - 1] / self._tried[kind][count - 1]
             expected += chance
-            cost = self.cost(1 + count)
-            assert cost is not None
-            if expected / (cost + count * each) > best:
-                best, chosen = expected / (cost + count * each), count
+            speed = expected / (cost(known, 1 + count) + count * each)
+            if speed > best:
+                best, chosen = speed, count
         return chosen
+
+
+def cost(known: Mapping[int, float], width: int) -> float:
+    """Seconds of a base step that reads so many tokens, as measured or between what was.
+
+    Args:
+        known: seconds by width, that of 1 among them.
+        width: in tokens.
+    """
+    if width in known:
+        return known[width]
+    below = max(w for w in known if w < width)
+    above = min((w for w in known if w > width), default=None)
+    if above is not None:
+        share = (width - below) / (above - below)
+        return known[below] + share * (known[above] - known[below])
+    if below == 1:  # nothing wider is known yet: a guess at this too
+        return known[1] * (1 + 0.1 * (width - 1))
+    slope = max(0.0, (known[below] - known[1]) / (below - 1))
+    return known[below] + slope * (width - below)

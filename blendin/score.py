@@ -75,11 +75,7 @@ class _Reading:
         if not tokens:
             raise ValueError("the text to score is empty: pass one with something in it")
         assert context is not None
-        if first.max_length is not None and len(context.ids) + len(tokens) > first.max_length:
-            raise ValueError(
-                f"prompt and text have {len(context.ids) + len(tokens)} tokens and the context of "
-                f"{first.name} holds {first.max_length}: shorten them"
-            )
+        _check_length(first, len(context.ids) + len(tokens))
         self.tokens, self.done, self._prompt = tokens, 0, len(context.ids)
         self.own = Context(list(context.ids), expected=len(context.ids) + len(tokens))
         self.guide: Context | None = None
@@ -140,6 +136,14 @@ def score(pair: Pair, asked: ListLike[tuple[Sequence, str]]) -> Iterator[Score]:
             yield reading.score()
 
 
+def _check_length(model: LanguageModel, length: int) -> None:
+    if model.max_length is not None and length > model.max_length:
+        raise ValueError(
+            f"prompt and text have {length} tokens and the context of {model.name} holds "
+            f"{model.max_length}: shorten them"
+        )
+
+
 def _score_alone(pair: Pair, readings: list[_Reading], share: int) -> None:
     """`GuideOnly`: the guide's own likelihood of the text in its own tokens."""
     for reading, logits in _read(pair.guide, readings, share):
@@ -187,12 +191,7 @@ def _blend_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
         assert reading.guide is not None and reading.sequence.guide is not None
         known, first, last = len(reading.guide.ids), places[0][1], places[-1][1]
         reading.guide.ids += reading.sequence.guide.ids[known:last]
-        length, most = len(reading.guide.ids), pair.guide.max_length
-        if most is not None and length > most:
-            raise ValueError(
-                f"prompt and text have {length} tokens and the context of {pair.guide.name} holds "
-                f"{most}: shorten them"
-            )
+        _check_length(pair.guide, len(reading.guide.ids))
         if not pair.guide.has_room(reading.guide):
             raise ValueError("the guide has no room for the text: shorten it")
         contexts.append(reading.guide)

@@ -18,8 +18,8 @@ from typing import Literal
 from . import decode
 from .context import Context
 from .drafters import Draft, Lookup, guide_draft
-from .kv_pool import Pool
-from .lookahead import MOST, agreeing
+from .kv_pool import Pool, agreeing
+from .lookahead import MOST
 from .model import LanguageModel
 from .pair import Pair
 from .policy import GuideOnly

@@ -18,7 +18,7 @@ from blendin.evaluation.arms import NAMES, arms
 from blendin.evaluation.page import page, read_results
 from blendin.evaluation.results import Results
 from blendin.evaluation.runs import MANIFEST, Run, Share
-from blendin.evaluation.tasks import Task, load, of_prompts
+from blendin.evaluation.tasks import Task, load, of_prompts, origin
 
 ARMS = {"base": BaseOnly(), "blend": Blend(threshold=0.9)}
 QUESTIONS = ["How many apples?", "How many clips in May?", "And 24 + 24?", "Is 72 odd?", "Why?"]
@@ -274,8 +274,6 @@ def test_the_command_goes_from_data_to_page(
 def test_a_page_is_of_one_pair_and_of_the_datas_edition(
     gen: BlendInGenerator, data: Path, tmp_path: Path
 ) -> None:
-    from blendin.evaluation.evaluate import origin
-
     task = load("gsm8k", data)
     run = Run(tmp_path / "run", benchmark.config(gen, task, **origin(task, None, 2606)))
     go(gen, task, run)

@@ -17,6 +17,7 @@ from ..options import (
     ModelOptions,
     TrustRemoteCode,
     console,
+    interruptible,
     messages,
     takes_options,
 )
@@ -118,17 +119,14 @@ def of_pair(
     from ..policy import Blend
     from .benchmark import config, run
     from .diagnosis import diagnose as analyse
-    from .evaluate import origin
     from .overlap import top_overlap
     from .runs import Run
+    from .tasks import origin
 
     settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))
     results = Run(folder, settings)
-    try:
+    with interruptible():
         run(gen, task, {ARM: policy}, results, max_batch_size=batch_size)
-    except KeyboardInterrupt:
-        messages.print("[yellow]interrupted[/]: the same command goes on from here")
-        raise typer.Exit(130) from None
     by_item = results.records(ARM)
     records = [by_item[item.id] for item in task.items]
     assert isinstance(policy, Blend)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..options import ModelOptions, console, messages, takes_options
+from ..options import ModelOptions, console, interruptible, messages, takes_options
 from .arms import FIXED, NAMES
 from .data import SUBSET_SEED
 
@@ -65,7 +64,7 @@ def evaluate(
     from .arms import arms
     from .benchmark import config, run
     from .runs import Run, Share
-    from .tasks import load
+    from .tasks import load, origin
 
     policies = arms(
         tuple(arm or NAMES),
@@ -85,11 +84,8 @@ def evaluate(
         results = Run(out / task.name, settings, share)
         drawn = f", drawn with seed {seed}" if limit else ""
         messages.print(f"{task.title}: {len(task.items)} items{drawn} → {results.folder}")
-        try:
+        with interruptible():
             run(gen, task, policies, results, max_batch_size=batch_size)
-        except KeyboardInterrupt:
-            messages.print("[yellow]interrupted[/]: the same command goes on from here")
-            raise typer.Exit(130) from None
         finish(task, results, tuple(policies))
 
 
@@ -108,13 +104,6 @@ def report(
 
     write_whole(out, page([read_results(run, data) for run in runs]))
     messages.print(f"written to {out}", markup=False, soft_wrap=True)
-
-
-def origin(task: Task, limit: int | None, seed: int) -> dict[str, Any]:
-    """Which items a run was on, for its manifest."""
-    content = json.dumps([[item.id, item.prompt, item.texts] for item in task.items])
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    return {"limit": limit, "seed": seed, "items_sha256": digest}
 
 
 def finish(task: Task, run: Run, names: tuple[str, ...]) -> None:
@@ -139,7 +128,7 @@ def show(results: Results) -> None:
     else:
         console.print(f"{results.task.title}: n = {len(results.task.items)}\n", markup=False)
         console.print(markdown(results.table()), markup=False)
-    for sentence in results.conclusions():
+    for sentence in results.conclusions:
         console.print(f"· {sentence}", markup=False)
     console.print(results.caution(), style="dim", markup=False)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .results import Results, markdown
 from .runs import MANIFEST, Run, read_manifest
-from .tasks import load
+from .tasks import load, origin
 
 FLOOR = 0.1
 EXAMPLES = 2
@@ -27,8 +27,6 @@ def read_results(folder: str | Path, data: str | Path | None = None) -> Results:
     Raises:
         ValueError: there is no run, or the data's items are others.
     """
-    from .evaluate import origin
-
     if not (Path(folder) / MANIFEST).is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: name a folder that `blendin evaluate` made")
     config = read_manifest(folder)["config"]
@@ -87,7 +85,7 @@ def _section(results: Results) -> str:
         f"{config['items']} items{drawn}{limit}.",
         "",
         markdown(results.table()),
-        *(f"- {sentence}" for sentence in results.conclusions()),
+        *(f"- {sentence}" for sentence in results.conclusions),
         f"- {results.caution()}",
         *(f"- {sentence}" for sentence in _floor(results)),
         "",

@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,12 @@ class Results:
         common = [id for id in self._items if all(id in column for column in columns)]
         return [[column[id] for id in common] for column in columns]
 
-    def conclusions(self) -> Iterator[str]:
+    @cached_property
+    def conclusions(self) -> tuple[str, ...]:
         """A sentence for each comparison of `AGAINST` that the arms at hand allow."""
+        return tuple(self._conclusions())
+
+    def _conclusions(self) -> Iterator[str]:
         have = [arm.name for arm in self.arms]
         for name in have:
             for other in AGAINST.get(name, ()):
@@ -119,7 +124,7 @@ class Results:
 
     def caution(self) -> str:
         """How much the comparisons together bear, and what the run leaves open."""
-        count = len(list(self.conclusions()))
+        count = len(self.conclusions)
         said = (
             f"{count} comparison{'s' * (count != 1)} at the 5 % level each: about "
             f"{count * 0.05:.1f} would come out significant by chance alone. Figures of a subset "
@@ -179,7 +184,7 @@ class Results:
                 }
                 for arm in self.arms
             ],
-            "conclusions": list(self.conclusions()),
+            "conclusions": list(self.conclusions),
             "caution": self.caution(),
             "manifest": self.manifest,
         }

@@ -6,6 +6,8 @@ likelihood under the policy. Protocols stand in the modules of the data sets.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +86,13 @@ def load(
     if name not in TASKS:
         raise ValueError(f"task {name!r} is unknown; use one of {', '.join(NAMES)}")
     return TASKS[name](folder, limit, seed)
+
+
+def origin(task: Task, limit: int | None, seed: int) -> dict[str, Any]:
+    """Which items a run was on, for its manifest."""
+    content = json.dumps([[item.id, item.prompt, item.texts] for item in task.items])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return {"limit": limit, "seed": seed, "items_sha256": digest}
 
 
 def of_prompts(
