@@ -199,9 +199,8 @@ class Results:
         for item in common[:count]:
             yield item, {name: of[item.id] for name, of in texts.items()}
 
-    def write_completions(self, folder: Path) -> list[Path]:
+    def write_completions(self, folder: Path) -> None:
         """Each arm's answers as a CSV file that `blendin score xstest` reads."""
-        written = []
         for name in self._records:
             path = folder / f"completions-{name}.csv"
             with path.open("w", encoding="utf-8", newline="") as file:
@@ -210,8 +209,6 @@ class Results:
                 for item, record in self._scored(name):
                     kind = getattr(item.facts, "type", "")
                     writer.writerow([item.id, kind, item.prompt, record.text])
-            written.append(path)
-        return written
 
 
 def markdown(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> str:

@@ -86,11 +86,11 @@ class Run:
         """
         self.folder, self.share = Path(folder), share or Share()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._config = json.loads(json.dumps(config))
-        self._manifest: dict[str, Any] = {"config": self._config, "arms": {}, "sessions": []}
+        own = json.loads(json.dumps(config))
+        self._manifest: dict[str, Any] = {"config": own, "arms": {}, "sessions": []}
         if (self.folder / MANIFEST).exists():
             self._manifest = read_manifest(self.folder)
-            self._refuse_other("config", self._manifest["config"], self._config)
+            self._refuse_other("config", self._manifest["config"], own)
 
     @property
     def manifest(self) -> Mapping[str, Any]:
