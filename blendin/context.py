@@ -21,14 +21,16 @@ class Context:
         ids: every token, the prompt's first. Grows; shrinks only by `LanguageModel.rollback`.
         cached: how many tokens are in `cache`: `ids` as far as they are read, and what was read
             ahead.
-        cache: transformers' KV cache or a `captured.Slot`; None before the first forward.
+        cache: transformers' KV cache, a `captured.Slot` or a `remote.session.Session`; None before
+            the first forward.
         expected: how long it is expected to grow, for a cache of fixed size.
         last_logits: `[1, V]`, the logits after `ids[:cached]`.
         pool: where it lies among other sequences, if it does; its cache is then a span of it.
         span: its place there. A model that reads no ragged batches only counts by it.
         hint: gives the tokens that are likely to follow `ids`, asked at the next forward.
         guess: what was read ahead.
-        forwards: how many forwards it took part in.
+        most_ahead: how many tokens a server may be asked for beyond the next; None: as many as pay.
+        forwards: how many forwards, or requests to a server, it took part in.
     """
 
     ids: list[int]
@@ -40,6 +42,7 @@ class Context:
     span: Span | None = field(default=None, repr=False)
     hint: Callable[[], list[int]] | None = field(default=None, repr=False)
     guess: Guess | None = field(default=None, repr=False)
+    most_ahead: int | None = None
     forwards: int = 0
 
 

@@ -68,6 +68,27 @@ class Gate(NamedTuple):
     top_prob: Tensor
     choice: Tensor
 
+    def prob_of(self, symbols: Tensor, tables: SymbolTables) -> Tensor:
+        """P_B of one symbol a row, `[N]` int64 to `[N]` float32; 0 for tokens the base lacks."""
+        return (_score_of(self.logits, symbols, tables) - self.log_total).exp()
+
+    def rank_of(self, symbols: Tensor, tables: SymbolTables) -> Tensor:
+        """As `rank_of`, of these rows."""
+        return rank_of(self.logits, symbols, tables)
+
+    def log_prob_at(self, row: int, token: int) -> float:
+        """log P_B of one token of one row."""
+        return float(self.logits[row, token].float() - self.log_total[row])
+
+    def candidates(self, tables: SymbolTables, k: int | None) -> Candidates:
+        """The base's top k symbols (all of them where k is None), and END."""
+        scores = self.logits.float().masked_fill(~tables.base_candidates, -torch.inf)
+        ends = self.logits[:, tables.base_ends].float() - self.log_total[:, None]
+        top, tokens = _top(scores, k)
+        probs = (top - self.log_total[:, None]).exp()
+        is_cut = probs.shape[1] < scores.shape[1]
+        return with_end(probs, tokens, ends.exp().sum(-1), tables.end, is_cut)
+
 
 class GuideView(NamedTuple):
     """What the guide alone says of a step.
@@ -82,6 +103,18 @@ class GuideView(NamedTuple):
     top_prob: Tensor
     choice: Tensor
 
+    def prob_at(self, row: int, token: int) -> float:
+        """P_G of one token of one row."""
+        return float(self.probs[row, token])
+
+    def candidates(self, tables: SymbolTables, k: int | None) -> Candidates:
+        """The guide's top k symbols (all of them where k is None), and END."""
+        probs = self.probs.masked_fill(~tables.guide_candidates, 0)
+        end_prob = self.probs[:, tables.guide_ends].sum(dim=-1)
+        top, tokens = _top(probs, k)
+        is_cut = top.shape[1] < probs.shape[1]
+        return with_end(top, tables.guide_symbols[tokens], end_prob, tables.end, is_cut)
+
 
 class Candidates(NamedTuple):
     """One model's candidates at an intervention: its top k symbols and END.
@@ -89,10 +122,12 @@ class Candidates(NamedTuple):
     Attributes:
         symbols: `[N, C]` int64, no two alike in a row but for some of probability 0; END is last.
         probs: `[N, C]` float32, not normalised.
+        unlisted: `[N]` float32, the probability of further candidates that are not told apart.
     """
 
     symbols: Tensor
     probs: Tensor
+    unlisted: Tensor
 
     def dense(self, end: int) -> Tensor:
         """`[N, end + 1]` float32 over the joint space, 0 for symbols that are no candidates."""
@@ -110,6 +145,7 @@ class Blended(NamedTuple):
             second has no weight.
         base: `[N, C]` float32, (1-α)·P_B, 0 for symbols that are none of the base's candidates.
         guide: `[N, C]` float32, α·P_G, likewise.
+        unlisted: `[N]` float32, the weight of further candidates that are not told apart.
         end: the symbol END.
     """
 
@@ -118,13 +154,19 @@ class Blended(NamedTuple):
     symbols: Tensor
     base: Tensor
     guide: Tensor
+    unlisted: Tensor
     end: int
 
     @property
     def probs(self) -> Tensor:
         """`[N, end + 1]` float32, P_blend over the joint space: the sum of both, normalised."""
-        mixture = Candidates(self.symbols, self.base + self.guide).dense(self.end)
+        mixture = Candidates(self.symbols, self.base + self.guide, self.unlisted).dense(self.end)
         return mixture / mixture.sum(dim=-1, keepdim=True)
+
+    @property
+    def total(self) -> Tensor:
+        """`[N]` float32, what P_blend is normalised by."""
+        return (self.base + self.guide).sum(dim=-1) + self.unlisted
 
     @property
     def choice(self) -> Tensor:
@@ -203,7 +245,7 @@ def gate(base_logits: Tensor, tables: SymbolTables) -> Gate:
     """Reads the base's `[N, V_b]` logits: is it confident (`top_prob >= τ`), and in what?"""
     choice = top_symbol(base_logits, tables.base_ends, tables.end)
     view = Gate(base_logits, log_total(base_logits), choice.new_empty(0), choice)
-    return view._replace(top_prob=prob_of(view, choice, tables))
+    return view._replace(top_prob=view.prob_of(choice, tables))
 
 
 def consult(guide_logits: Tensor, tables: SymbolTables) -> GuideView:
@@ -216,11 +258,6 @@ def consult(guide_logits: Tensor, tables: SymbolTables) -> GuideView:
     end_prob = probs[:, tables.guide_ends].sum(dim=-1)
     top_prob = torch.where(is_end, end_prob, probs.gather(-1, token[:, None])[:, 0])
     return GuideView(probs, top_prob, torch.where(is_end, tables.end, tables.guide_symbols[token]))
-
-
-def prob_of(gate: Gate, symbols: Tensor, tables: SymbolTables) -> Tensor:
-    """P_B of one symbol a row, `[N]` int64 to `[N]` float32; 0 for tokens the base lacks."""
-    return (_score_of(gate.logits, symbols, tables) - gate.log_total).exp()
 
 
 def rank_of(logits: Tensor, symbols: Tensor, tables: SymbolTables) -> Tensor:
@@ -249,33 +286,20 @@ def mixing_weight(
     return (confidence + agreement_bonus * agreement).clamp(0, 1)
 
 
-def base_candidates(gate: Gate, tables: SymbolTables, k: int | None) -> Candidates:
-    """The base's top k symbols (all of them where k is None), and END."""
-    scores = gate.logits.float().masked_fill(~tables.base_candidates, -torch.inf)
-    end_prob = (gate.logits[:, tables.base_ends].float() - gate.log_total[:, None]).exp().sum(-1)
-    top, tokens = _top(scores, k)
-    probs = (top - gate.log_total[:, None]).exp()
-    return _with_end(probs, tokens, end_prob, tables.end, scores.shape[1])
-
-
-def guide_candidates(guide: GuideView, tables: SymbolTables, k: int | None) -> Candidates:
-    """The guide's, likewise."""
-    probs = guide.probs.masked_fill(~tables.guide_candidates, 0)
-    end_prob = guide.probs[:, tables.guide_ends].sum(dim=-1)
-    top, tokens = _top(probs, k)
-    return _with_end(top, tables.guide_symbols[tokens], end_prob, tables.end, probs.shape[1])
-
-
-def _with_end(probs: Tensor, symbols: Tensor, end_prob: Tensor, end: int, size: int) -> Candidates:
+def with_end(
+    probs: Tensor, symbols: Tensor, end_prob: Tensor, end: int, is_cut: bool
+) -> Candidates:
     """END competes for a place among the k and is kept (as one more) where it did not win one.
 
-    Where the list is not cut (it has all `size` tokens), there is a place for END: its own ids'.
+    Where the list is not cut (it has all tokens), there is a place for END: its own ids'.
     """
-    if probs.shape[1] < size:
+    if is_cut:
         probs[:, -1].masked_fill_(end_prob > probs[:, -1], 0)
     ends = torch.full_like(symbols[:, :1], end)
     return Candidates(
-        torch.cat([symbols, ends], dim=-1), torch.cat([probs, end_prob[:, None]], dim=-1)
+        torch.cat([symbols, ends], dim=-1),
+        torch.cat([probs, end_prob[:, None]], dim=-1),
+        torch.zeros_like(end_prob),
     )
 
 
@@ -319,14 +343,13 @@ def blend(
         top_k: k, or None for the whole vocabulary.
         alpha: fixes α; None adapts it.
     """
-    agreed = prob_of(gate, guide.choice, tables)
+    agreed = gate.prob_of(guide.choice, tables)
     if alpha is None:
         weight = mixing_weight(gate.top_prob, guide.top_prob, agreed, agreement_bonus)
     else:
         weight = torch.full_like(guide.top_prob, alpha)
-    base = base_candidates(gate, tables, top_k)
-    of_guide = guide_candidates(guide, tables, top_k)
-    if top_k is None or top_k > LISTED_AT_MOST:
+    base, of_guide = gate.candidates(tables, top_k), guide.candidates(tables, top_k)
+    if max(base.symbols.shape[1], of_guide.symbols.shape[1]) > LISTED_AT_MOST + 1:
         everything = torch.arange(tables.end + 1, device=weight.device).expand(len(weight), -1)
         symbols = everything
         base_probs, guide_probs = base.dense(tables.end), of_guide.dense(tables.end)
@@ -343,5 +366,6 @@ def blend(
         symbols,
         base_probs * (1 - weight[:, None]),
         guide_probs * weight[:, None],
+        base.unlisted * (1 - weight) + of_guide.unlisted * weight,
         tables.end,
     )

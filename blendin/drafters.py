@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from .lookahead import Guess
+from .model import LanguageModel
 from .pair import Pair
 from .sequence import Sequence
 
@@ -62,7 +63,7 @@ def guide_draft(pair: Pair, sequence: Sequence, count: int) -> Draft | None:
     has come to be what it read, its logits are there.
     """
     context = sequence.guide
-    if context is None:
+    if context is None or not isinstance(pair.guide, LanguageModel):
         return None
     missed = pair.alignment.guide.spell(bytes(sequence.unread))
     wanted = [] if missed is None else [*missed, *[0] * count]

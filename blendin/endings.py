@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from jinja2 import TemplateError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 
 def end_ids(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, size: int
+    configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase, size: int
 ) -> frozenset[int]:
-    """The union of generation_config's, the tokenizer's and the chat template's end tokens."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
+    """The union of generation_config's, the tokenizer's and the chat template's end tokens.
+
+    Args:
+        configured: `generation_config.eos_token_id`.
+        tokenizer: the model's.
+        size: of its vocabulary.
+    """
     if configured is None:
         configured = []
     elif isinstance(configured, int):

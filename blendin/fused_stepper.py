@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from .decision import SymbolTables, rank_of
+from .listed import Rows
+from .model import LanguageModel
 from .pair import Pair
 from .policy import BaseOnly, Blend
 from .sequence import Sequence
@@ -24,58 +26,59 @@ KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 def stepper(pair: Pair, sequences: ListLike[Sequence]) -> Stepper:
     """The fused moves where the kernels run and know every policy, else the eager ones."""
-    narrow = all(lm.model.dtype in KERNEL_DTYPES for lm in (pair.base, pair.guide))
+    if pair.fused is None:
+        return Stepper(pair, sequences)
+    narrow = all(
+        isinstance(lm, LanguageModel) and lm.model.dtype in KERNEL_DTYPES
+        for lm in (pair.base, pair.guide)
+    )
     known = all(
         sequence.sampling.is_argmax and isinstance(sequence.rule, Blend | BaseOnly)
         for sequence in sequences
     )
-    if pair.fused is not None and narrow and known:
-        return FusedStepper(pair, sequences)
-    return Stepper(pair, sequences)
+    return FusedStepper(pair, sequences) if narrow and known else Stepper(pair, sequences)
 
 
 class FusedStepper(Stepper):
     """`Stepper` for greedy `Blend` and `BaseOnly` through `blendin.kernels`."""
 
-    def own_views(
-        self, logits: Tensor, tables: SymbolTables, turns: ListLike[Turn]
-    ) -> list[OwnView]:
+    def own_views(self, rows: Rows, tables: SymbolTables, turns: ListLike[Turn]) -> list[OwnView]:
         from .kernels.gate import gate
 
-        assert self.pair.fused is not None
+        assert self.pair.fused is not None and isinstance(rows, Tensor)
         self._parameters = _parameters(
             tuple(turn.sequence.rule for turn in turns), tables.base_ends.device
         )
-        gated = gate(logits, self.pair.fused, self._parameters)
+        gated = gate(rows, self.pair.fused, self._parameters)
         raw = gated.raw.cpu()
         top_probs = raw.view(torch.float32)[:, 1].tolist()
         return [
-            OwnView(logits[row], gated, row, top_prob, choice)
+            OwnView(rows, gated, row, top_prob, choice)
             for row, (top_prob, choice) in enumerate(
                 zip(top_probs, raw[:, 0].tolist(), strict=True)
             )
         ]
 
-    def emit_blends(self, turns: ListLike[Turn], guide_logits: Tensor) -> None:
+    def emit_blends(self, turns: ListLike[Turn], guide_rows: Rows) -> None:
         from .kernels.decide import Decision, decide
 
         if not turns:
             return
-        assert self.pair.fused is not None
+        assert self.pair.fused is not None and isinstance(guide_rows, Tensor)
         views = [turn.base for turn in turns if turn.base is not None]
         gated = views[0].gate
         base_logits = gated.streamed.logits
-        guide_rows = torch.full((len(base_logits),), -1, dtype=torch.int32)
-        guide_rows[[view.row for view in views]] = torch.tensor(
+        places = torch.full((len(base_logits),), -1, dtype=torch.int32)
+        places[[view.row for view in views]] = torch.tensor(
             [turn.guide_row for turn in turns], dtype=torch.int32
         )
         decision = decide(
             base_logits,
-            guide_logits,
+            guide_rows,
             self.pair.fused,
             self._parameters,
             gated=gated,
-            guide_rows=guide_rows.to(base_logits.device),
+            guide_rows=places.to(base_logits.device),
         )
         guide_choice = decision.guide_choice.clamp(min=0).long()  # -1 where the guide is not asked
         ranks = rank_of(base_logits, guide_choice, self.pair.tables).int()

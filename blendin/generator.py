@@ -11,7 +11,7 @@ import torch
 
 from . import pairs
 from .loading import ModelSource, load, locate, without_garbage_collection
-from .model import LanguageModel
+from .model import Model
 from .pair import Pair
 from .policy import Blend, Policy
 from .prompts import Prompt
@@ -31,7 +31,7 @@ class BlendInGenerator:
 
     Attributes:
         policy: what `generate` does at a step, unless told otherwise.
-        base: the base's `LanguageModel`.
+        base: the base's `LanguageModel`, or `RemoteModel` where a server runs it.
         guide: the guide's.
         pair: both, their vocabularies aligned.
     """
@@ -51,20 +51,24 @@ class BlendInGenerator:
         """Loads both models and aligns their vocabularies.
 
         Args:
-            base: the embedded default, a hub id, a folder, a GGUF file, a loaded model or a
-                (model, tokenizer) tuple. Weights from files must be safetensors or GGUF.
+            base: the embedded default, a hub id, a folder, a GGUF file, a loaded model, a (model,
+                tokenizer) tuple, or the URL of an OpenAI-compatible completions server
+                (`http://host:8000/v1#model`, replicas with commas between). Weights from files
+                must be safetensors or GGUF.
             guide: likewise. Where it is the same as the base, the model is loaded once.
             policy: `Blend()` where None.
             dtype: of both models' weights; "auto" keeps the checkpoints'.
             device_map: of both, as transformers and accelerate understand it.
             trust_remote_code: whether code that a checkpoint brings may run.
             base_kwargs: further `from_pretrained` arguments of the base alone; `tokenizer` names
-                or is another tokenizer.
+                or is another tokenizer. Of a server: `tokenizer`, `top_logprobs`, `timeout`,
+                `patience`, `max_connections` (`blendin.remote.loading.load`).
             guide_kwargs: likewise of the guide.
 
         Raises:
             ValueError: where a model cannot be had, has no end token, or has a tokenizer whose
                 tokens' bytes are unknown.
+            ConnectionError: where a server does not answer or refuses.
         """
         common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
         if device_map is not None:
@@ -77,8 +81,8 @@ class BlendInGenerator:
         with ThreadPoolExecutor() as pool:  # embedded models are hashed, both at once
             found = dict(zip(sources, pool.map(locate, sources.values(), sources), strict=True))
         with without_garbage_collection():
-            self.base: LanguageModel = load(found["base"], "base", **base_options)
-            self.guide: LanguageModel = (
+            self.base: Model = load(found["base"], "base", **base_options)
+            self.guide: Model = (
                 self.base if shared else load(found["guide"], "guide", **guide_options)
             )
             self.pair = Pair(self.base, self.guide)
@@ -270,7 +274,8 @@ class BlendInGenerator:
                 `repetition_penalty`, `seed` (the i-th prompt of a list draws with seed + i).
                 `speculate` reads guesses of the next tokens ahead, which changes no output:
                 "auto" where it pays, "off", "lookup" (in the text so far), "guide" (its greedy
-                continuation), or a number of tokens. In bfloat16 near-ties may fall either way
+                continuation), or a number of tokens. Of a server windows of tokens are asked for,
+                "off" one at a time. In bfloat16 near-ties may fall either way
                 with the number of tokens read at once, which "auto" chooses by measured times:
                 "off" repeats itself exactly.
 

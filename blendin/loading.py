@@ -18,12 +18,19 @@ from transformers import (
 )
 
 from . import pairs
-from .model import LanguageModel
+from .model import LanguageModel, Model
+from .remote import loading as remote_loading
+from .remote.model import RemoteModel
 
 logger = logging.getLogger("blendin")
 
 ModelSource = (
-    str | Path | PreTrainedModel | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LanguageModel
+    str
+    | Path
+    | PreTrainedModel
+    | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    | LanguageModel
+    | RemoteModel
 )
 
 
@@ -52,7 +59,7 @@ def locate(source: ModelSource, role: str) -> ModelSource | Location:
     Raises:
         ValueError: where there is no such file, or an embedded model is not installed.
     """
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | Path) or remote_loading.is_url(source):
         return source
     name, path = str(source), Path(source).expanduser()
     if path.suffix == ".gguf":
@@ -64,23 +71,28 @@ def locate(source: ModelSource, role: str) -> ModelSource | Location:
     return Location(name, str(pairs.folder(name)) if name in pairs.EMBEDDED else name)
 
 
-def load(source: ModelSource | Location, role: str, **kwargs: Any) -> LanguageModel:
+def load(source: ModelSource | Location, role: str, **kwargs: Any) -> Model:
     """Loads one model with its tokenizer.
 
     Args:
         source: a name of the embedded pair (`blendin models` lists them), a hub id, a folder, a
             GGUF file, a loaded model (its tokenizer is taken from `model.name_or_path`), a
-            (model, tokenizer) tuple, or a `LanguageModel`.
+            (model, tokenizer) tuple, the URL of a completions server (`http://host:8000/v1#model`,
+            replicas with commas between), or what this returned before.
         role: "base" or "guide", for messages.
         **kwargs: for transformers' `from_pretrained` (`dtype`, `device_map`, `trust_remote_code`,
-            `quantization_config`, `revision`, ...); `tokenizer` names or is another tokenizer.
+            `quantization_config`, `revision`, ...); `tokenizer` names or is another tokenizer. Of
+            a server: as `remote.loading.load` takes them.
 
     Raises:
         ValueError: where there is no such model, or its tokenizer cannot be aligned.
+        remote.completions.ServerError: where a server does not answer or refuses.
     """
     source = source if isinstance(source, Location) else locate(source, role)
-    if isinstance(source, LanguageModel):
+    if isinstance(source, LanguageModel | RemoteModel):
         return source
+    if remote_loading.is_url(source):
+        return remote_loading.load(str(source), role, **kwargs)
     tokenizer: Any = kwargs.pop("tokenizer", None)
     if isinstance(source, tuple):
         model, tokenizer = source

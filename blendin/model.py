@@ -10,7 +10,7 @@ import logging
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +20,36 @@ from .captured import CannotCapture, Slot, Slots, weight_device
 from .context import Context, can_crop, forget
 from .endings import end_ids
 from .kv_pool import Pool
+from .listed import Rows
 from .lookahead import MOST, Guess, recall, take_back
 from .packed import CannotPack
+from .prompts import prompt_ids
 from .ragged import RaggedForward
 from .vocabulary import Vocabulary
 
 logger = logging.getLogger("blendin")
+
+
+class Model(Protocol):
+    """What the loop asks of a model, wherever that runs; `LanguageModel` says what each means."""
+
+    is_remote: bool
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: Vocabulary
+    end_ids: frozenset[int]
+    max_length: int | None
+    forwards: int
+
+    @property
+    def device(self) -> torch.device: ...
+    def forward(self, context: Context, positions: int = 1) -> Rows: ...
+    def forward_batch(self, contexts: Sequence[Context]) -> Rows: ...
+    def score_batch(self, contexts: Sequence[Context], positions: Sequence[int]) -> list[Any]: ...
+    def join(self, context: Context, pool: Pool) -> bool: ...
+    def leave(self, context: Context) -> None: ...
+    def has_room(self, context: Context) -> bool: ...
+    def encode_prompt(self, text: str) -> list[int]: ...
 
 
 class LanguageModel:
@@ -38,7 +62,10 @@ class LanguageModel:
         max_length: how many tokens its context holds; None where it is not bounded.
         window: how many tokens its sliding layers keep; None where it has none.
         forwards: how many forwards it has run.
+        is_remote: False.
     """
+
+    is_remote = False
 
     def __init__(
         self,
@@ -63,7 +90,8 @@ class LanguageModel:
         self.vocabulary = Vocabulary(tokenizer, size=text_config.vocab_size)
         self.max_length: int | None = getattr(text_config, "max_position_embeddings", None)
         self.window = sliding_window(text_config)
-        self.end_ids = end_ids(model, tokenizer, size=text_config.vocab_size)
+        configured = getattr(model.generation_config, "eos_token_id", None)
+        self.end_ids = end_ids(configured, tokenizer, size=text_config.vocab_size)
         if not self.end_ids:
             raise ValueError(
                 f"{name!r} has no end token, so nothing would stop it; set tokenizer.eos_token or "
@@ -291,20 +319,8 @@ class LanguageModel:
             forget(context, len(context.ids))
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The tokens of a whole prompt, with the special tokens that go before a text.
-
-        A prompt that already begins with the BOS token's text (a rendered chat template does)
-        gets no second one, and no end token is appended to it.
-        """
-        bos = self.tokenizer.bos_token
-        if bos and text.startswith(bos):
-            return self.tokenizer.encode(text, add_special_tokens=False)
-        ids = self.tokenizer.encode(text, add_special_tokens=True)
-        plain = self.tokenizer.encode(text, add_special_tokens=False)
-        start = next(
-            (i for i in range(len(ids) - len(plain) + 1) if ids[i : i + len(plain)] == plain), 0
-        )
-        return ids[: start + len(plain)]
+        """The tokens of a whole prompt; see `prompts.prompt_ids`."""
+        return prompt_ids(text, self.tokenizer)
 
 
 def sliding_window(config: Any) -> int | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .alignment import Alignment
+from .context import Context
 from .fused import checked_kernel_tables
-from .model import LanguageModel
+from .model import Model
 from .pace import Pace
 
 
@@ -15,12 +16,11 @@ class Pair:
         tables: the alignment on the device of the base's logits, where steps are decided.
         fused: the same for the Triton kernels; None where they do not run.
         pace: what their steps cost here, learned while they run.
+        is_remote: whether a server has a part in it.
         base_seconds: spent so far on asking the base, its decisions included.
     """
 
-    def __init__(
-        self, base: LanguageModel, guide: LanguageModel, fused: bool | None = None
-    ) -> None:
+    def __init__(self, base: Model, guide: Model, fused: bool | None = None) -> None:
         """Aligns two models.
 
         Args:
@@ -32,5 +32,13 @@ class Pair:
         self.pace, self.base_seconds = Pace(), 0.0
         self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
         self.tables = self.alignment.tables.to(base.device)
-        fused = base.device.type == "cuda" if fused is None else fused
+        self.is_remote = base.is_remote or guide.is_remote
+        if fused is None:
+            fused = base.device.type == "cuda" and not self.is_remote
         self.fused = checked_kernel_tables(self.tables, self.alignment.same) if fused else None
+
+    def leave(self, base: Context | None, guide: Context | None) -> None:
+        """Frees the caches of a sequence's contexts, and ends what servers are still asked for."""
+        for model, context in ((self.base, base), (self.guide, guide)):
+            if context is not None:
+                model.leave(context)

@@ -81,6 +81,23 @@ def guide_text(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
     return _render(tokenizer, [merged, *rest])
 
 
+def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens of a whole prompt, with the special tokens that go before a text.
+
+    A prompt that already begins with the BOS token's text (a rendered chat template does)
+    gets no second one, and no end token is appended to it.
+    """
+    bos = tokenizer.bos_token
+    if bos and text.startswith(bos):
+        return tokenizer.encode(text, add_special_tokens=False)
+    ids = tokenizer.encode(text, add_special_tokens=True)
+    plain = tokenizer.encode(text, add_special_tokens=False)
+    start = next(
+        (i for i in range(len(ids) - len(plain) + 1) if ids[i : i + len(plain)] == plain), 0
+    )
+    return ids[: start + len(plain)]
+
+
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     return str(
         tokenizer.apply_chat_template(

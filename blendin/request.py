@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .context import Context
-from .model import LanguageModel
+from .model import Model
 from .pair import Pair
 from .policy import BaseOnly, GuideOnly, Policy, described
 from .prompts import Prompt, as_messages, base_text, guide_text
 from .sampling import Sampling
 from .sequence import Limits, Sequence
-from .speculation import Guesses, Speculate, check
+from .speculation import Guesses, Speculate, check, tokens_ahead
 
 SAMPLING_SETTINGS = tuple(field.name for field in fields(Sampling))
 SETTINGS = ("system", "policy", "max_new_tokens", "stop", "speculate", *SAMPLING_SETTINGS)
@@ -145,7 +145,7 @@ class Request:
             "speculate": self.speculate,
         }
 
-    def _context(self, role: str, model: LanguageModel, text: str | None) -> Context:
+    def _context(self, role: str, model: Model, text: str | None) -> Context:
         """A context that begins with a whole prompt, not yet fed."""
         if text is None:
             raise ValueError(f"the {role} has nothing to read: pass prompt= or {role}_prompt=")
@@ -159,7 +159,9 @@ class Request:
             )
         # A symbol of the other vocabulary may take several tokens of this one; there is more room
         # to be had for texts of such.
-        return Context(ids, expected=len(ids) + self.limits.max_new_tokens + 8)
+        expected = len(ids) + self.limits.max_new_tokens + 8
+        ahead = tokens_ahead(self.speculate) if model.is_remote else None
+        return Context(ids, expected=expected, most_ahead=ahead)
 
 
 def is_batch(prompt: Any, base_prompt: Any, guide_prompt: Any) -> bool:

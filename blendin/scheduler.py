@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from .context import Context
+from .interleaved import Interleaved
 from .kv_pool import Pool
-from .model import LanguageModel
+from .model import Model
 from .pair import Pair
 from .sequence import Sequence
 from .speculation import advance
@@ -57,6 +58,7 @@ class Scheduler:
         self._waiting, self._sent_back = iter(waiting), deque[Sequence]()
         self._size, self._limit = max_batch_size, max_cached_tokens
         self._pools = Pool(max_cached_tokens), Pool(max_cached_tokens)
+        self._interleaved = Interleaved(pair) if pair.is_remote else None
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[Sequence]:
         """Decodes until none is left; closing the iterator frees the caches.
@@ -70,7 +72,7 @@ class Scheduler:
                 if not self.running:
                     return
                 before = [len(sequence.output.steps) for sequence in self.running]
-                advance(self.pair, self.running)
+                self._advance()
                 self._count(before)
                 after_step()
                 yield from self._ended()
@@ -113,8 +115,16 @@ class Scheduler:
         return True
 
     def _leave(self, sequence: Sequence) -> None:
-        for model, context, _ in self._places(sequence):
-            model.leave(context)
+        if self._interleaved is not None:
+            self._interleaved.forget(sequence)
+        self.pair.leave(sequence.base, sequence.guide)
+
+    def _advance(self) -> None:
+        """One step of all, or where servers have a part of those that need not wait."""
+        if self._interleaved is None:
+            advance(self.pair, self.running)
+        else:
+            self._interleaved.advance(self.running)
 
     def _ended(self) -> Iterator[Sequence]:
         ended = [sequence for sequence in self.running if sequence.done]
@@ -148,7 +158,7 @@ class Scheduler:
             self.steps += len(made)
             self.interventions += sum(step.intervened for step in made)
 
-    def _places(self, sequence: Sequence) -> Iterator[tuple[LanguageModel, Context, Pool]]:
+    def _places(self, sequence: Sequence) -> Iterator[tuple[Model, Context, Pool]]:
         models = self.pair.base, self.pair.guide
         contexts = sequence.base, sequence.guide
         for model, context, pool in zip(models, contexts, self._pools, strict=True):

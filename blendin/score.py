@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .context import Context
-from .decision import Gate, blend, consult, gate
+from .decision import Gate, blend
 from .kv_pool import Pool
+from .listed import ListedGate, consult, gate
 from .model import LanguageModel
 from .pair import Pair
 from .policy import Blend, GuideOnly, Nudge
@@ -28,7 +29,7 @@ POSITIONS_AT_ONCE = 128
 
 TEXTS_AT_ONCE = 8
 
-Place = tuple[int, int, Gate, int]
+Place = tuple[int, int, Gate | ListedGate, int]
 """An intervention: its token, the guide's length before it, the base's view, its row there."""
 
 
@@ -172,7 +173,7 @@ def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
             reading.done += 1
             certain = top_prob >= sequence.threshold or not allowed
             if certain or guide is None or not sequence.guide_catches_up():
-                value = float(view.logits[row, token].float() - view.log_total[row])
+                value = view.log_prob_at(row, token)
                 reading.add(value, choice == token)
                 sequence.base_wrote(token)
             else:
@@ -211,8 +212,8 @@ def _blend_rows(pair: Pair, reading: _Reading, places: list[Place], logits: Tens
     rule = reading.sequence.rule
     assert isinstance(rule, Blend | Nudge)
     tables = pair.tables
-    views = [Gate(*(tensor[row : row + 1] for tensor in view)) for _, _, view, row in places]
-    base = Gate(*(torch.cat(columns) for columns in zip(*views, strict=True)))
+    views = [tuple(column[row : row + 1] for column in view) for _, _, view, row in places]
+    base = type(places[0][2])(*(torch.cat(columns) for columns in zip(*views, strict=True)))
     guide = consult(logits.to(tables.base_ends.device), tables)
     blended = blend(
         base,
@@ -225,8 +226,7 @@ def _blend_rows(pair: Pair, reading: _Reading, places: list[Place], logits: Tens
     tokens = torch.tensor([reading.tokens[place] for place, *_ in places])
     symbols = tokens.to(tables.base_ends.device)
     of_base, of_guide = blended.weights(symbols)
-    total = (blended.base + blended.guide).sum(dim=-1)
-    values = ((of_base + of_guide) / total).log().tolist()
+    values = ((of_base + of_guide) / blended.total).log().tolist()
     greedy = (blended.choice == symbols).tolist()
     for (place, *_), value, is_greedy in zip(places, values, greedy, strict=True):
         reading.values[place] = value

@@ -20,7 +20,7 @@ from .context import Context
 from .drafters import Draft, Lookup, guide_draft
 from .kv_pool import Pool, agreeing
 from .lookahead import MOST
-from .model import LanguageModel
+from .model import LanguageModel, Model
 from .pair import Pair
 from .policy import GuideOnly
 from .sequence import Sequence
@@ -44,6 +44,22 @@ def check(speculate: Speculate) -> Speculate:
     return speculate
 
 
+def tokens_ahead(speculate: Speculate) -> int | None:
+    """How many tokens a server may be asked for beyond the next; None: as many as pay.
+
+    Raises:
+        ValueError: a way of guessing that servers do not know.
+    """
+    if isinstance(speculate, int):
+        return speculate
+    if speculate not in ("auto", "off"):
+        raise ValueError(
+            f"speculate={speculate!r} reads guesses with a model that runs here, and a server "
+            "writes its own: use auto, off or a number of tokens"
+        )
+    return None if speculate == "auto" else 0
+
+
 def advance(pair: Pair, sequences: ListLike[Sequence]) -> None:
     """`decode.advance`, with guesses where they are asked for and promise to pay.
 
@@ -51,13 +67,17 @@ def advance(pair: Pair, sequences: ListLike[Sequence]) -> None:
     that is wrong costs every other sequence its time.
     """
     guessing = [
-        (sequence, _lead(pair, sequence))
+        (sequence, *_lead(pair, sequence))
         for sequence in sequences
         if sequence.guesses is not None
         and not sequence.done
         and not (sequence.guesses.speculate == "auto" and len(sequences) > 1)
     ]
-    rounds = [Round(pair, sequence, *lead) for sequence, lead in guessing]
+    rounds = [
+        Round(pair, sequence, model, context)
+        for sequence, model, context in guessing
+        if isinstance(model, LanguageModel)  # servers are asked for windows
+    ]
     alone = rounds[0] if len(sequences) == 1 and rounds else None
     began, base_before = time.perf_counter(), pair.base_seconds
     decode.advance(pair, sequences)
@@ -121,7 +141,7 @@ class Round:
         guide = sequence.guide
         self.guide_forwards = 0 if guide is None else guide.forwards
         _keep_states(model, context)
-        if guide is not None and guide is not context:
+        if guide is not None and guide is not context and isinstance(pair.guide, LanguageModel):
             _keep_states(pair.guide, guide)
         self.cached = context.cached
         if context.guess is not None:
@@ -184,7 +204,7 @@ class Round:
             guesses.draft = None
 
 
-def _lead(pair: Pair, sequence: Sequence) -> tuple[LanguageModel, Context]:
+def _lead(pair: Pair, sequence: Sequence) -> tuple[Model, Context]:
     """The model that reads first, and what it has read."""
     alone = isinstance(sequence.rule, GuideOnly)
     context = sequence.guide if alone else sequence.base

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from collections.abc import Sequence as ListLike
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .context import Context
-from .decision import (
-    Gate,
-    SymbolTables,
-    blend,
-    consult,
-    gate,
-    guide_candidates,
-    next_token_probs,
-    prob_of,
-    rank_of,
-)
-from .model import LanguageModel
+from .decision import SymbolTables, blend
+from .listed import Rows, consult, gate, some
+from .model import Model
 from .pair import Pair
 from .policy import Blend
 from .sequence import Sequence
@@ -36,8 +28,18 @@ ROWS_AT_ONCE = 8
 """Eager blends take so many rows at once: a row is megabytes, as wide as both vocabularies."""
 
 
+class Read(NamedTuple):
+    """What a step waits for: a model's word on what follows each of some contexts."""
+
+    model: Model
+    contexts: list[Context]
+
+
 class Stepper:
     """The moves of a step on some sequences.
+
+    Those that ask a model are generators: they yield `Read`s and are sent the rows, so that whoever
+    runs a step may let others go on while it waits.
 
     What the host needs of a decision it fetches in one transfer, since on a GPU each one waits.
     """
@@ -47,32 +49,32 @@ class Stepper:
         for sequence in sequences:
             sequence.start()
 
-    def ask_base(self, sequences: ListLike[Sequence]) -> list[Turn]:
+    def ask_base(self, sequences: ListLike[Sequence]) -> Generator[Read, Rows, list[Turn]]:
         """The base's view of each, in one forward; without those that ended or must wait."""
         began = time.perf_counter()
         turns = [Turn(sequence) for sequence in sequences]
-        turns, logits = self._read(turns, self.pair.base, lambda sequence: sequence.base)
-        if logits is None:
+        turns, rows = yield from self._read(turns, self.pair.base, lambda sequence: sequence.base)
+        if rows is None:
             return []
-        views = self.own_views(logits, self.pair.tables, turns)  # waits for the device
+        views = self.own_views(rows, self.pair.tables, turns)  # waits for the device
         self.pair.base_seconds += time.perf_counter() - began
         return self._checked(zip(turns, views, strict=True), self.pair.base)
 
-    def ask_guide(self, turns: ListLike[Turn]) -> tuple[list[Turn], Tensor | None]:
-        """`[M, V_g]` logits for the turns that are left; None where none is."""
-        left, logits = self._read(turns, self.pair.guide, lambda sequence: sequence.guide)
+    def ask_guide(
+        self, turns: ListLike[Turn]
+    ) -> Generator[Read, Rows, tuple[list[Turn], Rows | None]]:
+        """M rows for the turns that are left; None where none is."""
+        left, rows = yield from self._read(turns, self.pair.guide, lambda sequence: sequence.guide)
         for row, turn in enumerate(left):
             turn.guide_row = row
-        return left, logits
+        return left, rows
 
-    def own_views(
-        self, logits: Tensor, tables: SymbolTables, turns: ListLike[Turn]
-    ) -> list[OwnView]:
-        """Of `[N, V]` logits, a row for each turn."""
-        view = gate(logits, tables)
+    def own_views(self, rows: Rows, tables: SymbolTables, turns: ListLike[Turn]) -> list[OwnView]:
+        """Of N rows, one for each turn."""
+        view = gate(rows, tables)
         numbers = torch.stack([view.top_prob, view.choice.float()], dim=1).tolist()
         return [
-            OwnView(logits[row], view, row, top_prob, int(choice))
+            OwnView(rows, view, row, top_prob, int(choice))
             for row, (top_prob, choice) in enumerate(numbers)
         ]
 
@@ -91,17 +93,17 @@ class Stepper:
             is_end=is_end,
         )
 
-    def emit_blends(self, turns: ListLike[Turn], guide_logits: Tensor) -> None:
+    def emit_blends(self, turns: ListLike[Turn], guide_rows: Rows) -> None:
         """Interventions under `Blend`."""
         by_policy: dict[Any, list[Turn]] = {}
         for turn in turns:
             by_policy.setdefault(turn.sequence.rule, []).append(turn)
         for policy, group in by_policy.items():
             for begin in range(0, len(group), ROWS_AT_ONCE):
-                self._emit_blends(group[begin : begin + ROWS_AT_ONCE], guide_logits, policy)
+                self._emit_blends(group[begin : begin + ROWS_AT_ONCE], guide_rows, policy)
 
-    def _emit_blends(self, turns: ListLike[Turn], guide_logits: Tensor, policy: Blend) -> None:
-        guide = consult(_rows_of(guide_logits, [t.guide_row for t in turns]), self.pair.tables)
+    def _emit_blends(self, turns: ListLike[Turn], guide_rows: Rows, policy: Blend) -> None:
+        guide = consult(some(guide_rows, [t.guide_row for t in turns]), self.pair.tables)
         base = _gate_of(turns)
         views = [turn.base for turn in turns if turn.base is not None]
         blended = blend(
@@ -122,7 +124,7 @@ class Stepper:
                 guide.top_prob,
                 blended.alpha,
                 blended.agreement,
-                rank_of(base.logits, guide.choice, self.pair.tables).float(),
+                base.rank_of(guide.choice, self.pair.tables).float(),
             ],
             dim=1,
         ).tolist()
@@ -135,7 +137,12 @@ class Stepper:
                 self.emit(
                     turn.sequence,
                     int(symbol),
-                    partial(self._end_id, base.logits[row], guide.probs[row], alpha),
+                    partial(
+                        self._end_id,
+                        partial(base.log_prob_at, row),
+                        partial(guide.prob_at, row),
+                        alpha,
+                    ),
                     source=source(of_base > 0, of_guide > 0),
                     base_top_prob=view.top_prob,
                     guide_top_prob=guide_top_prob,
@@ -144,21 +151,21 @@ class Stepper:
                     agreement_rank=int(rank) or None,
                 )
 
-    def nudges(self, turns: ListLike[Turn], guide_logits: Tensor) -> Iterable[tuple[Turn, Nudged]]:
+    def nudges(self, turns: ListLike[Turn], guide_rows: Rows) -> Iterable[tuple[Turn, Nudged]]:
         """The guide's choice for each sequence under `Nudge`."""
         if not turns:
             return []
         tables = self.pair.tables
-        guide = consult(_rows_of(guide_logits, [turn.guide_row for turn in turns]), tables)
+        guide = consult(some(guide_rows, [turn.guide_row for turn in turns]), tables)
         chosen = self._take(
-            turns, guide.choice, lambda: guide_candidates(guide, tables, None).dense(tables.end)
+            turns, guide.choice, lambda: guide.candidates(tables, None).dense(tables.end)
         )
         agreed = torch.zeros(len(turns), 2, device=guide.top_prob.device)
         asked = [row for row, turn in enumerate(turns) if turn.base is not None]
         if asked:
             base, choice = _gate_of(turns), guide.choice[asked]
-            agreed[asked, 0] = prob_of(base, choice, tables)
-            agreed[asked, 1] = rank_of(base.logits, choice, tables).float()
+            agreed[asked, 0] = base.prob_of(choice, tables)
+            agreed[asked, 1] = base.rank_of(choice, tables).float()
         numbers = torch.cat([chosen[:, None].float(), guide.top_prob[:, None], agreed], 1).tolist()
         nudged = [
             Nudged(
@@ -187,8 +194,8 @@ class Stepper:
             nudged.symbol,
             partial(
                 self._end_id,
-                None if base is None else base.logits,
-                nudged.guide.probs[nudged.row],
+                None if base is None else partial(base.gate.log_prob_at, base.row),
+                partial(nudged.guide.prob_at, nudged.row),
                 1.0,
             ),
             source="guide",
@@ -199,13 +206,13 @@ class Stepper:
             agreement_rank=nudged.agreement_rank,
         )
 
-    def emit_alone(self, turns: ListLike[Turn], guide_logits: Tensor) -> None:
+    def emit_alone(self, turns: ListLike[Turn], guide_rows: Rows) -> None:
         """Steps of `GuideOnly`: the guide's own choice, as its `generate` would make it."""
         if not turns:
             return
-        logits = _rows_of(guide_logits, [turn.guide_row for turn in turns])
+        rows = some(guide_rows, [turn.guide_row for turn in turns])
         tables = self.pair.tables._replace(base_ends=self.pair.tables.guide_ends)
-        views = self.own_views(logits, tables, turns)
+        views = self.own_views(rows, tables, turns)
         vocabulary = self.pair.guide.vocabulary
         for turn in self._checked(zip(turns, views, strict=True), self.pair.guide):
             sequence, own = turn.sequence, turn.base
@@ -240,10 +247,10 @@ class Stepper:
     def _read(
         self,
         turns: ListLike[Turn],
-        model: LanguageModel,
+        model: Model,
         context_of: Callable[[Sequence], Context | None],
-    ) -> tuple[list[Turn], Tensor | None]:
-        """`[N, V]` logits on the pair's device, for the sequences that can still be read."""
+    ) -> Generator[Read, Rows, tuple[list[Turn], Rows | None]]:
+        """N rows on the pair's device, for the sequences that can still be read."""
         left, contexts = [], []
         for turn in turns:
             context = context_of(turn.sequence)
@@ -262,21 +269,22 @@ class Stepper:
                 contexts.append(context)
         if not left:
             return [], None
-        return left, model.forward_batch(contexts).to(self.pair.tables.base_ends.device)
+        rows = yield Read(model, contexts)
+        return left, rows.to(self.pair.tables.base_ends.device)
 
     def _own_choice(
-        self, own: OwnView, sequence: Sequence, context: Context, model: LanguageModel
+        self, own: OwnView, sequence: Sequence, context: Context, model: Model
     ) -> tuple[int, bool]:
         """What a model alone chooses: (id, whether it is one of its end tokens)."""
         if not sequence.sampling.is_argmax:
-            id = sequence.sampling.pick(own.logits, context.ids, sequence.generator)
+            id = sequence.sampling.pick(own.scores, context.ids, sequence.generator)
         elif own.choice == self.pair.tables.end:
-            id = max(sorted(model.end_ids), key=lambda end: float(own.logits[end]))
+            id = max(sorted(model.end_ids), key=own.scores.__getitem__)
         else:
             id = own.choice
         return id, id in model.end_ids
 
-    def _checked(self, views: Iterable[tuple[Turn, OwnView]], model: LanguageModel) -> list[Turn]:
+    def _checked(self, views: Iterable[tuple[Turn, OwnView]], model: Model) -> list[Turn]:
         """The turns with their views, without the sequences whose logits are not numbers."""
         turns = []
         for turn, view in views:
@@ -285,7 +293,7 @@ class Stepper:
                 turns.append(turn)
         return turns
 
-    def _is_finite(self, top_prob: float, model: LanguageModel, sequence: Sequence) -> bool:
+    def _is_finite(self, top_prob: float, model: Model, sequence: Sequence) -> bool:
         with sequence.failing_alone():
             check_finite(top_prob, model, sequence)
         return not sequence.done
@@ -309,28 +317,29 @@ class Stepper:
                 )
         return chosen
 
-    def _end_id(self, base_logits: Tensor | None, guide_probs: Tensor, alpha: float) -> int:
-        """The likeliest of the ids behind END, in the base's vocabulary; `[V]` each."""
-        base_probs = None if base_logits is None else next_token_probs(base_logits)
+    def _end_id(
+        self,
+        base_log_prob: Callable[[int], float] | None,
+        guide_prob: Callable[[int], float],
+        alpha: float,
+    ) -> int:
+        """The likeliest of the ids behind END, in the base's vocabulary."""
         same = self.pair.alignment.same
         share = 1 - alpha if same else 1.0
         weights = {
-            id: 0.0 if base_probs is None else share * float(base_probs[id])
+            id: 0.0 if base_log_prob is None else share * math.exp(base_log_prob(id))
             for id in sorted(self.pair.base.end_ids)
         }
         if same:
             for id in sorted(self.pair.guide.end_ids):
-                weights[id] = weights.get(id, 0.0) + alpha * float(guide_probs[id])
+                weights[id] = weights.get(id, 0.0) + alpha * guide_prob(id)
         return max(weights, key=weights.__getitem__)
 
 
-def _gate_of(turns: ListLike[Turn]) -> Gate:
+def _gate_of(turns: ListLike[Turn]) -> Any:
     """The base's view of the turns for which it was asked, a row each."""
     views = [turn.base for turn in turns if turn.base is not None]
-    rows = [view.row for view in views]
-    return Gate(*(_rows_of(tensor, rows) for tensor in views[0].gate))
-
-
-def _rows_of(tensor: Tensor, rows: list[int]) -> Tensor:
-    """Some rows of a batch; the batch itself, uncopied, where that is all of them."""
-    return tensor if rows == list(range(len(tensor))) else tensor[rows]
+    rows, gate = [view.row for view in views], views[0].gate
+    if rows == list(range(len(gate.top_prob))):
+        return gate
+    return type(gate)(*(column[rows] for column in gate))

@@ -39,9 +39,12 @@ class Stream(Iterator[Step]):
         while len(steps) == made:
             if self._sequence.done:
                 raise StopIteration
-            advance(self._pair, [self._sequence])
+            with self._sequence.failing_alone():  # what there is stays in `output`
+                advance(self._pair, [self._sequence])
             if self._sequence.error is not None:
                 raise self._sequence.error
+        if self._sequence.done:
+            self._pair.leave(self._sequence.base, self._sequence.guide)
         return steps[-1]
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .decision import GuideView
-from .model import LanguageModel
+from .listed import ListedGuide, Rows, scores_of
+from .model import Model
 from .sequence import Sequence
 from .trace import Source
 
@@ -18,18 +19,23 @@ class OwnView(NamedTuple):
     """What a model alone says of one sequence's step, and what the host needs of it.
 
     Attributes:
-        logits: `[V]`.
-        gate: `decision.Gate`, or the kernels' `Gated`, of all the rows that were asked at once.
+        rows: of all the sequences that were asked at once.
+        gate: `decision.Gate`, `listed.ListedGate` or the kernels' `Gated` of them.
         row: this sequence's among them.
         top_prob: p_b (or the guide's, where it decodes alone).
         choice: its argmax symbol.
     """
 
-    logits: Tensor
+    rows: Rows
     gate: Any
     row: int
     top_prob: float
     choice: int
+
+    @property
+    def scores(self) -> Tensor:
+        """`[V]`, to draw from."""
+        return scores_of(self.rows, self.row)
 
 
 class Nudged(NamedTuple):
@@ -38,7 +44,7 @@ class Nudged(NamedTuple):
     `row` is the sequence's in `guide`.
     """
 
-    guide: GuideView
+    guide: GuideView | ListedGuide
     row: int
     symbol: int
     top_prob: float
@@ -60,7 +66,7 @@ class Turn:
     guide_row: int = -1
 
 
-def check_finite(top_prob: float, model: LanguageModel, sequence: Sequence) -> None:
+def check_finite(top_prob: float, model: Model, sequence: Sequence) -> None:
     """An error for NaN, which would compare as uncertain and blend into nothing."""
     if not math.isfinite(top_prob):
         raise FloatingPointError(

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from blendin.decision import (
     SymbolTables,
-    base_candidates,
     blend,
     consult,
     gate,
@@ -205,7 +204,7 @@ def test_a_special_token_counts_for_the_gate_and_is_no_candidate() -> None:
     assert int(base.choice) == 2
     assert int(guide.choice) == 0
     assert float(guide.top_prob) == pytest.approx(0.2)
-    probs = base_candidates(base, tables, k=2).dense(tables.end)
+    probs = base.candidates(tables, k=2).dense(tables.end)
     assert float(probs[0, 2]) == 0
     assert float(probs[0, tables.end]) == pytest.approx(0.1)
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interpreted import DEVICE, HERE, NATIVE, run_interpreted
 
-from blendin.decision import SymbolTables, blend, consult, guide_candidates, next_token_probs
+from blendin.decision import SymbolTables, blend, consult, next_token_probs
 from blendin.decision import gate as eager_gate
 
 pytest.importorskip("triton")
@@ -140,7 +140,7 @@ def check(case: Case, decision: Decision, **settings: Any) -> int:
         top_k=top_k,
         alpha=alpha,
     )
-    of_guide = guide_candidates(guide, case.tables, None).dense(case.tables.end)
+    of_guide = guide.candidates(case.tables, None).dense(case.tables.end)
     intervened = base.top_prob.double() < threshold
     assert decision.intervened.tolist() == intervened.tolist()
     assert decision.error.tolist() == [0] * len(case.base)
@@ -643,6 +643,6 @@ def test_alpha_one_over_the_whole_vocabulary_is_the_guides_own_distribution() ->
     guide = consult(built.guide, built.tables)
     decision = run(built, alpha=1.0, top_k=None)
     assert decision.symbol.tolist() == guide.choice.tolist() == decision.guide_choice.tolist()
-    probs = guide_candidates(guide, built.tables, None).dense(built.tables.end)
+    probs = guide.candidates(built.tables, None).dense(built.tables.end)
     drawn = run(built, alpha=1.0, top_k=None, do_sample=True, seed=list(range(3)))
     assert (probs.gather(1, drawn.symbol[:, None].long()) > 0).all()

@@ -101,7 +101,7 @@ def top_overlap(
     """
     import torch
 
-    from ..decision import base_candidates, consult, gate, guide_candidates
+    from ..listed import consult, gate
     from ..policy import Blend
     from ..request import Request
 
@@ -122,11 +122,11 @@ def top_overlap(
 
     def of_base(logits: Tensor) -> list[_Top]:
         view = gate(logits.to(tables.base_ends.device), tables)
-        return _listed(base_candidates(view, tables, k), view.top_prob, k)
+        return _listed(view.candidates(tables, k), view.top_prob, k)
 
     def of_guide(logits: Tensor) -> list[_Top]:
         view = consult(logits.to(tables.base_ends.device), tables)
-        return _listed(guide_candidates(view, tables, k), view.top_prob, k)
+        return _listed(view.candidates(tables, k), view.top_prob, k)
 
     compared = []
     for record, prompt in (usable[place] for place in places):
