@@ -1,0 +1,1 @@
+"""Models behind OpenAI-compatible completions servers, vLLM's above all."""

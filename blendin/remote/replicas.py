@@ -1,0 +1,88 @@
+"""Several servers of one model: where a sequence is sent, and what happens when one is away."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+import weakref
+from collections.abc import Sequence
+
+from .completions import PassingError
+
+logger = logging.getLogger("blendin")
+
+FIRST_REST, LONGEST_REST = 0.5, 20.0
+"""Seconds for which a server that failed is left alone, doubled at each failure in a row."""
+
+
+class Replica:
+    """One server.
+
+    Attributes:
+        url: up to and including /v1.
+        homed: what is decoded there, each with its prefix in the server's cache.
+        awake_at: when it may be asked again, on the monotonic clock.
+        failures: in a row.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.homed: weakref.WeakSet[object] = weakref.WeakSet()
+        self.awake_at, self.failures = 0.0, 0
+
+    @property
+    def is_awake(self) -> bool:
+        return time.monotonic() >= self.awake_at
+
+    def failed(self, error: PassingError) -> None:
+        """Leaves the server alone for a while: for as long as it says, or ever longer."""
+        if (
+            self.is_awake
+        ):  # many requests fail at once where a server goes away: that is one failure
+            self.failures += 1
+            rest = min(LONGEST_REST, FIRST_REST * 2 ** (self.failures - 1))
+            rest = rest * random.uniform(0.8, 1.2) if error.wait is None else max(0.1, error.wait)
+            self.awake_at = time.monotonic() + min(rest, LONGEST_REST)
+            if self.failures == 1:
+                logger.warning("%s: trying again", error)
+
+    def answered(self) -> None:
+        self.awake_at, self.failures = 0.0, 0
+
+
+class Replicas:
+    """The servers of one model."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        self.all = [Replica(url) for url in urls]
+
+    def home(self, sequence: object, before: Replica | None) -> Replica | None:
+        """Where a sequence is decoded: where it was, or where the fewest are.
+
+        None where no server may be asked now.
+        """
+        if before is not None and before.is_awake:
+            return before
+        awake = [replica for replica in self.all if replica.is_awake]
+        if not awake:
+            return None
+        home = min(awake, key=lambda replica: len(replica.homed))
+        if before is not None:
+            before.homed.discard(sequence)
+        home.homed.add(sequence)
+        return home
+
+    @property
+    def sequences(self) -> int:
+        """How many are decoded at all of them."""
+        return sum(len(replica.homed) for replica in self.all)
+
+    @property
+    def next_awake(self) -> float:
+        """Seconds until one may be asked again."""
+        return max(0.0, min(replica.awake_at for replica in self.all) - time.monotonic())
+
+    @property
+    def urls(self) -> str:
+        return ", ".join(replica.url for replica in self.all)

@@ -1,0 +1,145 @@
+"""One sequence at a server: its window, its home, and what is done when a request fails.
+
+Runs in the client's event loop alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from .completions import PassingError, Row, ServerError
+from .replicas import Replica, Replicas
+from .window import RUN_OUT_ALONE, RUN_OUT_IN_COMPANY, Luck, Standing, Window
+
+Ask = Callable[[str, Sequence[int], int], AsyncIterator[Row]]
+"""Of a URL, with a prompt, for so many tokens."""
+
+
+class Session:
+    """What one context has at a server.
+
+    Attributes:
+        home: the replica that holds its prefix.
+        window: the latest; None before the first.
+        luck: of its windows.
+        requests: made so far, those included that failed.
+    """
+
+    def __init__(self, replicas: Replicas, ask: Ask, luck: Luck, patience: float) -> None:
+        self._replicas, self._ask, self._patience = replicas, ask, patience
+        self.luck = Luck(luck)
+        self.home: Replica | None = None
+        self.window: Window | None = None
+        self.requests = 0
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def row(self, ids: Sequence[int], length: int | None, most: int) -> Row:
+        """What follows `ids`, asked for where it is not there.
+
+        Args:
+            ids: the whole context.
+            length: of a new window; None: as luck has it.
+            most: tokens of a window, whatever luck has.
+
+        Raises:
+            ServerError: no server gave it, for as long as patience lasts.
+        """
+        since, failures = time.monotonic(), 0
+        while not self._closed:
+            window = self.window
+            standing = Standing.BROKEN if window is None else window.standing(ids)
+            if window is not None and standing is Standing.HOLDS:
+                return window.row(ids)
+            if window is not None and standing is Standing.COMING:
+                window.changed.clear()
+                await window.changed.wait()
+                continue
+            if window is not None and window.error is not None:
+                failures += 1
+                self._check_patience(window.error, since, failures)
+                self.window = None
+                since = since if not window.rows else time.monotonic()
+            self._open(ids, min(most, length or self._length()))
+        raise ServerError("the sequence was ended while it waited for a server")
+
+    def ready(self, ids: Sequence[int]) -> Row | None:
+        """The row after `ids` where it is there already, from any thread.
+
+        Notes whether the window held, so ask once for each `ids`.
+        """
+        window = self.window
+        if window is None:
+            return None
+        standing, new = window.standing(ids), len(ids) - window.start
+        if new:
+            # A window that ran out before some of the new tokens would not have held for them all.
+            held = standing is not Standing.BROKEN and new <= max(1, len(window.rows))
+            self.luck.count(held)
+        return window.row(ids) if standing is Standing.HOLDS else None
+
+    async def finish(self) -> list[Row]:
+        """All rows of the latest window."""
+        assert self.window is not None and self._task is not None
+        await self._task
+        if self.window.error is not None:
+            raise self.window.error
+        return self.window.rows
+
+    def close(self) -> None:
+        """Ends the request that runs, if one does, and whoever waits for it."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+        self.window = None
+        if self.home is not None:
+            self.home.homed.discard(self)
+            self.home = None
+
+    def _length(self) -> int:
+        alone = self._replicas.sequences <= len(self._replicas.all)
+        return self.luck.length(RUN_OUT_ALONE if alone else RUN_OUT_IN_COMPANY)
+
+    def _open(self, ids: Sequence[int], length: int) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self.window = Window(len(ids))
+        self.requests += 1
+        self._task = asyncio.get_running_loop().create_task(self._fill(self.window, ids, length))
+
+    async def _fill(self, window: Window, ids: Sequence[int], length: int) -> None:
+        home = None
+        try:
+            while (home := self._replicas.home(self, self.home)) is None:
+                await asyncio.sleep(self._replicas.next_awake + random.uniform(0, 0.05))
+            self.home = home
+            async for row in self._ask(home.url, ids, length):
+                if not window.rows:
+                    home.answered()
+                window.rows.append(row)
+                window.changed.set()
+            if not window.rows:
+                raise PassingError(f"{home.url} gives no token")
+        except PassingError as error:
+            if home is not None:
+                home.failed(error)
+            window.error = error
+        except Exception as error:
+            window.error = error
+        finally:
+            window.over = True
+            window.changed.set()
+
+    def _check_patience(self, error: Exception, since: float, failures: int) -> None:
+        """Raises where there is to be no other try."""
+        if not isinstance(error, PassingError):
+            raise error
+        waited = time.monotonic() - since
+        if waited >= self._patience:
+            raise ServerError(
+                f"no answer from {self._replicas.urls} for {waited:.0f} s and {failures} tries: "
+                f"{error}. Start the server again, or raise `patience`"
+            ) from error
