@@ -30,6 +30,7 @@ class Context:
         hint: gives the tokens that are likely to follow `ids`, asked at the next forward.
         guess: what was read ahead.
         most_ahead: how many tokens a server may be asked for beyond the next; None: as many as pay.
+        sure: a server need not go on where no token is as likely as this.
         forwards: how many forwards, or requests to a server, it took part in.
     """
 
@@ -43,6 +44,7 @@ class Context:
     hint: Callable[[], list[int]] | None = field(default=None, repr=False)
     guess: Guess | None = field(default=None, repr=False)
     most_ahead: int | None = None
+    sure: float = 0.0
     forwards: int = 0
 
 

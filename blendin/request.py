@@ -10,7 +10,7 @@ from typing import Any
 from .context import Context
 from .model import Model
 from .pair import Pair
-from .policy import BaseOnly, GuideOnly, Policy, described
+from .policy import BaseOnly, Blend, GuideOnly, Nudge, Policy, described
 from .prompts import Prompt, as_messages, base_text, guide_text
 from .sampling import Sampling
 from .sequence import Limits, Sequence
@@ -161,7 +161,10 @@ class Request:
         # to be had for texts of such.
         expected = len(ids) + self.limits.max_new_tokens + 8
         ahead = tokens_ahead(self.speculate) if model.is_remote else None
-        return Context(ids, expected=expected, most_ahead=ahead)
+        # Where a base is unsure the guide is asked, and mostly decides for another token.
+        guided = role == "base" and isinstance(self.policy, Blend | Nudge)
+        sure = self.policy.threshold if guided else 0.0
+        return Context(ids, expected=expected, most_ahead=ahead, sure=sure)
 
 
 def is_batch(prompt: Any, base_prompt: Any, guide_prompt: Any) -> bool:

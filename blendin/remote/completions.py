@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ class Row(NamedTuple):
     tokens: list[int]
     log_probs: list[float]
 
+    @property
+    def top_prob(self) -> float:
+        """Of the likeliest token."""
+        return math.exp(max(self.log_probs))
+
 
 def body(model: str, prompt: Sequence[int], max_tokens: int, top: int) -> dict[str, Any]:
     """A greedy request's JSON, whatever sampling the server would default to."""
@@ -72,7 +77,7 @@ def body(model: str, prompt: Sequence[int], max_tokens: int, top: int) -> dict[s
 
 async def stream(
     client: httpx.AsyncClient, url: str, request: Mapping[str, Any]
-) -> AsyncIterator[Row]:
+) -> AsyncGenerator[Row, None]:
     """The rows of a request as the server makes them; closing the iterator ends the request.
 
     Raises:

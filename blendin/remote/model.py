@@ -26,7 +26,7 @@ from .session import Session
 from .window import MOST, Luck
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     import httpx
 
@@ -189,12 +189,12 @@ class RemoteModel:
             most = min(most, self.max_length + 1 - len(ids))
         length = None if context.most_ahead is None else 1 + context.most_ahead
         try:
-            return await session.row(ids, length, min(most, MOST))
+            return await session.row(ids, most=min(most, MOST), length=length, sure=context.sure)
         finally:
             context.forwards += session.requests - before
             self.requests += session.requests - before
 
-    async def _stream(self, url: str, ids: Sequence[int], length: int) -> AsyncIterator[Row]:
+    async def _stream(self, url: str, ids: Sequence[int], length: int) -> AsyncGenerator[Row, None]:
         request = completions.body(self.name, ids, length, self.top)
         async with self._places, aclosing(completions.stream(self._client, url, request)) as rows:
             async for row in rows:
@@ -204,7 +204,7 @@ class RemoteModel:
         """A row for each token of a context but the first, and what follows it."""
         request = {**completions.body(self.name, context.ids, 1, self.top), "echo": True}
 
-        async def ask(url: str, ids: Sequence[int], length: int) -> AsyncIterator[Row]:
+        async def ask(url: str, ids: Sequence[int], length: int) -> AsyncGenerator[Row, None]:
             async with self._places:
                 rows = await completions.read(self._client, url, request)
             for row in rows[1:]:
@@ -214,7 +214,8 @@ class RemoteModel:
 
         session = Session(self.replicas, ask, self._luck, self._patience)
         try:
-            await session.row(context.ids, 1, 1)
+            count = len(context.ids)  # a row for each, and none for the first
+            await session.row(context.ids, most=count, length=count)
             return await session.finish()
         finally:
             self.requests += session.requests

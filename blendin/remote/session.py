@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
 from .completions import PassingError, Row, ServerError
 from .replicas import Replica, Replicas
 from .window import RUN_OUT_ALONE, RUN_OUT_IN_COMPANY, Luck, Standing, Window
 
-Ask = Callable[[str, Sequence[int], int], AsyncIterator[Row]]
+Ask = Callable[[str, Sequence[int], int], AsyncGenerator[Row, None]]
 """Of a URL, with a prompt, for so many tokens."""
 
 
@@ -37,13 +38,16 @@ class Session:
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def row(self, ids: Sequence[int], length: int | None, most: int) -> Row:
+    async def row(
+        self, ids: Sequence[int], *, most: int, length: int | None = None, sure: float = 0.0
+    ) -> Row:
         """What follows `ids`, asked for where it is not there.
 
         Args:
             ids: the whole context.
-            length: of a new window; None: as luck has it.
             most: tokens of a window, whatever luck has.
+            length: of a new window; None: as luck has it.
+            sure: a window ends where no token is as likely as this.
 
         Raises:
             ServerError: no server gave it, for as long as patience lasts.
@@ -63,7 +67,7 @@ class Session:
                 self._check_patience(window.error, since, failures)
                 self.window = None
                 since = since if not window.rows else time.monotonic()
-            self._open(ids, min(most, length or self._length()))
+            self._open(ids, min(most, length or self._length()), sure)
         raise ServerError("the sequence was ended while it waited for a server")
 
     def ready(self, ids: Sequence[int]) -> Row | None:
@@ -103,24 +107,29 @@ class Session:
         alone = self._replicas.sequences <= len(self._replicas.all)
         return self.luck.length(RUN_OUT_ALONE if alone else RUN_OUT_IN_COMPANY)
 
-    def _open(self, ids: Sequence[int], length: int) -> None:
+    def _open(self, ids: Sequence[int], length: int, sure: float) -> None:
         if self._task is not None:
             self._task.cancel()
         self.window = Window(len(ids))
         self.requests += 1
-        self._task = asyncio.get_running_loop().create_task(self._fill(self.window, ids, length))
+        filling = self._fill(self.window, ids, length, sure)
+        self._task = asyncio.get_running_loop().create_task(filling)
 
-    async def _fill(self, window: Window, ids: Sequence[int], length: int) -> None:
+    async def _fill(self, window: Window, ids: Sequence[int], length: int, sure: float) -> None:
         home = None
         try:
             while (home := self._replicas.home(self, self.home)) is None:
                 await asyncio.sleep(self._replicas.next_awake + random.uniform(0, 0.05))
             self.home = home
-            async for row in self._ask(home.url, ids, length):
-                if not window.rows:
-                    home.answered()
-                window.rows.append(row)
-                window.changed.set()
+            async with aclosing(self._ask(home.url, ids, length)) as rows:
+                async for row in rows:
+                    if not window.rows:
+                        home.answered()
+                    window.rows.append(row)
+                    window.over = len(window.rows) == length or row.top_prob < sure
+                    window.changed.set()
+                    if window.over:
+                        break  # what the server goes on to write would most likely be dropped
             if not window.rows:
                 raise PassingError(f"{home.url} gives no token")
         except PassingError as error:
