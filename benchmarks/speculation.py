@@ -123,7 +123,9 @@ def report(
     json_file: Path | None,
 ) -> None:
     rows = {name: row(name, speeds, runs) for name in speeds}
-    differences = {name: differing(name, runs) for name in runs}
+    differences = {
+        name: differing(outputs, runs[PLAIN[name.split()[0]]]) for name, outputs in runs.items()
+    }
     console = Console(soft_wrap=True)
     columns = ["tok/s", "of generate", "of plain", "guesses right", "base forwards a token"]
     table = Table(
@@ -174,12 +176,10 @@ def row(
     return [*cells, right, forwards]
 
 
-def differing(name: str, runs: dict[str, list[Generation]]) -> list[str]:
-    """Where an arm's texts are not its plain arm's, and how near a tie it was."""
+def differing(outputs: list[Generation], plains: list[Generation]) -> list[str]:
+    """Where some texts are not the plain ones, and how near a tie it was."""
     found = []
-    for place, (ours, plain) in enumerate(
-        zip(runs[name], runs[PLAIN[name.split()[0]]], strict=True)
-    ):
+    for place, (ours, plain) in enumerate(zip(outputs, plains, strict=True)):
         if ours.token_ids == plain.token_ids:
             continue
         steps = list(zip(ours.steps, plain.steps, strict=False))

@@ -107,6 +107,11 @@ class RemoteModel:
         there.set_result(row)
         return there
 
+    def ask_early(self, context: Context) -> None:
+        """Asks for what follows a context, which is likely to be wanted soon."""
+        session, ids = self._session(context), list(context.ids)
+        run(self._row(context, session, ids))
+
     def listed(self, rows: Sequence[Row]) -> Listed:
         """Rows as tensors, `[N, top + 1]`.
 
@@ -183,7 +188,6 @@ class RemoteModel:
         return context.cache
 
     async def _row(self, context: Context, session: Session, ids: list[int]) -> Row:
-        before = session.requests
         most = max(1, context.expected - len(ids))
         if self.max_length is not None:
             most = min(most, self.max_length + 1 - len(ids))
@@ -191,11 +195,11 @@ class RemoteModel:
         try:
             return await session.row(ids, most=min(most, MOST), length=length, sure=context.sure)
         finally:
-            context.forwards += session.requests - before
-            self.requests += session.requests - before
+            context.forwards = session.requests
 
     async def _stream(self, url: str, ids: Sequence[int], length: int) -> AsyncGenerator[Row, None]:
         request = completions.body(self.name, ids, length, self.top)
+        self.requests += 1
         async with self._places, aclosing(completions.stream(self._client, url, request)) as rows:
             async for row in rows:
                 yield row
@@ -205,6 +209,7 @@ class RemoteModel:
         request = {**completions.body(self.name, context.ids, 1, self.top), "echo": True}
 
         async def ask(url: str, ids: Sequence[int], length: int) -> AsyncGenerator[Row, None]:
+            self.requests += 1
             async with self._places:
                 rows = await completions.read(self._client, url, request)
             for row in rows[1:]:
@@ -218,7 +223,6 @@ class RemoteModel:
             await session.row(context.ids, most=count, length=count)
             return await session.finish()
         finally:
-            self.requests += session.requests
             context.forwards += session.requests
             session.close()
 

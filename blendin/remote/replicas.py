@@ -74,11 +74,6 @@ class Replicas:
         return home
 
     @property
-    def sequences(self) -> int:
-        """How many are decoded at all of them."""
-        return sum(len(replica.homed) for replica in self.all)
-
-    @property
     def next_awake(self) -> float:
         """Seconds until one may be asked again."""
         return max(0.0, min(replica.awake_at for replica in self.all) - time.monotonic())

@@ -13,7 +13,7 @@ from contextlib import aclosing
 
 from .completions import PassingError, Row, ServerError
 from .replicas import Replica, Replicas
-from .window import RUN_OUT_ALONE, RUN_OUT_IN_COMPANY, Luck, Standing, Window
+from .window import Luck, Standing, Window
 
 Ask = Callable[[str, Sequence[int], int], AsyncGenerator[Row, None]]
 """Of a URL, with a prompt, for so many tokens."""
@@ -67,7 +67,7 @@ class Session:
                 self._check_patience(window.error, since, failures)
                 self.window = None
                 since = since if not window.rows else time.monotonic()
-            self._open(ids, min(most, length or self._length()), sure)
+            self._open(ids, min(most, length or self.luck.length), sure)
         raise ServerError("the sequence was ended while it waited for a server")
 
     def ready(self, ids: Sequence[int]) -> Row | None:
@@ -102,10 +102,6 @@ class Session:
         if self.home is not None:
             self.home.homed.discard(self)
             self.home = None
-
-    def _length(self) -> int:
-        alone = self._replicas.sequences <= len(self._replicas.all)
-        return self.luck.length(RUN_OUT_ALONE if alone else RUN_OUT_IN_COMPANY)
 
     def _open(self, ids: Sequence[int], length: int, sure: float) -> None:
         if self._task is not None:

@@ -17,9 +17,9 @@ from .completions import Row
 MOST = 128
 """Tokens of a window at most."""
 
-RUN_OUT_ALONE, RUN_OUT_IN_COMPANY = 0.1, 0.4
-"""How likely a window may end while it still holds. A server's time is free for one who is alone,
-and what is dropped costs the others."""
+RUN_OUT = 0.02
+"""How likely a window may end while it still holds: a longer one costs little, for its request is
+ended where the base is unsure, and a new one costs the reading of what the server has not kept."""
 
 
 class Standing(Enum):
@@ -87,7 +87,8 @@ class Luck:
         expected, weight = (0.8, 8.0) if self._prior is None else (self._prior.chance, 4.0)
         return (self.held + weight * expected) / (self.held + self.broke + weight)
 
-    def length(self, run_out: float) -> int:
-        """The shortest window that holds to its end with a chance of `run_out` at most."""
+    @property
+    def length(self) -> int:
+        """The shortest window that holds to its end with a chance of `RUN_OUT` at most."""
         chance = min(max(self.chance, 1e-9), 1 - 1e-9)
-        return min(MOST, max(1, math.ceil(math.log(run_out) / math.log(chance))))
+        return min(MOST, max(1, math.ceil(math.log(RUN_OUT) / math.log(chance))))
