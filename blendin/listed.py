@@ -75,12 +75,12 @@ class Listed(NamedTuple):
     def top(self, allowed: Tensor, k: int | None) -> tuple[Tensor, Tensor, bool]:
         """The k likeliest of some tokens: `[N, C]` float32 and int64, and whether the list is cut.
 
-        Tokens that are not allowed have probability 0.
+        Tokens that are not allowed have probability 0; -1 pads, likewise.
         """
         scores = self.log_probs.masked_fill(~allowed, -torch.inf)
         count = scores.shape[1] if k is None else min(k, scores.shape[1])
         top, places = scores.topk(count, dim=-1)
-        return top.exp(), self.tokens.gather(-1, places).clamp(min=0), count == k
+        return top.exp(), self.tokens.gather(-1, places), count == k
 
     def end_prob(self, ends: Tensor) -> Tensor:
         """`[N]` float32, P(END) as far as its tokens are listed."""
@@ -131,8 +131,10 @@ class ListedGate(NamedTuple):
         listed = self._listed(tables)
         allowed = tables.base_candidates[self.tokens.clamp(min=0)]
         probs, tokens, is_cut = listed.top(allowed, k)
+        # Padding stands as a token that is no candidate of either model, or it would meet one.
+        symbols = tokens.where(tokens >= 0, tables.base_ends[0])
         end_prob = listed.end_prob(tables.base_ends)
-        found = with_end(probs, tokens, end_prob, tables.end, is_cut)
+        found = with_end(probs, symbols, end_prob, tables.end, is_cut)
         return found if k is not None else found._replace(unlisted=listed.unlisted())
 
 
@@ -161,7 +163,7 @@ class ListedGuide(NamedTuple):
         allowed = tables.guide_candidates[self.tokens.clamp(min=0)]
         probs, tokens, is_cut = listed.top(allowed, k)
         end_prob = listed.end_prob(tables.guide_ends)
-        symbols = tables.guide_symbols[tokens]
+        symbols = tables.guide_symbols[tokens.where(tokens >= 0, tables.guide_ends[0])]
         found = with_end(probs, symbols, end_prob, tables.end, is_cut)
         return found if k is not None else found._replace(unlisted=listed.unlisted())
 

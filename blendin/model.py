@@ -43,6 +43,8 @@ class Model(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+    @property
+    def precision(self) -> str: ...
     def forward(self, context: Context, positions: int = 1) -> Rows: ...
     def forward_batch(self, contexts: Sequence[Context]) -> Rows: ...
     def score_batch(self, contexts: Sequence[Context], positions: Sequence[int]) -> list[Any]: ...
@@ -107,6 +109,11 @@ class LanguageModel:
         """Where its logits are."""
         output = self.model.get_output_embeddings()
         return weight_device(output) if output is not None else self.model.device
+
+    @property
+    def precision(self) -> str:
+        """The name of its weights' dtype."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @torch.inference_mode()
     def forward(self, context: Context, positions: int = 1) -> Tensor:

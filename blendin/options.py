@@ -24,7 +24,11 @@ messages = Console(highlight=False, stderr=True)
 
 
 Base = Annotated[
-    str, typer.Option(help="Base model: an embedded name, a hub id, a folder or a GGUF file.")
+    str,
+    typer.Option(
+        help="Base model: an embedded name, a hub id, a folder, a GGUF file, or the URL of a "
+        "completions server, http://host:8000/v1#model, replicas with commas between."
+    ),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")]
 DeviceMap = Annotated[
@@ -44,6 +48,14 @@ class ModelOptions:
     dtype: Dtype = "auto"
     device_map: DeviceMap = None
     trust_remote_code: TrustRemoteCode = False
+    base_tokenizer: Annotated[
+        str | None,
+        typer.Option(help="The base's, where it is not the model's own or a server does not tell."),
+    ] = None
+    guide_tokenizer: Annotated[str | None, typer.Option(help="The guide's, likewise.")] = None
+    top_logprobs: Annotated[
+        int | None, typer.Option(help="Tokens that servers list at each position; 100 by default.")
+    ] = None
 
     def load(self) -> BlendInGenerator:
         """The generator, with transformers' own messages kept to errors."""
@@ -51,11 +63,19 @@ class ModelOptions:
             from transformers.utils import logging as transformers_logging
 
             from .generator import BlendInGenerator
+            from .remote.loading import is_url
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         logging.getLogger("blendin").addHandler(logging.StreamHandler())
         with messages.status(f"loading {self.base} and {self.guide}"):
-            return BlendInGenerator(**asdict(self))
+            settings = asdict(self)
+            top = settings.pop("top_logprobs")
+            for role in ("base", "guide"):
+                tokenizer = settings.pop(f"{role}_tokenizer")
+                served = is_url(settings[role])
+                options = {"tokenizer": tokenizer, "top_logprobs": top if served else None}
+                settings[f"{role}_kwargs"] = {k: v for k, v in options.items() if v is not None}
+            return BlendInGenerator(**settings)
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ class Request:
         # Where a base is unsure the guide is asked, and mostly decides for another token; where it
         # is nearly sure its own stands in two of five cases, and a new request would cost more.
         guided = role == "base" and isinstance(self.policy, Blend | Nudge)
-        sure = 0.75 * self.policy.threshold if guided else 0.0
+        sure = 0.5 * self.policy.threshold if guided else 0.0
         return Context(ids, expected=expected, most_ahead=ahead, sure=sure)
 
 

@@ -12,13 +12,12 @@ from collections.abc import Sequence as ListLike
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .context import Context
 from .decision import Gate, blend
 from .kv_pool import Pool
-from .listed import ListedGate, consult, gate
-from .model import LanguageModel
+from .listed import ListedGate, Rows, consult, gate, some
+from .model import Model
 from .pair import Pair
 from .policy import Blend, GuideOnly, Nudge
 from .sequence import Sequence
@@ -86,10 +85,14 @@ class _Reading:
         self.values: list[float] = []
         self.interventions, self.is_greedy = 0, True
 
-    def take(self, count: int) -> int:
-        """Brings `count` further tokens, or as many as there are, before the reader; how many."""
+    def take(self, count: int, beyond: int) -> int:
+        """Brings `count` further tokens, or as many as there are, before the reader; how many.
+
+        The last of them is read only where the reader goes so many tokens `beyond`.
+        """
         count = min(count, len(self.tokens) - self.done)
-        self.own.ids += self.tokens[len(self.own.ids) - self._prompt : self.done + count - 1]
+        end = self.done + count - 1 + beyond
+        self.own.ids += self.tokens[len(self.own.ids) - self._prompt : end]
         return count
 
     def add(self, value: float, is_greedy: bool) -> None:
@@ -137,7 +140,7 @@ def score(pair: Pair, asked: ListLike[tuple[Sequence, str]]) -> Iterator[Score]:
             yield reading.score()
 
 
-def _check_length(model: LanguageModel, length: int) -> None:
+def _check_length(model: Model, length: int) -> None:
     if model.max_length is not None and length > model.max_length:
         raise ValueError(
             f"prompt and text have {length} tokens and the context of {model.name} holds "
@@ -147,22 +150,21 @@ def _check_length(model: LanguageModel, length: int) -> None:
 
 def _score_alone(pair: Pair, readings: list[_Reading], share: int) -> None:
     """`GuideOnly`: the guide's own likelihood of the text in its own tokens."""
-    for reading, logits in _read(pair.guide, readings, share):
-        scores = torch.log_softmax(logits.float(), dim=-1)
-        tokens = reading.tokens[reading.done : reading.done + len(logits)]
-        best = scores.argmax(dim=-1).tolist()
-        values = scores[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
-        for token, value, choice in zip(tokens, values, best, strict=True):
-            reading.add(value, choice == token)
-        reading.done += len(tokens)
-        reading.interventions += len(tokens)
+    tables = pair.tables._replace(base_ends=pair.tables.guide_ends)
+    for reading, rows in _read(pair.guide, readings, share):
+        view = gate(rows.to(tables.base_ends.device), tables)
+        for row, choice in enumerate(view.choice.tolist()):
+            token = reading.tokens[reading.done]
+            reading.add(view.log_prob_at(row, token), choice == token)
+            reading.done += 1
+            reading.interventions += 1
 
 
 def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
     """The base reads on; then the guide reads up to the interventions that this brought."""
     pending: dict[_Reading, list[Place]] = {}
-    for reading, logits in _read(pair.base, readings, share):
-        view = gate(logits.to(pair.tables.base_ends.device), pair.tables)
+    for reading, rows in _read(pair.base, readings, share):
+        view = gate(rows.to(pair.tables.base_ends.device), pair.tables)
         sequence, guide = reading.sequence, reading.sequence.guide
         numbers = zip(view.top_prob.tolist(), view.choice.tolist(), strict=True)
         for row, (top_prob, choice) in enumerate(numbers):
@@ -188,33 +190,36 @@ def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
 def _blend_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
     """Scores the interventions of each text."""
     contexts, positions = [], []
+    beyond = int(pair.guide.is_remote)
     for reading, places in pending.items():
         assert reading.guide is not None and reading.sequence.guide is not None
         known, first, last = len(reading.guide.ids), places[0][1], places[-1][1]
-        reading.guide.ids += reading.sequence.guide.ids[known:last]
+        reading.guide.ids += reading.sequence.guide.ids[known : last + beyond]
         _check_length(pair.guide, len(reading.guide.ids))
         if not pair.guide.has_room(reading.guide):
             raise ValueError("the guide has no room for the text: shorten it")
         contexts.append(reading.guide)
-        positions.append(last - first + 1)
+        positions.append(last - first + 1 + beyond)
     if not contexts:
         return
-    for (reading, places), logits in zip(
+    for (reading, places), rows in zip(
         pending.items(), pair.guide.score_batch(contexts, positions), strict=True
     ):
-        rows = [place[1] - places[0][1] for place in places]
+        assert reading.guide is not None
+        del reading.guide.ids[places[-1][1] :]  # what was read beyond, if anything
         for begin in range(0, len(places), ROWS_AT_ONCE):
-            some = slice(begin, begin + ROWS_AT_ONCE)
-            _blend_rows(pair, reading, places[some], logits[rows[some]])
+            group = places[begin : begin + ROWS_AT_ONCE]
+            wanted = [place[1] - places[0][1] for place in group]
+            _blend_rows(pair, reading, group, some(rows, wanted))
 
 
-def _blend_rows(pair: Pair, reading: _Reading, places: list[Place], logits: Tensor) -> None:
+def _blend_rows(pair: Pair, reading: _Reading, places: list[Place], rows: Rows) -> None:
     rule = reading.sequence.rule
     assert isinstance(rule, Blend | Nudge)
     tables = pair.tables
     views = [tuple(column[row : row + 1] for column in view) for _, _, view, row in places]
     base = type(places[0][2])(*(torch.cat(columns) for columns in zip(*views, strict=True)))
-    guide = consult(logits.to(tables.base_ends.device), tables)
+    guide = consult(rows.to(tables.base_ends.device), tables)
     blended = blend(
         base,
         guide,
@@ -233,14 +238,20 @@ def _blend_rows(pair: Pair, reading: _Reading, places: list[Place], logits: Tens
         reading.is_greedy &= is_greedy
 
 
-def _read(
-    model: LanguageModel, readings: list[_Reading], share: int
-) -> Iterator[tuple[_Reading, Tensor]]:
-    """For each text `[n, V]` logits, which score its next n tokens."""
+def _read(model: Model, readings: list[_Reading], share: int) -> Iterator[tuple[_Reading, Rows]]:
+    """For each text n rows, which score its next n tokens.
+
+    Servers read a text at once, its last token too: they tell of the tokens that stand in it,
+    whatever their rank.
+    """
     if not readings:
         return
-    counts = [reading.take(max(1, share)) for reading in readings]
+    beyond = int(model.is_remote)
+    share = max(len(reading.tokens) for reading in readings) if model.is_remote else max(1, share)
+    counts = [reading.take(share, beyond) for reading in readings]
     contexts = [reading.own for reading in readings]
     for context in contexts:
         model.has_room(context)
-    yield from zip(readings, model.score_batch(contexts, counts), strict=True)
+    found = model.score_batch(contexts, [count + beyond for count in counts])
+    for reading, rows, count in zip(readings, found, counts, strict=True):
+        yield reading, some(rows, list(range(count)))

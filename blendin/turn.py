@@ -67,7 +67,15 @@ class Turn:
 
 
 def check_finite(top_prob: float, model: Model, sequence: Sequence) -> None:
-    """An error for NaN, which would compare as uncertain and blend into nothing."""
+    """An error for NaN, which would compare as uncertain and blend into nothing.
+
+    0 is what a server's list gives in which no token may be emitted.
+    """
+    if top_prob == 0:
+        raise ValueError(
+            f"none of the tokens that {model.name} lists at step {len(sequence.output.steps)} may "
+            "be emitted: have it list more (top_logprobs)"
+        )
     if not math.isfinite(top_prob):
         raise FloatingPointError(
             f"{model.name} gave logits that are not numbers at step "

@@ -40,7 +40,7 @@ def config(
         "do_sample": False,
         "base": gen.base.name,
         "guide": gen.guide.name,
-        "dtype": [str(model.model.dtype).removeprefix("torch.") for model in (gen.base, gen.guide)],
+        "dtype": [gen.base.precision, gen.guide.precision],
         **further,
     }
 

@@ -207,14 +207,19 @@ def _vocabulary(
 
 async def _check(where: Address, model: RemoteModel, headers: dict[str, str]) -> None:
     """Whether the servers take what will be asked of them, and count their tokens as we do."""
-    ids = model.vocabulary.text_ids(PROBE)
+    ids = model.tokenizer.encode(PROBE)
     async with client(headers, 300.0, 8) as asking:  # a server's first answer may take long
         for url in where.urls:
             try:
+                theirs = await _tokenized(asking, url, model.name)
+                if theirs is not None and theirs != ids:
+                    raise ValueError(
+                        f"{url} has other tokens for {PROBE!r} than the tokenizer "
+                        f"{model.tokenizer.name_or_path!r}: pass the model's own as tokenizer="
+                    )
                 rows = await completions.read(
                     asking, url, completions.body(model.name, ids, 1, model.top)
                 )
-                theirs = await _tokenized(asking, url, model.name)
             except PassingError as error:
                 logger.warning("%s", error)
                 continue
@@ -224,11 +229,6 @@ async def _check(where: Address, model: RemoteModel, headers: dict[str, str]) ->
             if row is None or len(row.tokens) < min(model.top, len(model.vocabulary)):
                 count = 0 if row is None else len(row.tokens)
                 logger.warning("%s lists %d tokens, not %d", url, count, model.top)
-            if theirs is not None and theirs != model.tokenizer.encode(PROBE):
-                raise ValueError(
-                    f"{url} has other tokens for {PROBE!r} than the tokenizer "
-                    f"{model.tokenizer.name_or_path!r}: pass the model's own as tokenizer="
-                )
 
 
 async def _tokenized(asking: Any, url: str, name: str) -> list[int] | None:

@@ -97,6 +97,11 @@ class RemoteModel:
         """Where its rows are."""
         return torch.device("cpu")
 
+    @property
+    def precision(self) -> str:
+        """Its weights' dtype is the servers' affair."""
+        return "as served"
+
     def ask(self, context: Context) -> Future[Row]:
         """What follows a context, when it is there."""
         session, ids = self._session(context), list(context.ids)
@@ -116,7 +121,7 @@ class RemoteModel:
         """Rows as tensors, `[N, top + 1]`.
 
         Raises:
-            ServerError: a token that the tokenizer does not have.
+            ServerError: the likeliest token is none of the tokenizer's.
         """
         width = max(self.top + 1, max(len(row.tokens) for row in rows))
         tokens = torch.full((len(rows), width), -1, dtype=torch.long)
@@ -124,11 +129,16 @@ class RemoteModel:
         for place, row in enumerate(rows):
             tokens[place, : len(row.tokens)] = torch.tensor(row.tokens)
             log_probs[place, : len(row.tokens)] = torch.tensor(row.log_probs)
-        if len(rows) and int(tokens.max()) >= len(self.vocabulary):
+        foreign = tokens >= len(self.vocabulary)  # padding, which no tokenizer has
+        if bool((foreign & (log_probs == log_probs.amax(dim=-1, keepdim=True))).any()):
             raise ServerError(
-                f"{self.replicas.urls} tells of token {int(tokens.max())} and the tokenizer of "
+                f"{self.replicas.urls} writes token {int(tokens.max())} and the tokenizer of "
                 f"{self.name} has {len(self.vocabulary)}: pass the model's own as tokenizer="
             )
+        tokens, log_probs = (
+            tokens.masked_fill(foreign, -1),
+            log_probs.masked_fill(foreign, -torch.inf),
+        )
         return Listed(tokens, log_probs, len(self.vocabulary))
 
     def forward_batch(self, contexts: Sequence[Context]) -> Listed:
