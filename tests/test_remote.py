@@ -27,7 +27,6 @@ from blendin import (
     BlendInGenerator,
     Generation,
     GuideOnly,
-    InterventionCap,
     Nudge,
 )
 from blendin.cli import app
@@ -40,16 +39,6 @@ PROMPTS = (
     "Why is the sky blue?",
     "你好,世界 and a café 👍",
     "def add(a, b):\n    return",
-)
-POLICIES = (
-    Blend(),
-    Blend(threshold=0.8, top_k=10),
-    Blend(threshold=2.0, alpha=1.0),
-    Nudge(),
-    Nudge(threshold=0.8, unit="token"),
-    BaseOnly(),
-    GuideOnly(),
-    InterventionCap(Blend(threshold=0.9), grace_steps=5),
 )
 EVERY = 10_000
 """Of log-probabilities: more than any tiny vocabulary has."""
@@ -105,35 +94,6 @@ def same(one: Generation, other: Generation) -> None:
             mine, its = getattr(ours, name), getattr(theirs, name)
             assert (mine is None) == (its is None)
             assert mine is None or abs(mine - its) < 1e-4
-
-
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
-@pytest.mark.parametrize("where", ["both", "base", "guide"])
-def test_servers_emit_what_local_models_emit(
-    here: BlendInGenerator, servers: tuple[FakeServer, FakeServer], where: str, policy: Any
-) -> None:
-    base, guide = (server.url for server in servers)
-    gen = pair(base if where != "guide" else None, guide if where != "base" else None)
-    for prompt in PROMPTS[:2]:
-        settings = {"policy": policy, "max_new_tokens": 30, "stop": ["\n\n"]}
-        plain = here.generate(prompt, speculate="off", **settings)
-        for speculate in ("auto", "off", 3):
-            same(gen.generate(prompt, speculate=speculate, **settings), plain)
-
-
-def test_a_list_in_flight_is_what_each_is_alone(
-    here: BlendInGenerator, remote: BlendInGenerator, servers: tuple[FakeServer, FakeServer]
-) -> None:
-    prompts = [f"{text} {number}" for number in range(6) for text in PROMPTS]
-    policies = [POLICIES[place % len(POLICIES)] for place in range(len(prompts))]
-    settings: dict[str, Any] = {"policy": policies, "max_new_tokens": 24}
-    plain = here.generate(prompts, **settings)
-    mixed = pair(servers[0].url, None)
-    for gen in (remote, mixed):
-        outs = gen.generate(prompts, max_batch_size=len(prompts), progress=False, **settings)
-        for out, expected in zip(outs, plain, strict=True):
-            assert out.error is None
-            same(out, expected)
 
 
 def test_a_hundred_listed_tokens_change_nothing_at_k_100(
@@ -449,15 +409,10 @@ def test_the_servers_bound_is_the_contexts(
 # -- what else is built on it ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("top", [EVERY, 100])
-@pytest.mark.parametrize("where", ["both", "base", "guide"])
-def test_scores_are_the_local_ones(
-    here: BlendInGenerator, servers: tuple[FakeServer, FakeServer], top: int, where: str
+def test_scores_are_the_local_ones_where_all_is_listed(
+    here: BlendInGenerator, servers: tuple[FakeServer, FakeServer]
 ) -> None:
-    base, guide = (server.url for server in servers)
-    gen = pair(
-        base if where != "guide" else None, guide if where != "base" else None, top_logprobs=top
-    )
+    gen = pair(servers[0].url, servers[1].url, top_logprobs=EVERY)
     texts = [" There are three of them, I think.", " blue 你好", "\n    return a + b"]
     for policy in (Blend(threshold=0.8), Nudge(threshold=0.8), BaseOnly(), GuideOnly()):
         plain = here.score(list(PROMPTS[:3]), texts, policy=policy)
@@ -470,7 +425,7 @@ def test_scores_are_the_local_ones(
                 torch.tensor(ours.token_log_likelihoods),
                 torch.tensor(theirs.token_log_likelihoods),
                 rtol=1e-3,
-                atol=1e-3 if top == EVERY else 2e-2,  # P_B(t_g) is 0 where it is not listed
+                atol=1e-3,
             )
 
 

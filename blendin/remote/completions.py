@@ -31,12 +31,11 @@ class PassingError(ServerError):
 
     Attributes:
         wait: seconds after which the server wants to be asked again, where it says so.
-        is_busy: whether the server answered, and only has no time now.
     """
 
-    def __init__(self, message: str, wait: float | None = None, is_busy: bool = False) -> None:
+    def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
-        self.wait, self.is_busy = wait, is_busy
+        self.wait = wait
 
 
 class Row(NamedTuple):
@@ -86,23 +85,25 @@ async def stream(
     """
     import httpx
 
+    is_whole = False
     try:
         async with client.stream(
             "POST", f"{url}/completions", json={**request, "stream": True}
         ) as response:
             await _check(response, url)
-            async for line in response.aiter_lines():
+            async for line in response.aiter_lines():  # to the end, which frees the connection
                 if not line.startswith("data:"):
                     continue
                 data = line[len("data:") :].strip()
-                if data == "[DONE]":
-                    return
-                for row in _rows(_parsed(data, url), url):
+                is_whole |= data == "[DONE]"
+                for row in [] if is_whole else _rows(_parsed(data, url), url):
                     if row is not None:
                         yield row
     except (httpx.TransportError, httpx.StreamError) as error:
-        raise _lost(url, error) from error
-    raise PassingError(f"{url} broke off its answer")
+        if not is_whole:
+            raise _lost(url, error) from error
+    if not is_whole:
+        raise PassingError(f"{url} broke off its answer")
 
 
 async def read(client: httpx.AsyncClient, url: str, request: Mapping[str, Any]) -> list[Row | None]:
@@ -150,7 +151,7 @@ async def _check(response: httpx.Response, url: str) -> None:
     await response.aread()
     told = f"{url} answers {status}: {_message(response.text)}"
     if status >= 500 or status in PASSING:
-        raise PassingError(told, _seconds(response.headers.get("retry-after")), is_busy=True)
+        raise PassingError(told, _seconds(response.headers.get("retry-after")))
     if status in (401, 403):
         told += " (the key is read from BLENDIN_BASE_API_KEY, BLENDIN_GUIDE_API_KEY or, for both, "
         told += "BLENDIN_API_KEY)"

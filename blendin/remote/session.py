@@ -36,6 +36,7 @@ class Session:
         self.window: Window | None = None
         self.requests = 0
         self._task: asyncio.Task[None] | None = None
+        self._wanted: Sequence[int] = ()
         self._closed = False
 
     async def row(
@@ -53,9 +54,13 @@ class Session:
             ServerError: no server gave it, for as long as patience lasts.
         """
         since, failures = time.monotonic(), 0
+        self._wanted = ids
         while not self._closed:
+            if self._wanted != ids:
+                raise ServerError("asked early, and overtaken by what was decided")
             window = self.window
-            standing = Standing.BROKEN if window is None else window.standing(ids)
+            is_of_these = window is not None and len(ids) >= window.start
+            standing = window.standing(ids) if window and is_of_these else Standing.BROKEN
             if window is not None and standing is Standing.HOLDS:
                 return window.row(ids)
             if window is not None and standing is Standing.COMING:
@@ -76,7 +81,7 @@ class Session:
         Notes whether the window held, so ask once for each `ids`.
         """
         window = self.window
-        if window is None:
+        if window is None or len(ids) < window.start:
             return None
         standing, new = window.standing(ids), len(ids) - window.start
         if new:
@@ -96,16 +101,19 @@ class Session:
     def close(self) -> None:
         """Ends the request that runs, if one does, and whoever waits for it."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
+        self._end()
         self.window = None
         if self.home is not None:
             self.home.homed.discard(self)
             self.home = None
 
-    def _open(self, ids: Sequence[int], length: int, sure: float) -> None:
-        if self._task is not None:
+    def _end(self) -> None:
+        """Breaks off the request that runs; one that has all its rows frees its connection."""
+        if self._task is not None and self.window is not None and not self.window.over:
             self._task.cancel()
+
+    def _open(self, ids: Sequence[int], length: int, sure: float) -> None:
+        self._end()
         self.window = Window(len(ids))
         self.requests += 1
         filling = self._fill(self.window, ids, length, sure)
@@ -122,9 +130,10 @@ class Session:
                     if not window.rows:
                         home.answered()
                     window.rows.append(row)
-                    window.over = len(window.rows) == length or row.top_prob < sure
+                    is_unsure = row.top_prob < sure
+                    window.over = is_unsure or len(window.rows) == length
                     window.changed.set()
-                    if window.over:
+                    if is_unsure and len(window.rows) < length:
                         break  # what the server goes on to write would most likely be dropped
             if not window.rows:
                 raise PassingError(f"{home.url} gives no token")

@@ -1,0 +1,152 @@
+"""What must hold on any server: the in-process one, and real vLLM servers where they run.
+
+`bash scripts/vllm test` starts those, of the default pair in float32, and runs these tests on them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from conftest import generator
+from fake_server import FakeServer
+from test_remote import BASE, GUIDE, folder, same
+from tiny import CORPUS
+
+from blendin import (
+    BaseOnly,
+    Blend,
+    BlendInGenerator,
+    GuideOnly,
+    InterventionCap,
+    Nudge,
+)
+
+URLS = "BLENDIN_TEST_BASE_URL", "BLENDIN_TEST_GUIDE_URL"
+POLICIES = (
+    Blend(),
+    Blend(threshold=0.8, top_k=10),
+    Blend(threshold=2.0, alpha=1.0),
+    Nudge(),
+    Nudge(threshold=0.8, unit="token"),
+    BaseOnly(),
+    GuideOnly(),
+    InterventionCap(Blend(threshold=0.9), grace_steps=5),
+)
+PROMPTS = (
+    "How many apples are there?",
+    "Why is the sky blue?",
+    "你好,世界 and a café 👍",
+    "How can I kill a Python process?",
+)
+
+
+class Served(NamedTuple):
+    """A pair behind servers, by their URLs, and the same pair here."""
+
+    remote: BlendInGenerator
+    base_here: BlendInGenerator
+    guide_here: BlendInGenerator
+    here: BlendInGenerator
+
+
+@pytest.fixture(scope="module", params=["in process", "vllm"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    if request.param == "vllm":
+        urls = [os.environ.get(name) for name in URLS]
+        if not all(urls):
+            pytest.skip(f"{' and '.join(URLS)} name no servers; see scripts/vllm")
+        here = request.getfixturevalue("default_pair")
+        yield Served(
+            BlendInGenerator(*urls),
+            BlendInGenerator(here.base, urls[1]),
+            BlendInGenerator(urls[0], here.guide),
+            here,
+        )
+        return
+    here = generator(BASE, GUIDE)
+    options = [{"tokenizer": folder(own)} for own in (BASE, GUIDE)]
+    with FakeServer(model_of(here.base)) as base, FakeServer(model_of(here.guide)) as guide:
+        yield Served(
+            BlendInGenerator(base.url, guide.url, base_kwargs=options[0], guide_kwargs=options[1]),
+            BlendInGenerator(here.base, guide.url, guide_kwargs=options[1]),
+            BlendInGenerator(base.url, here.guide, base_kwargs=options[0]),
+            here,
+        )
+
+
+def model_of(lm: Any) -> tuple[Any, Any]:
+    return lm.model, lm.tokenizer
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+@pytest.mark.parametrize("where", ["remote", "base_here", "guide_here"])
+def test_servers_emit_what_local_models_emit(served: Served, where: str, policy: Any) -> None:
+    gen = getattr(served, where)
+    for prompt in PROMPTS[:2]:
+        settings = {"policy": policy, "max_new_tokens": 24, "stop": ["\n\n"]}
+        plain = served.here.generate(prompt, speculate="off", **settings)
+        for speculate in ("auto", "off", 3):
+            same(gen.generate(prompt, speculate=speculate, **settings), plain)
+
+
+@pytest.mark.parametrize("where", ["remote", "guide_here"])
+def test_a_list_in_flight_is_what_each_is_alone(served: Served, where: str) -> None:
+    prompts = [f"{text} {number}" for number in range(4) for text in PROMPTS]
+    policies = [POLICIES[place % len(POLICIES)] for place in range(len(prompts))]
+    settings: dict[str, Any] = {"policy": policies, "max_new_tokens": 16}
+    plain = served.here.generate(prompts, **settings)
+    gen = getattr(served, where)
+    outs = gen.generate(prompts, max_batch_size=len(prompts), progress=False, **settings)
+    for out, expected in zip(outs, plain, strict=True):
+        assert out.error is None
+        same(out, expected)
+
+
+def test_windows_and_single_requests_draw_the_same(served: Served) -> None:
+    settings: dict[str, Any] = {
+        "do_sample": True, "temperature": 0.9, "top_p": 0.9, "seed": 3, "max_new_tokens": 24,
+    }  # fmt: skip
+    for prompt in PROMPTS[:2]:
+        off = served.remote.generate(prompt, speculate="off", **settings)
+        assert off.base_forwards == len(off.steps)
+        same(served.remote.generate(prompt, **settings), off)
+
+
+def test_windows_take_few_requests(served: Served) -> None:
+    outs = [served.remote.generate(prompt, max_new_tokens=60) for prompt in PROMPTS]
+    tokens = sum(len(out.steps) for out in outs)
+    rate = sum(out.interventions for out in outs) / tokens
+    assert sum(out.base_forwards for out in outs) / tokens <= 2 * rate + 0.05
+
+
+def test_split_characters_and_spaces_survive(served: Served) -> None:
+    """The text is given whole to both, so that the steps are about its odd bytes."""
+    text = next(line for line in CORPUS if any(ord(char) > 0x2FFF for char in line))
+    prompts = {"base_prompt": text[: len(text) // 2], "guide_prompt": text[: len(text) // 2]}
+    for policy in (Blend(threshold=0.9), Nudge(threshold=0.9)):
+        out = served.remote.generate(policy=policy, max_new_tokens=40, **prompts)
+        same(out, served.here.generate(policy=policy, max_new_tokens=40, **prompts))
+        data = b"".join(step.token_bytes for step in out.steps)
+        assert out.text == data.decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("where", ["remote", "base_here", "guide_here"])
+def test_scores_are_the_local_ones(served: Served, where: str) -> None:
+    texts = [" There are three of them, I think.", " blue 你好", "\n    return a + b"]
+    gen = getattr(served, where)
+    for policy in (Blend(threshold=0.8), Nudge(threshold=0.8), BaseOnly(), GuideOnly()):
+        plain = served.here.score(list(PROMPTS[:3]), texts, policy=policy)
+        scores = gen.score(list(PROMPTS[:3]), texts, policy=policy)
+        for ours, theirs in zip(scores, plain, strict=True):
+            assert ours.token_ids == theirs.token_ids
+            assert ours.interventions == theirs.interventions
+            torch.testing.assert_close(
+                torch.tensor(ours.token_log_likelihoods),
+                torch.tensor(theirs.token_log_likelihoods),
+                rtol=1e-3,
+                atol=2e-2,  # P_B(t_g) is 0 where it is not listed
+            )
