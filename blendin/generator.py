@@ -131,6 +131,8 @@ class BlendInGenerator:
 
         Raises:
             Interrupted: at Ctrl-C during a list; a `KeyboardInterrupt` that has the results so far.
+            ServerError: a server that does not answer for as long as patience lasts, or refuses; a
+                `ConnectionError` that has the result so far as its `output`.
         """
         if not is_batch(prompt, base_prompt, guide_prompt):
             stream = self.stream(

@@ -53,25 +53,18 @@ class Interleaved:
 
     def _resume(self, sequence: Sequence, begun: Step, rows: Rows | None) -> None:
         """Runs a step until it has to wait, or is over."""
-        while True:
-            try:
-                model, contexts = begun.send(rows)  # type: ignore[arg-type]
-            except StopIteration:
-                self._steps.pop(sequence, None)
-                return
-            (context,) = contexts
-            if not isinstance(model, RemoteModel):
-                self._local.setdefault(model, []).append((sequence, begun, context))
-                return
-            asked = model.ask(context)
-            if not asked.done():
-                asked.add_done_callback(partial(self._put, sequence, begun, model))
-                return
-            try:
-                rows = model.listed([asked.result()])
-            except Exception as error:
-                self._fail(sequence, error)
-                return
+        try:
+            model, contexts = begun.send(rows)  # type: ignore[arg-type]
+        except StopIteration:
+            self._steps.pop(sequence, None)
+            return
+        (context,) = contexts
+        if not isinstance(model, RemoteModel):
+            self._local.setdefault(model, []).append((sequence, begun, context))
+        elif (asked := model.ask(context)).done():
+            self._take(sequence, begun, model, asked)
+        else:
+            asked.add_done_callback(partial(self._put, sequence, begun, model))
 
     def _put(self, sequence: Sequence, begun: Step, model: RemoteModel, asked: Future[Row]) -> None:
         self._answered.put((sequence, begun, model, asked))
@@ -85,7 +78,8 @@ class Interleaved:
         try:
             rows = model.listed([asked.result()])
         except Exception as error:
-            self._fail(sequence, error)
+            self.forget(sequence)
+            sequence.fail(error)
         else:
             self._resume(sequence, begun, rows)
 
@@ -100,7 +94,3 @@ class Interleaved:
             for place, (sequence, begun, _) in enumerate(waiting):
                 self._resume(sequence, begun, some(rows, [place]))
         return bool(local)
-
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
-        self.forget(sequence)
-        sequence.fail(error)

@@ -10,6 +10,7 @@ from typing import Self
 from tqdm.auto import tqdm
 
 from .pair import Pair
+from .remote.completions import ServerError
 from .request import Request
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -41,8 +42,10 @@ class Stream(Iterator[Step]):
                 raise StopIteration
             with self._sequence.failing_alone():  # what there is stays in `output`
                 advance(self._pair, [self._sequence])
-            if self._sequence.error is not None:
-                raise self._sequence.error
+            if (error := self._sequence.error) is not None:
+                if isinstance(error, ServerError):
+                    error.output = self.output
+                raise error
         if self._sequence.done:
             self._pair.leave(self._sequence.base, self._sequence.guide)
         return steps[-1]

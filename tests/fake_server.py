@@ -66,6 +66,7 @@ class FakeServer:
         model: tuple[Any, Any],
         *,
         name: str = "tiny",
+        root: str | None = None,
         port: int = 0,
         max_model_len: int | None = None,
         max_logprobs: int = 100,
@@ -79,6 +80,7 @@ class FakeServer:
         Args:
             model: and its tokenizer.
             name: by which requests ask for it.
+            root: where it says that it has the model from; its name by default.
             port: 0 for any free one.
             max_model_len: the model's own by default.
             max_logprobs: more than these are refused.
@@ -89,7 +91,7 @@ class FakeServer:
         """
         self.model, self.tokenizer = model
         config = self.model.config.get_text_config()
-        self.name, self.port = name, port
+        self.name, self.root, self.port = name, root or name, port
         self.max_model_len: int = max_model_len or config.max_position_embeddings
         self.max_logprobs, self.delay, self.api_key = max_logprobs, delay, api_key
         self.token_ids, self.faults = token_ids, faults
@@ -422,7 +424,7 @@ class _Connection(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         fake = self.server.fake
         card = {"id": fake.name, "object": "model", "created": int(time.time())}
-        card |= {"owned_by": "vllm", "root": fake.name, "max_model_len": fake.max_model_len}
+        card |= {"owned_by": "vllm", "root": fake.root, "max_model_len": fake.max_model_len}
         if not self._may_enter():
             self._answer(401, {"error": "Unauthorized"})
         elif self.path == "/v1/models":

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ def same(one: Generation, other: Generation) -> None:
         for name in ("base_top_prob", "guide_top_prob", "alpha"):
             mine, its = getattr(ours, name), getattr(theirs, name)
             assert (mine is None) == (its is None)
-            assert mine is None or abs(mine - its) < 1e-4
+            assert mine is None or abs(mine - its) < 1e-3  # rotary angles are float32
 
 
 def test_a_hundred_listed_tokens_change_nothing_at_k_100(
@@ -223,10 +224,11 @@ def test_a_refusal_is_told_with_the_url_and_not_repeated(
     ) as base:
         gen = pair(base.url, servers[1].url)
         stream = gen.stream(PROMPTS[0], max_new_tokens=200, policy=Blend(threshold=0.9))
-        with pytest.raises(ServerError, match=base.url):
+        with pytest.raises(ServerError, match=base.url) as refused:
             for _ in stream:
                 pass
         assert stream.output.steps and "422" in (stream.output.error or "")
+        assert refused.value.output is stream.output
         assert len(base.requests) == 4
 
 
@@ -257,27 +259,30 @@ def test_one_row_fails_alone(servers: tuple[FakeServer, FakeServer]) -> None:
 
 def test_a_replica_that_dies_and_comes_back_changes_no_text(here: BlendInGenerator) -> None:
     prompts = [f"{PROMPTS[number % 4]} {number}" for number in range(30)]
-    expected = here.generate(prompts, max_new_tokens=20)
+    expected = here.generate(prompts, max_new_tokens=40)
     with ExitStack() as stack:
         bases = [stack.enter_context(FakeServer(model(*BASE), delay=0.01)) for _ in range(2)]
         guide = stack.enter_context(FakeServer(model(*GUIDE)))
         gen = pair(f"{bases[0].url},{bases[1].url}", guide.url, patience=60)
+
+        before: list[int] = []
 
         def kill_and_restart() -> None:
             while len(bases[0].requests) < 30:
                 time.sleep(0.01)
             bases[0].stop()
             time.sleep(1.0)
+            before.append(len(bases[0].requests))
             bases[0].start()
 
         killer = threading.Thread(target=kill_and_restart)
         killer.start()
-        outs = gen.generate(prompts, max_new_tokens=20, max_batch_size=30, progress=False)
+        outs = gen.generate(prompts, max_new_tokens=40, max_batch_size=30, progress=False)
         killer.join()
         for out, plain in zip(outs, expected, strict=True):
             assert out.error is None
             same(out, plain)
-        assert all(len(server.requests) > 30 for server in bases)
+        assert len(bases[0].requests) > before[0]  # it is asked again once it is back
 
 
 def test_a_sequence_stays_where_its_prefix_is_and_the_load_is_shared() -> None:
@@ -427,6 +432,23 @@ def test_scores_are_the_local_ones_where_all_is_listed(
                 rtol=1e-3,
                 atol=1e-3,
             )
+
+
+def test_a_pair_of_servers_is_diagnosed(tmp_path: Path) -> None:
+    questions = tmp_path / "prompts.txt"
+    questions.write_text("\n".join(PROMPTS[:2]), "utf-8")
+    with (
+        FakeServer(model(*BASE), root=folder(BASE)) as base,
+        FakeServer(model(*GUIDE), root=folder(GUIDE)) as guide,
+    ):
+        command = [
+            "diagnose", "--base", base.url, "--guide", guide.url, "--data", str(questions),
+            "--max-new-tokens", "12", "--out", str(tmp_path / "out"),
+        ]  # fmt: skip
+        result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    told = json.loads((tmp_path / "out" / "report.json").read_text("utf-8"))
+    assert "tiny" in json.dumps(told) and "as served" in json.dumps(told)
 
 
 def test_the_command_line_takes_urls(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     import httpx
 
+    from ..trace import Generation
+
 ID_PREFIX = "token_id:"
 LEAST = -9998.0
 """Servers write -9999 for -inf, which JSON lacks."""
@@ -23,7 +25,13 @@ PASSING = frozenset({408, 425, 429})
 
 
 class ServerError(ConnectionError):
-    """A server that cannot be reached or refuses; the message names its URL and what to change."""
+    """A server that cannot be reached or refuses; the message names its URL and what to change.
+
+    Attributes:
+        output: the `Generation` as far as it was decided, where one sequence was.
+    """
+
+    output: Generation | None = None
 
 
 class PassingError(ServerError):

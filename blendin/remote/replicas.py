@@ -16,6 +16,10 @@ FIRST_REST, LONGEST_REST = 0.5, 20.0
 """Seconds for which a server that failed is left alone, doubled at each failure in a row."""
 
 
+CROWDED, SPARE = 2, 4
+"""A sequence leaves a server that has more than twice as many as another and four."""
+
+
 class Replica:
     """One server.
 
@@ -60,14 +64,15 @@ class Replicas:
     def home(self, sequence: object, before: Replica | None) -> Replica | None:
         """Where a sequence is decoded: where it was, or where the fewest are.
 
-        None where no server may be asked now.
+        It moves, and is read again, where its server is away or has far more to do than another,
+        as when that one comes back. None where no server may be asked now.
         """
-        if before is not None and before.is_awake:
-            return before
         awake = [replica for replica in self.all if replica.is_awake]
         if not awake:
             return None
         home = min(awake, key=lambda replica: len(replica.homed))
+        if before in awake and len(before.homed) <= CROWDED * (len(home.homed) + SPARE):
+            return before
         if before is not None:
             before.homed.discard(sequence)
         home.homed.add(sequence)
