@@ -249,6 +249,23 @@ def test_patience_ends_with_the_url_and_keeps_what_there_is(
     assert len(stream.output.steps) >= 5 and stream.output.error
 
 
+def test_a_server_that_is_started_again_goes_on_where_it_was(
+    here: BlendInGenerator, servers: tuple[FakeServer, FakeServer]
+) -> None:
+    expected = here.generate(PROMPTS[3], max_new_tokens=30)
+    with FakeServer(model(*BASE)) as base:
+        stream = pair(base.url, servers[1].url).stream(PROMPTS[3], max_new_tokens=30)
+        for _ in range(5):
+            next(stream)
+        base.stop()
+        starter = threading.Timer(1.0, base.start)
+        starter.start()
+        for _ in stream:
+            pass
+        starter.join()
+    same(stream.output, expected)
+
+
 def test_one_row_fails_alone(servers: tuple[FakeServer, FakeServer]) -> None:
     prompts = ["short", "long " * 500, "short too"]
     with FakeServer(model(*BASE), max_model_len=300) as base:
@@ -380,6 +397,8 @@ def test_what_a_server_lacks_is_told_before_any_work(
         pair(servers[0].url, quantization_config=None)
     with pytest.raises(ValueError, match="patience of the base is 0"):
         pair(servers[0].url, patience=0)
+    with pytest.raises(ServerError, match="goes up to /v1"):
+        pair(servers[0].url.removesuffix("/v1"))
     for wrong in ("http://", "https://host/v1?key=1", "http://one/v1,two/v1"):
         with pytest.raises(ValueError, match="no server's URL"):
             pair(wrong)

@@ -80,6 +80,14 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
         )
 
 
+def test_the_tables_are_the_local_models(served: Served) -> None:
+    for role in ("base", "guide"):
+        theirs, ours = getattr(served.remote, role), getattr(served.here, role)
+        assert theirs.vocabulary.tokens == ours.vocabulary.tokens
+        assert theirs.end_ids == ours.end_ids
+        assert theirs.max_length < ours.max_length  # a server adds at least one token
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
 @pytest.mark.parametrize("where", ["remote", "base_here", "guide_here"])
 def test_servers_emit_what_local_models_emit(served: Served, where: str, policy: Any) -> None:

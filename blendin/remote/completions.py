@@ -160,6 +160,8 @@ async def _check(response: httpx.Response, url: str) -> None:
     told = f"{url} answers {status}: {_message(response.text)}"
     if status >= 500 or status in PASSING:
         raise PassingError(told, _seconds(response.headers.get("retry-after")))
+    if status == 404 and not url.endswith("/v1"):
+        told += " (a server's URL goes up to /v1)"
     if status in (401, 403):
         told += " (the key is read from BLENDIN_BASE_API_KEY, BLENDIN_GUIDE_API_KEY or, for both, "
         told += "BLENDIN_API_KEY)"

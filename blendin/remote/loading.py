@@ -198,7 +198,7 @@ def _vocabulary(
         except (OSError, ValueError):
             logger.warning("%s has a tokenizer and no configuration", place)
         try:
-            generation = GenerationConfig.from_pretrained(place)
+            generation = GenerationConfig.from_pretrained(place, revision=hub.get("revision"))
             configured = generation.eos_token_id or configured
         except (OSError, ValueError):
             pass
