@@ -260,7 +260,11 @@ def client(headers: dict[str, str], timeout: float, connections: int) -> httpx.A
     return httpx.AsyncClient(
         headers=headers,
         timeout=httpx.Timeout(timeout, connect=10.0, pool=None),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        limits=httpx.Limits(
+            max_connections=connections,
+            max_keepalive_connections=connections,
+            keepalive_expiry=2.0,  # servers close idle connections, uvicorn's after five seconds
+        ),
         follow_redirects=False,  # a key goes to the server that was named, and nowhere else
         trust_env=False,
     )
