@@ -16,10 +16,13 @@ Source: BlendIn (arXiv 2606.11201), Algorithm 1; NUDGING (arXiv 2410.09300).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .listed import ListedGate, ListedGuide
 
 LISTED_AT_MOST = 512
 """Blends of so many candidates a model are lists; of more, vectors over the joint space."""
@@ -325,8 +328,8 @@ def _top(rows: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
 
 
 def blend(
-    gate: Gate,
-    guide: GuideView,
+    gate: Gate | ListedGate,
+    guide: GuideView | ListedGuide,
     tables: SymbolTables,
     *,
     agreement_bonus: float,

@@ -91,7 +91,9 @@ def load(source: str, role: str, **options: Any) -> RemoteModel:
     where = address(source)
     tokenizer = options.pop("tokenizer", None)
     ours = {name: options.pop(name) for name in OPTIONS if name in options}
-    hub = {name: options.pop(name) for name in ("trust_remote_code", "revision") if name in options}
+    hub: dict[str, Any] = {
+        name: options.pop(name) for name in ("trust_remote_code", "revision") if name in options
+    }
     if foreign := sorted(options.keys() - set(FOR_WEIGHTS)):
         raise ValueError(
             f"{role}={source!r} is a server, which has no setting {', '.join(foreign)}: there are "
@@ -198,7 +200,9 @@ def _vocabulary(
         except (OSError, ValueError):
             logger.warning("%s has a tokenizer and no configuration", place)
         try:
-            generation = GenerationConfig.from_pretrained(place, revision=hub.get("revision"))
+            generation = GenerationConfig.from_pretrained(
+                place, revision=hub.get("revision") or "main"
+            )
             configured = generation.eos_token_id or configured
         except (OSError, ValueError):
             pass
