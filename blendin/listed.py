@@ -8,6 +8,8 @@ is listed leaves them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -72,15 +74,31 @@ class Listed(NamedTuple):
         ends_win = end_score > score
         return token.masked_fill(ends_win, end), score.maximum(end_score)
 
-    def top(self, allowed: Tensor, k: int | None) -> tuple[Tensor, Tensor, bool]:
-        """The k likeliest of some tokens: `[N, C]` float32 and int64, and whether the list is cut.
+    def candidates(
+        self,
+        allowed: Tensor,
+        ends: Tensor,
+        end: int,
+        k: int | None,
+        symbols_of: Callable[[Tensor], Tensor] = lambda tokens: tokens,
+    ) -> Candidates:
+        """The top k symbols (all that are listed where k is None), and END.
 
-        Tokens that are not allowed have probability 0; -1 pads, likewise.
+        Args:
+            allowed: `[V]` bool, the tokens that are candidates; the others have probability 0.
+            ends: `[E]` int64, the end tokens.
+            end: the symbol END.
+            k: how many.
+            symbols_of: the symbols of tokens, int64 of one shape.
         """
-        scores = self.log_probs.masked_fill(~allowed, -torch.inf)
+        scores = self.log_probs.masked_fill(~allowed[self.tokens.clamp(min=0)], -torch.inf)
         count = scores.shape[1] if k is None else min(k, scores.shape[1])
         top, places = scores.topk(count, dim=-1)
-        return top.exp(), self.tokens.gather(-1, places), count == k
+        tokens = self.tokens.gather(-1, places)
+        # Padding stands as a token that is no candidate of either model, or it would meet one.
+        symbols = symbols_of(tokens.where(tokens >= 0, ends[0]))
+        found = with_end(top.exp(), symbols, self.end_prob(ends), end, is_cut=count == k)
+        return found if k is not None else found._replace(unlisted=self.unlisted())
 
     def end_prob(self, ends: Tensor) -> Tensor:
         """`[N]` float32, P(END) as far as its tokens are listed."""
@@ -106,14 +124,16 @@ class ListedGate(NamedTuple):
     top_prob: Tensor
     choice: Tensor
 
-    def _listed(self, tables: SymbolTables) -> Listed:
-        return Listed(self.tokens, self.log_probs, tables.base_candidates.numel())
+    @property
+    def listed(self) -> Listed:
+        """Its rows; how wide the vocabulary is no longer matters."""
+        return Listed(self.tokens, self.log_probs, 0)
 
     def prob_of(self, symbols: Tensor, tables: SymbolTables) -> Tensor:
         """P_B of one symbol a row, `[N]` int64 to `[N]` float32; 0 for tokens not listed."""
         here = self.tokens == symbols[:, None]
         own = (self.log_probs.exp() * here).sum(dim=-1)
-        end_prob = self._listed(tables).end_prob(tables.base_ends)
+        end_prob = self.listed.end_prob(tables.base_ends)
         return torch.where(symbols == tables.end, end_prob, own)
 
     def rank_of(self, symbols: Tensor, tables: SymbolTables) -> Tensor:
@@ -124,18 +144,11 @@ class ListedGate(NamedTuple):
 
     def log_prob_at(self, row: int, token: int) -> float:
         """log P_B of one token of one row; -inf where it is not listed."""
-        return Listed(self.tokens, self.log_probs, 0).log_prob_at(row, token)
+        return self.listed.log_prob_at(row, token)
 
     def candidates(self, tables: SymbolTables, k: int | None) -> Candidates:
-        """The base's top k symbols (all that are listed where k is None), and END."""
-        listed = self._listed(tables)
-        allowed = tables.base_candidates[self.tokens.clamp(min=0)]
-        probs, tokens, is_cut = listed.top(allowed, k)
-        # Padding stands as a token that is no candidate of either model, or it would meet one.
-        symbols = tokens.where(tokens >= 0, tables.base_ends[0])
-        end_prob = listed.end_prob(tables.base_ends)
-        found = with_end(probs, symbols, end_prob, tables.end, is_cut)
-        return found if k is not None else found._replace(unlisted=listed.unlisted())
+        """The base's, as `Listed.candidates`."""
+        return self.listed.candidates(tables.base_candidates, tables.base_ends, tables.end, k)
 
 
 class ListedGuide(NamedTuple):
@@ -153,19 +166,24 @@ class ListedGuide(NamedTuple):
     top_prob: Tensor
     choice: Tensor
 
+    @property
+    def listed(self) -> Listed:
+        """As `ListedGate.listed`."""
+        return Listed(self.tokens, self.log_probs, 0)
+
     def prob_at(self, row: int, token: int) -> float:
         """P_G of one token of one row; 0 where it is not listed."""
-        return float((self.log_probs[row].exp() * (self.tokens[row] == token)).sum())
+        return math.exp(self.listed.log_prob_at(row, token))
 
     def candidates(self, tables: SymbolTables, k: int | None) -> Candidates:
-        """The guide's top k symbols (all that are listed where k is None), and END."""
-        listed = Listed(self.tokens, self.log_probs, tables.guide_candidates.numel())
-        allowed = tables.guide_candidates[self.tokens.clamp(min=0)]
-        probs, tokens, is_cut = listed.top(allowed, k)
-        end_prob = listed.end_prob(tables.guide_ends)
-        symbols = tables.guide_symbols[tokens.where(tokens >= 0, tables.guide_ends[0])]
-        found = with_end(probs, symbols, end_prob, tables.end, is_cut)
-        return found if k is not None else found._replace(unlisted=listed.unlisted())
+        """The guide's, as `Listed.candidates`."""
+        return self.listed.candidates(
+            tables.guide_candidates,
+            tables.guide_ends,
+            tables.end,
+            k,
+            tables.guide_symbols.__getitem__,
+        )
 
 
 Rows = Tensor | Listed

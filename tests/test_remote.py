@@ -80,6 +80,23 @@ def pair(base: Any = None, guide: Any = None, **options: Any) -> BlendInGenerato
     return BlendInGenerator(**sides)
 
 
+def scores_agree(gen: BlendInGenerator, here: BlendInGenerator, atol: float) -> None:
+    """Of given texts, under every policy, token by token."""
+    texts = [" There are three of them, I think.", " blue 你好", "\n    return a + b"]
+    for policy in (Blend(threshold=0.8), Nudge(threshold=0.8), BaseOnly(), GuideOnly()):
+        plain = here.score(list(PROMPTS[:3]), texts, policy=policy)
+        scores = gen.score(list(PROMPTS[:3]), texts, policy=policy)
+        for ours, theirs in zip(scores, plain, strict=True):
+            assert ours.token_ids == theirs.token_ids
+            assert ours.interventions == theirs.interventions
+            torch.testing.assert_close(
+                torch.tensor(ours.token_log_likelihoods),
+                torch.tensor(theirs.token_log_likelihoods),
+                rtol=1e-3,
+                atol=atol,
+            )
+
+
 @pytest.fixture(scope="module")
 def remote(servers: tuple[FakeServer, FakeServer]) -> BlendInGenerator:
     return pair(servers[0].url, servers[1].url)
@@ -437,20 +454,7 @@ def test_scores_are_the_local_ones_where_all_is_listed(
     here: BlendInGenerator, servers: tuple[FakeServer, FakeServer]
 ) -> None:
     gen = pair(servers[0].url, servers[1].url, top_logprobs=EVERY)
-    texts = [" There are three of them, I think.", " blue 你好", "\n    return a + b"]
-    for policy in (Blend(threshold=0.8), Nudge(threshold=0.8), BaseOnly(), GuideOnly()):
-        plain = here.score(list(PROMPTS[:3]), texts, policy=policy)
-        for ours, theirs in zip(
-            gen.score(list(PROMPTS[:3]), texts, policy=policy), plain, strict=True
-        ):
-            assert ours.token_ids == theirs.token_ids
-            assert ours.interventions == theirs.interventions
-            torch.testing.assert_close(
-                torch.tensor(ours.token_log_likelihoods),
-                torch.tensor(theirs.token_log_likelihoods),
-                rtol=1e-3,
-                atol=1e-3,
-            )
+    scores_agree(gen, here, atol=1e-3)
 
 
 def test_a_pair_of_servers_is_diagnosed(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from conftest import generator, model
 from fake_server import FakeServer
-from test_remote import BASE, GUIDE, folder, same
+from test_remote import BASE, GUIDE, folder, same, scores_agree
 from tiny import CORPUS
 
 from blendin import (
@@ -141,17 +140,5 @@ def test_split_characters_and_spaces_survive(served: Served) -> None:
 
 @pytest.mark.parametrize("where", ["remote", "base_here", "guide_here"])
 def test_scores_are_the_local_ones(served: Served, where: str) -> None:
-    texts = [" There are three of them, I think.", " blue 你好", "\n    return a + b"]
-    gen = getattr(served, where)
-    for policy in (Blend(threshold=0.8), Nudge(threshold=0.8), BaseOnly(), GuideOnly()):
-        plain = served.here.score(list(PROMPTS[:3]), texts, policy=policy)
-        scores = gen.score(list(PROMPTS[:3]), texts, policy=policy)
-        for ours, theirs in zip(scores, plain, strict=True):
-            assert ours.token_ids == theirs.token_ids
-            assert ours.interventions == theirs.interventions
-            torch.testing.assert_close(
-                torch.tensor(ours.token_log_likelihoods),
-                torch.tensor(theirs.token_log_likelihoods),
-                rtol=1e-3,
-                atol=2e-2,  # P_B(t_g) is 0 where it is not listed
-            )
+    # P_B(t_g) is 0 where it is not listed.
+    scores_agree(getattr(served, where), served.here, atol=2e-2)

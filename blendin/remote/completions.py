@@ -121,14 +121,7 @@ async def read(client: httpx.AsyncClient, url: str, request: Mapping[str, Any]) 
         PassingError: as `stream`.
         ServerError: likewise.
     """
-    import httpx
-
-    try:
-        response = await client.post(f"{url}/completions", json=dict(request))
-        await _check(response, url)
-    except httpx.TransportError as error:
-        raise _lost(url, error) from error
-    return _rows(_parsed(response.text, url), url)
+    return _rows(await _answer(client, "POST", url, "completions", json=dict(request)), url)
 
 
 async def get(client: httpx.AsyncClient, url: str, path: str) -> Any:
@@ -138,10 +131,16 @@ async def get(client: httpx.AsyncClient, url: str, path: str) -> Any:
         PassingError: as `stream`.
         ServerError: likewise.
     """
+    return await _answer(client, "GET", url, path)
+
+
+async def _answer(
+    client: httpx.AsyncClient, method: str, url: str, path: str, **content: Any
+) -> Any:
     import httpx
 
     try:
-        response = await client.get(f"{url}/{path}")
+        response = await client.request(method, f"{url}/{path}", **content)
         await _check(response, url)
     except httpx.TransportError as error:
         raise _lost(url, error) from error

@@ -59,8 +59,7 @@ class Session:
             if self._wanted != ids:
                 raise ServerError("asked early, and overtaken by what was decided")
             window = self.window
-            is_of_these = window is not None and len(ids) >= window.start
-            standing = window.standing(ids) if window and is_of_these else Standing.BROKEN
+            standing = Standing.BROKEN if window is None else window.standing(ids)
             if window is not None and standing is Standing.HOLDS:
                 return window.row(ids)
             if window is not None and standing is Standing.COMING:
@@ -81,10 +80,10 @@ class Session:
         Notes whether the window held, so ask once for each `ids`.
         """
         window = self.window
-        if window is None or len(ids) < window.start:
+        if window is None:
             return None
         standing, new = window.standing(ids), len(ids) - window.start
-        if new:
+        if new > 0:
             # A window that ran out before some of the new tokens would not have held for them all.
             held = standing is not Standing.BROKEN and new <= max(1, len(window.rows))
             self.luck.count(held)

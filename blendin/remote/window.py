@@ -53,6 +53,8 @@ class Window:
         """Of this window, where a context has come to be `ids`."""
         over, rows = self.over, len(self.rows)  # in this order: rows may be added by another thread
         new = ids[self.start :]
+        if len(ids) < self.start:  # tokens were taken back
+            return Standing.BROKEN
         if any(row.token != id for row, id in zip(self.rows, new, strict=False)):
             return Standing.BROKEN
         if rows > len(new):
