@@ -30,9 +30,10 @@ from rich.console import Console
 from rich.table import Table
 from shapes import PAIRS
 
-from blendin import BaseOnly, Blend, BlendInGenerator, drafters
-from blendin.context import Context
-from blendin.model import LanguageModel
+from blendin import BaseOnly, Blend, BlendInGenerator
+from blendin.models.context import Context
+from blendin.models.local import LanguageModel
+from blendin.speculation import drafters
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12)
 

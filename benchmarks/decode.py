@@ -37,9 +37,10 @@ from rich.progress import track
 from rich.table import Table
 from shapes import PAIRS, random_model, weight_bytes
 
-from blendin import BaseOnly, Blend, BlendInGenerator, Generation, GuideOnly, Nudge, pairs
-from blendin.context import Context
-from blendin.model import LanguageModel
+from blendin import BaseOnly, Blend, BlendInGenerator, Generation, GuideOnly, Nudge
+from blendin.models import default_pair as pairs
+from blendin.models.context import Context
+from blendin.models.local import LanguageModel
 
 PROMPTS = (
     "How can I kill a Python process?",

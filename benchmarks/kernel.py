@@ -32,7 +32,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from blendin.decision import SymbolTables, blend, consult, gate
+from blendin.decision.dense import SymbolTables, blend, consult, gate
 
 BATCHES = (1, 8, 64, 256)
 SIZES = (128256, 151936, 262144)

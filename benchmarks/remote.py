@@ -27,8 +27,8 @@ from speculation import differing
 
 from blendin import BlendInGenerator, Generation
 from blendin.evaluation import tasks
-from blendin.remote import completions
-from blendin.remote.model import RemoteModel
+from blendin.models.remote import completions
+from blendin.models.remote.model import RemoteModel
 
 WAYS = ("off", "auto")
 ALONE = {"base server": None, "base server, log-probabilities": 100}

@@ -23,7 +23,7 @@ from speculation import differing
 
 from blendin import BlendInGenerator, Generation
 from blendin.evaluation import tasks
-from blendin.remote.model import RemoteModel
+from blendin.models.remote.model import RemoteModel
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "vllm"
 

@@ -6,7 +6,7 @@ It is `blendin report` with that file as its `--out`.
 import sys
 from pathlib import Path
 
-from blendin.cli import app
+from blendin.cli.app import app
 
 if __name__ == "__main__":
     app(["report", "--out", str(Path(__file__).with_name("RESULTS.md")), *sys.argv[1:]])

@@ -28,8 +28,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from blendin import BaseOnly, Blend, BlendInGenerator, Generation, pairs
+from blendin import BaseOnly, Blend, BlendInGenerator, Generation
 from blendin.evaluation import tasks
+from blendin.models import default_pair as pairs
 from blendin.policy import Policy
 from blendin.prompts import BASE_STOP
 

@@ -33,10 +33,11 @@ from rich.console import Console
 from rich.table import Table
 from shapes import PAIRS
 
-from blendin import BaseOnly, Blend, BlendInGenerator, Generation, Nudge, pairs
-from blendin.context import Context
-from blendin.kv_pool import Pool
-from blendin.model import LanguageModel
+from blendin import BaseOnly, Blend, BlendInGenerator, Generation, Nudge
+from blendin.models import default_pair as pairs
+from blendin.models.context import Context
+from blendin.models.kv_pool import Pool
+from blendin.models.local import LanguageModel
 
 console = Console()
 

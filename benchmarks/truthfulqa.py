@@ -5,7 +5,7 @@ Options as there: `python benchmarks/truthfulqa.py --limit 100`.
 
 import sys
 
-from blendin.cli import app
+from blendin.cli.app import app
 
 if __name__ == "__main__":
     app(["evaluate", "truthfulqa", "truthfulqa-letter", *sys.argv[1:]])

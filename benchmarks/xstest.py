@@ -2,7 +2,7 @@
 
 import sys
 
-from blendin.cli import app
+from blendin.cli.app import app
 
 if __name__ == "__main__":
     app(["evaluate", "xstest", *sys.argv[1:]])

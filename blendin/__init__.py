@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .engine.scoring import Score
+    from .engine.stream import Batch, Interrupted, Stream
     from .generator import BlendInGenerator
     from .policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
     from .sampling import Sampling
-    from .score import Score
-    from .stream import Batch, Interrupted, Stream
     from .trace import Generation, Step
 
 __version__ = "0.1.0"
@@ -34,8 +34,8 @@ _ROOMS = {
     "generator": ("BlendInGenerator",),
     "policy": ("BaseOnly", "Blend", "GuideOnly", "InterventionCap", "Nudge", "Policy"),
     "sampling": ("Sampling",),
-    "score": ("Score",),
-    "stream": ("Batch", "Interrupted", "Stream"),
+    "engine.scoring": ("Score",),
+    "engine.stream": ("Batch", "Interrupted", "Stream"),
     "trace": ("Generation", "Step"),
 }
 

@@ -9,15 +9,15 @@ from typing import Any, overload
 
 import torch
 
-from . import pairs
-from .loading import ModelSource, load, locate, without_garbage_collection
-from .model import Model
-from .pair import Pair
+from .engine.request import Request, is_batch, requests
+from .engine.scoring import Score, score
+from .engine.stream import Batch, Interrupted, Stream
+from .models import default_pair as pairs
+from .models.loader import ModelSource, load, locate, without_garbage_collection
+from .models.local import Model
+from .models.pair import Pair
 from .policy import Blend, Policy
 from .prompts import Prompt
-from .request import Request, is_batch, requests
-from .score import Score, score
-from .stream import Batch, Interrupted, Stream
 from .trace import Generation
 
 

@@ -12,6 +12,9 @@ Source = Literal["base", "guide", "both"]
 StopReason = Literal["end", "length", "stop"]
 DraftOutcome = Literal["accepted", "rejected"]
 
+RATE_LIMIT = 0.2
+"""The paper's line: pairs that intervene more often than this tend to fail."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

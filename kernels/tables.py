@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from blendin.decision import SymbolTables
+from blendin.decision.dense import SymbolTables
 
 WORD = 32  # candidates per int32 of a bit mask
 

@@ -11,7 +11,8 @@ import torch
 from tiny import byte_level_tokenizer, sentencepiece_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
-from blendin import BlendInGenerator, pairs
+from blendin import BlendInGenerator
+from blendin.models import default_pair as pairs
 
 TOKENIZERS = {
     "byte-level": byte_level_tokenizer,

@@ -23,11 +23,11 @@ from blendin import (
     Interrupted,
     InterventionCap,
     Nudge,
-    packed,
 )
-from blendin.kv_pool import Pool
-from blendin.scheduler import Scheduler
-from blendin.sequence import Sequence
+from blendin.engine.scheduler import Scheduler
+from blendin.engine.sequence import Sequence
+from blendin.models import varlen_batch as packed
+from blendin.models.kv_pool import Pool
 
 TEXTS = (
     "How many apples?",

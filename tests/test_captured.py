@@ -9,9 +9,9 @@ import torch
 from conftest import generator, model
 
 from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
-from blendin.captured import SMALLEST_CAPACITY, Slot, Slots
-from blendin.context import Context
-from blendin.model import LanguageModel
+from blendin.models.context import Context
+from blendin.models.cuda_graphs import SMALLEST_CAPACITY, Slot, Slots
+from blendin.models.local import LanguageModel
 
 
 def captured(architecture: str, kind: str = "byte-level", seed: int = 0) -> LanguageModel:

@@ -10,8 +10,9 @@ import pytest
 from conftest import model
 from typer.testing import CliRunner, Result
 
-from blendin import BlendInGenerator, pairs
-from blendin.cli import app
+from blendin import BlendInGenerator
+from blendin.cli.app import app
+from blendin.models import default_pair as pairs
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,12 @@ def test_models_lists_the_embedded_pair_with_its_licences() -> None:
 def test_what_an_extra_brings_is_named_where_it_is_missing(
     arguments: list[str], missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("blendin.lm_eval", "blendin.evaluation.paradox", "blendin.evaluation.statistics"):
+    for name in (
+        "blendin.lm_eval",
+        "blendin.lm_eval.model",
+        "blendin.evaluation.paradox",
+        "blendin.evaluation.statistics",
+    ):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, missing, None)
     result = run(*arguments)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blendin.decision import (
+from blendin.decision.dense import (
     SymbolTables,
     blend,
     consult,

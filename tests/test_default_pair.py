@@ -11,8 +11,8 @@ from reference import Reference
 from transformers import AutoTokenizer
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
-from blendin.loading import load
-from blendin.model import LanguageModel
+from blendin.models.loader import load
+from blendin.models.local import LanguageModel
 
 pytestmark = pytest.mark.pair
 

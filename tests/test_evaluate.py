@@ -12,7 +12,7 @@ from conftest import generator, model
 from typer.testing import CliRunner, Result
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
-from blendin.cli import app
+from blendin.cli.app import app
 from blendin.evaluation import benchmark
 from blendin.evaluation.arms import NAMES, arms
 from blendin.evaluation.page import page, read_results

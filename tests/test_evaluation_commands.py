@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from blendin.cli import app
+from blendin.cli.app import app
 
 DATA = Path(os.environ.get("BLENDIN_DATA") or Path(__file__).parents[2] / "shared" / "data")
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no {DATA}")

@@ -11,12 +11,12 @@ from interpreted import DEVICE, HERE, run_interpreted
 from tiny import tiny_model
 
 from blendin import BaseOnly, Blend, BlendInGenerator, InterventionCap, Nudge
-from blendin.fused import checked_kernel_tables
-from blendin.fused_stepper import FusedStepper, stepper
-from blendin.pair import Pair
-from blendin.request import Request
+from blendin.decision.fused import checked_kernel_tables
+from blendin.engine.fused_stepper import FusedStepper, stepper
+from blendin.engine.request import Request
+from blendin.engine.sequence import Limits
+from blendin.models.pair import Pair
 from blendin.sampling import Sampling
-from blendin.sequence import Limits
 
 pytest.importorskip("triton")
 
@@ -111,6 +111,6 @@ def test_kernels_that_fail_are_told_and_left_alone(
     def broken(*arguments: Any) -> None:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr("blendin.fused._try", broken)
+    monkeypatch.setattr("blendin.decision.fused._try", broken)
     assert checked_kernel_tables(gen.pair.tables, same=False) is None
     assert "decided without the Triton kernels: no such instruction" in caplog.text

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from blendin.cli import app
+from blendin.cli.app import app
 from blendin.evaluation.judge import KEY_VARIABLES, ChatJudge, api_key, named_class
 from blendin.evaluation.xstest import CLASSES, Completion
 

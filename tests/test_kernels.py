@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from interpreted import DEVICE, HERE, NATIVE, run_interpreted
 
-from blendin.decision import SymbolTables, blend, consult, next_token_probs
-from blendin.decision import gate as eager_gate
+from blendin.decision.dense import SymbolTables, blend, consult, next_token_probs
+from blendin.decision.dense import gate as eager_gate
 
 pytest.importorskip("triton")
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blendin.kv_pool import SHARED_AT_LEAST, Pool, Span, shared
+from blendin.models.kv_pool import SHARED_AT_LEAST, Pool, Span, shared
 
 
 @torch.inference_mode()

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_decision import Case, cases
 
-from blendin.decision import blend
-from blendin.listed import Listed, consult, gate, scores_of, some
+from blendin.decision.dense import blend
+from blendin.decision.top_logprobs import Listed, consult, gate, scores_of, some
 
 
 def listed(logits: torch.Tensor, k: int) -> Listed:
@@ -93,7 +93,7 @@ def test_scores_to_draw_from_are_the_listed_ones(case: Case) -> None:
 
 
 def test_where_nothing_may_be_emitted_the_guide_has_no_probability() -> None:
-    from blendin.decision import SymbolTables
+    from blendin.decision.dense import SymbolTables
 
     tables = SymbolTables(
         base_ends=torch.tensor([3]),

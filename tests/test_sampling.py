@@ -11,7 +11,7 @@ from conftest import generator, model
 from transformers import set_seed
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Nudge, Sampling
-from blendin.decision import blend, consult, gate
+from blendin.decision.dense import blend, consult, gate
 
 BASE, GUIDE = ("llama", "byte-level", 0), ("llama", "sentencepiece", 1)
 

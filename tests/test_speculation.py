@@ -13,9 +13,9 @@ from scipy.stats import chi2_contingency
 from test_exactness import models, prompts
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, InterventionCap, Nudge
-from blendin.drafters import LONGEST, Lookup
-from blendin.lookahead import MOST
-from blendin.pace import Pace
+from blendin.models.lookahead import MOST
+from blendin.speculation.cost_model import Pace
+from blendin.speculation.drafters import LONGEST, Lookup
 
 POLICIES = (
     Blend(),

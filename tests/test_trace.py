@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from blendin import Blend, BlendInGenerator, Generation, Nudge, Step, view
+from blendin import Blend, BlendInGenerator, Generation, Nudge, Step
+from blendin.cli import terminal as view
+from blendin.engine.sequence import Limits, Sequence
 from blendin.sampling import Sampling
-from blendin.sequence import Limits, Sequence
 
 
 def of(limits: Limits) -> Sequence:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import wordpiece_tokenizer
 
-from blendin.alignment import Alignment
-from blendin.model import LanguageModel
-from blendin.vocabulary import Vocabulary, valid_stretches
+from blendin.models.local import LanguageModel
+from blendin.vocab.alignment import Alignment
+from blendin.vocab.vocabulary import Vocabulary, valid_stretches
 
 KINDS = ("byte-level", "sentencepiece", "prefixed")
 

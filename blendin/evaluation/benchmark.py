@@ -8,10 +8,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ..engine.scoring import Score
 from ..generator import BlendInGenerator
 from ..policy import GuideOnly, Policy, described
 from ..prompts import BASE_STOP
-from ..score import Score
 from .records import Record
 from .runs import Run
 from .tasks import Item, Task

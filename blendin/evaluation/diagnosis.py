@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from ..view import RATE_LIMIT
+from ..trace import RATE_LIMIT
 from .interventions import (
     Agreement,
     Position,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..view import RATE_LIMIT
+from ..trace import RATE_LIMIT
 from .diagnosis import BINS, Diagnosis, Distribution
 from .interventions import Agreement, Runs
 from .overlap import Overlap, Shared

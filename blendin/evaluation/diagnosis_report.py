@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..view import RATE_LIMIT
+from ..trace import RATE_LIMIT
 from . import diagnosis_plots as plots
 from .diagnosis import Diagnosis, Distribution, Example
 from .interventions import LONG_RUN, Agreement, Runs

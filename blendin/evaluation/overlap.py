@@ -14,11 +14,11 @@ from .statistics import Interval, pooled_rate
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..decision import Candidates
+    from ..decision.dense import Candidates
     from ..generator import BlendInGenerator
-    from ..model import LanguageModel
+    from ..models.local import LanguageModel
     from ..prompts import Prompt
-    from ..vocabulary import Vocabulary
+    from ..vocab.vocabulary import Vocabulary
 
 POSITIONS_AT_ONCE = 64  # logits: one position of a large vocabulary is a megabyte
 
@@ -101,9 +101,9 @@ def top_overlap(
     """
     import torch
 
-    from ..listed import consult, gate
+    from ..decision.top_logprobs import consult, gate
+    from ..engine.request import Request
     from ..policy import Blend
-    from ..request import Request
 
     pair = gen.pair
     tables = pair.tables
@@ -185,7 +185,7 @@ def _tops(
 
     Of `most` tokens at most, none beyond the offset `last`, and no more than its context holds.
     """
-    from ..context import Context
+    from ..models.context import Context
 
     room = None if model.max_length is None else model.max_length - len(prompt) + 1
     tokens, offsets = _own_tokens(model.vocabulary, text)

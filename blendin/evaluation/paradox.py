@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from ..view import RATE_LIMIT
+from ..trace import RATE_LIMIT
 from .statistics import Interval, pearson
 
 if TYPE_CHECKING:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from ..view import SHADES
+# Background of a token by who chose it, from pale (α = 0) to full (α = 1).
+SHADES = {
+    "guide": ((255, 233, 214), (255, 140, 26)),
+    "both": ((220, 238, 255), (64, 156, 255)),
+}
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">

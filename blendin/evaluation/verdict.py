@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..view import RATE_LIMIT
+from ..trace import RATE_LIMIT
 from .records import Record
 from .statistics import Interval, paired_difference
 

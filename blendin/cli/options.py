@@ -1,0 +1,215 @@
+"""The command line's options in groups that commands share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+
+from ..models import default_pair as pairs
+from ..policy import POLICY_NAMES, Policy, named_policy
+
+if TYPE_CHECKING:
+    from ..generator import BlendInGenerator
+
+console = Console(highlight=False, soft_wrap=True)
+messages = Console(highlight=False, stderr=True)
+
+
+Base = Annotated[
+    str,
+    typer.Option(
+        help="Base model: an embedded name, a hub id, a folder, a GGUF file, or the URL of a "
+        "completions server, http://host:8000/v1#model, replicas with commas between."
+    ),
+]
+Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="As accelerate understands it, for example auto.")
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
+]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which pair, and how it is loaded."""
+
+    base: Base = pairs.DEFAULT_BASE
+    guide: Annotated[str, typer.Option(help="Guide model, likewise.")] = pairs.DEFAULT_GUIDE
+    dtype: Dtype = "auto"
+    device_map: DeviceMap = None
+    trust_remote_code: TrustRemoteCode = False
+    base_tokenizer: Annotated[
+        str | None,
+        typer.Option(help="The base's, where it is not the model's own or a server does not tell."),
+    ] = None
+    guide_tokenizer: Annotated[str | None, typer.Option(help="The guide's, likewise.")] = None
+    top_logprobs: Annotated[
+        int | None, typer.Option(help="Tokens that servers list at each position; 100 by default.")
+    ] = None
+
+    def load(self) -> BlendInGenerator:
+        """The generator, with transformers' own messages kept to errors."""
+        with messages.status("loading transformers"):
+            from transformers.utils import logging as transformers_logging
+
+            from ..generator import BlendInGenerator
+            from ..models.remote.loading import is_url
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        logging.getLogger("blendin").addHandler(logging.StreamHandler())
+        with messages.status(f"loading {self.base} and {self.guide}"):
+            settings = asdict(self)
+            top = settings.pop("top_logprobs")
+            for role in ("base", "guide"):
+                tokenizer = settings.pop(f"{role}_tokenizer")
+                served = is_url(settings[role])
+                options = {"tokenizer": tokenizer, "top_logprobs": top if served else None}
+                settings[f"{role}_kwargs"] = {k: v for k, v in options.items() if v is not None}
+            return BlendInGenerator(**settings)
+
+
+@dataclass(frozen=True)
+class PolicyOptions:
+    """What to do at a step."""
+
+    policy: Annotated[str, typer.Option(help=f"One of {', '.join(POLICY_NAMES)}.")] = "blend"
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="τ: the guide steps in where the base is less sure; 0.4 by default."),
+    ] = None
+    alpha: Annotated[
+        float | None, typer.Option(help="Fixes the guide's weight α, which otherwise adapts.")
+    ] = None
+    agreement_bonus: Annotated[
+        float | None, typer.Option(help="λ, added to α on agreement; 0.1 by default.")
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Candidates of each model; 0: the whole vocabulary; 100 by default."),
+    ] = None
+    max_rate: Annotated[
+        float | None, typer.Option(help="The intervention cap of --policy cap; 0.2 by default.")
+    ] = None
+
+    def build(self) -> Policy:
+        settings = asdict(self)
+        return named_policy(settings.pop("policy"), **settings)
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How long, and how a symbol is taken."""
+
+    max_new_tokens: Annotated[int, typer.Option(help="Steps at most.")] = 256
+    system: Annotated[str | None, typer.Option(help="System text for both models.")] = None
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Text to stop before, repeated for more; \\n is a newline, an empty text is none. "
+            "By default \\nQuestion:"
+        ),
+    ] = None
+    do_sample: Annotated[
+        bool, typer.Option("--do-sample", help="Sample instead of greedy decoding.")
+    ] = False
+    temperature: Annotated[float, typer.Option(help="With --do-sample.")] = 1.0
+    top_p: Annotated[float, typer.Option(help="With --do-sample.")] = 1.0
+    sampling_top_k: Annotated[int | None, typer.Option(help="With --do-sample.")] = None
+    repetition_penalty: Annotated[float, typer.Option(help="As in transformers.")] = 1.0
+    seed: Annotated[int | None, typer.Option(help="Of the random draws.")] = None
+    speculate: Annotated[
+        str,
+        typer.Option(
+            help="Guess next tokens and read them ahead, which changes no output: auto, off, "
+            "lookup, guide, or how many."
+        ),
+    ] = "auto"
+
+    def settings(self) -> dict[str, Any]:
+        """What `BlendInGenerator.generate` takes; a base that runs on is stopped by default."""
+        from ..prompts import BASE_STOP
+
+        given = [BASE_STOP] if self.stop is None else self.stop
+        stop = [text.replace("\\n", "\n") for text in given if text]
+        count = self.speculate
+        speculate = int(count) if count.removeprefix("-").isdecimal() else count
+        return asdict(self) | {"stop": stop, "speculate": speculate}
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What the user can mend ends the command with one line and exit status 2, not a traceback."""
+    try:
+        yield
+    except (ValueError, FloatingPointError, OSError, ModuleNotFoundError) as error:
+        told = str(error)
+        if isinstance(error, ModuleNotFoundError) and "pip install" not in told:
+            told += ": `pip install 'blendin[eval]'` brings what the evaluation needs"
+        messages.print("[bold red]error:[/] ", end="")
+        messages.print(told, markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C during a run that is kept as it goes ends the command with what to do next."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        messages.print("[yellow]interrupted[/]: the same command goes on from here")
+        raise typer.Exit(130) from None
+
+
+def takes_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Spreads a command's parameters that are option groups into options of their own.
+
+    What the user can mend (a value out of range, a model that is not there) ends the command with
+    one line and exit status 2, without a traceback.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {
+        name: kind
+        for name, kind in hints.items()
+        if kind in (ModelOptions, PolicyOptions, DecodingOptions)
+    }
+    parameters = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command).parameters.items()
+        if name not in groups
+    ]
+    for group in groups.values():
+        group_hints = get_type_hints(group, include_extras=True)
+        for field in fields(group):
+            assert field.default is not MISSING
+            parameters.append(
+                inspect.Parameter(
+                    field.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=field.default,
+                    annotation=group_hints[field.name],
+                )
+            )
+
+    @functools.wraps(command)
+    def run(**arguments: Any) -> None:
+        built = {
+            name: group(**{field.name: arguments.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        with errors_in_one_line():
+            command(**arguments, **built)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del run.__wrapped__  # type: ignore[attr-defined]
+    return run

@@ -1,0 +1,248 @@
+"""The evaluation's commands: `blendin score xstest` and `blendin paradox`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from .options import console, messages, takes_options
+
+if TYPE_CHECKING:
+    from ..evaluation.judge import ChatJudge
+    from ..evaluation.statistics import Interval
+    from ..evaluation.xstest import Completion, Report
+
+NOTES = 3
+"""Unlabelled completions that are told one by one."""
+
+score_app = typer.Typer(
+    help="Score completions that are already written.", no_args_is_help=True, name="score"
+)
+
+
+@score_app.callback()
+def score() -> None:
+    """Score completions that are already written."""
+
+
+@score_app.command("xstest")
+@takes_options
+def score_xstest(
+    completions: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with the columns prompt and completion; type and final_label where known."
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with xstest_prompts.csv, for a file without the column type; "
+            "$BLENDIN_DATA by default."
+        ),
+    ] = None,
+    judge_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask an OpenAI-compatible server too, such as http://127.0.0.1:8000/v1; its key "
+            "is $BLENDIN_JUDGE_API_KEY, else $OPENAI_API_KEY."
+        ),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="The model's name on that server.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the file with the labels added to this one.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file.")
+    ] = None,
+) -> None:
+    """Label completions as refusal or compliance; against people's labels where there are any."""
+    from ..evaluation.xstest import report, write_labels
+
+    for destination in (out, json_file):
+        if destination is not None:
+            _check_destination(destination, completions)
+    judge = _judge(judge_url, judge_model)
+    rows = _completions(completions, data)
+    ours = report(rows)
+    judged = None if judge is None else report(rows, judge)
+    if out is not None:
+        write_labels(out, ours, *([judged] if judged else []))
+    told = figures(ours)
+    _show(ours, "the classifier")
+    if judged is not None:
+        told["judge"] = {"model": judge_model, **figures(judged)}
+        told["agreement"] = _show_judge(judged, ours)
+    if out is not None:
+        messages.print(f"labels written to {out}", markup=False)
+    if json_file is not None:
+        json_file.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+
+
+@takes_options
+def paradox(
+    results: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with the columns pair, task, score and intervention_rate (0..1) or "
+            "intervention_rate_pct."
+        ),
+    ],
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the scatter to this file (.png, .svg, .pdf).")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file.")
+    ] = None,
+) -> None:
+    """Correlate intervention rate and score over many pairs, task by task."""
+    from ..evaluation.paradox import run
+
+    console.print(run(results, plot, json_file))
+
+
+def figures(report: Report) -> dict[str, object]:
+    """The report's numbers for JSON."""
+    return {
+        "completions": len(report.completions),
+        "refused": report.refused,
+        "unlabelled": sum(label.verdict is None for label in report.labels),
+        "empty": _empty(report),
+        "refusal_rates": {kind: rate._asdict() for kind, rate in report.refusal_rates.items()},
+        "safe": _numbers(report.safe),
+        "unsafe": _numbers(report.unsafe),
+        "balanced": _numbers(report.balanced),
+        **_agreement_figures(report.confusion, report.accuracy),
+    }
+
+
+def _agreement_figures(
+    confusion: Mapping[tuple[str, str], int], accuracy: Interval | None
+) -> dict[str, object]:
+    return {
+        "confusion": [
+            {"reference": reference, "label": label, "count": count}
+            for (reference, label), count in sorted(confusion.items())
+        ],
+        "accuracy": _numbers(accuracy),
+    }
+
+
+def _numbers(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else interval._asdict()
+
+
+def _empty(report: Report) -> int:
+    return sum(not each.text.strip() for each in report.completions)
+
+
+def _judge(url: str | None, model: str | None) -> ChatJudge | None:
+    if url is None and model is None:
+        return None
+    if url is None or model is None:
+        raise ValueError("--judge-url and --judge-model go together: give both or neither")
+    from ..evaluation.judge import ChatJudge
+
+    # Its warnings of every retry would break into the progress bar.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    return ChatJudge(url, model)
+
+
+def _completions(path: Path, data: Path | None) -> list[Completion]:
+    """The file's rows, with types from XSTest's prompts where it has none and they are at hand."""
+    from ..evaluation.data import FOLDER_VARIABLE
+    from ..evaluation.xstest import read_completions, read_prompts, with_types
+
+    rows = read_completions(path)
+    if any(row.type for row in rows):
+        return rows
+    folder = data or os.environ.get(FOLDER_VARIABLE)
+    if folder:
+        rows = with_types(rows, read_prompts(folder))
+    if not any(row.type for row in rows):
+        mend = "none of its prompts is XSTest's" if folder else "--data DIR would give them"
+        messages.print(f"no rates by type: {path} has no column 'type', and {mend}", markup=False)
+    return rows
+
+
+def _check_destination(path: Path, source: Path) -> None:
+    if path.resolve() == source.resolve():
+        raise ValueError(f"{path}: choose another file to write to, so that this one is kept")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path} cannot be written: name a file in a writable folder")
+
+
+def _show(report: Report, judge: str) -> None:
+    """Refusals by prompt type, and the confusion with people's labels."""
+    from ..evaluation.xstest import is_safe
+
+    total = f"{len(report.completions)} completions, {report.refused} refused"
+    empty = _empty(report)
+    console.print(f"{judge}: {total}" + f" ({empty} of them empty)" * bool(empty), markup=False)
+    if report.refusal_rates:
+        rates = Table("prompts", "safe")
+        rates.add_column("refused, 95 % interval", justify="right")
+        for kind, rate in report.refusal_rates.items():
+            rates.add_row(kind, "yes" if is_safe(kind) else "no", f"{rate}")
+        rates.add_section()
+        for name, overall in (("yes", report.safe), ("no", report.unsafe)):
+            if overall is not None:
+                rates.add_row("all", name, f"{overall:.3f}")
+        console.print(rates)
+    if report.balanced is not None:
+        console.print(f"balanced score: {report.balanced:.3f} (95 % interval)")
+    if report.confusion:
+        console.print(_confusion("people", judge, report.confusion))
+    if report.accuracy is not None:
+        console.print(
+            f"full refusal against full compliance: accuracy {report.accuracy:.3f} (95 % interval)"
+        )
+
+
+def _show_judge(judged: Report, ours: Report) -> dict[str, object]:
+    """The judge's report, what it left unlabelled, and the classifier against it; its figures."""
+    from ..evaluation.xstest import agreement
+
+    _show(judged, "the judge")
+    notes = [
+        f"row {number}: {label.note}"
+        for number, label in enumerate(judged.labels, start=1)
+        if label.verdict is None
+    ]
+    if notes:
+        messages.print(f"[yellow]{len(notes)} completions are unlabelled and left out:[/]")
+        more = [f"and {len(notes) - NOTES} more"] * (len(notes) > NOTES)
+        for line in notes[:NOTES] + more:
+            messages.print(f"  {line}", markup=False)
+    known = [None if label.verdict is None else label.name for label in judged.labels]
+    confusion, accuracy = agreement(known, ours.labels)
+    console.print(_confusion("the judge", "the classifier", confusion))
+    if accuracy is not None:
+        console.print(
+            f"the classifier agrees with the judge's full refusals and full compliances: "
+            f"{accuracy:.3f} (95 % interval)"
+        )
+    return _agreement_figures(confusion, accuracy)
+
+
+def _confusion(rows: str, columns: str, confusion: Mapping[tuple[str, str], int]) -> Table:
+    from ..evaluation.xstest import CLASSES
+
+    names = [
+        name
+        for name in ("refusal", "compliance", *CLASSES, "unlabelled")
+        if any(name == label for _, label in confusion)
+    ]
+    table = Table(rows, *names, title=f"{columns} against {rows}")
+    for known in CLASSES:
+        table.add_row(known, *(str(confusion.get((known, name), 0)) for name in names))
+    return table

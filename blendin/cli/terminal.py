@@ -1,0 +1,112 @@
+"""What a person sees in a terminal: tokens coloured by who chose them, and the figures."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.color import Color
+from rich.panel import Panel
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from ..evaluation.report_style import SHADES
+from ..trace import RATE_LIMIT, Generation, Step
+
+# Dark text is readable on all shades. Not the terminal's own "black", which a theme may make grey.
+INK = Color.from_rgb(20, 20, 20)
+
+
+def token_style(step: Step) -> Style:
+    """Plain where the base went alone, else the source's colour, the stronger the higher α."""
+    if not step.intervened or step.source == "base":
+        return Style(dim=step.intervened)
+    pale, full = SHADES[step.source]
+    alpha = 1.0 if step.alpha is None else step.alpha
+    shade = (low + alpha * (high - low) for low, high in zip(pale, full, strict=True))
+    return Style(color=INK, bgcolor=Color.from_rgb(*shade))
+
+
+def shown(
+    steps: Iterable[Step], output: Generation, stop: Sequence[str]
+) -> Iterator[tuple[str, Step]]:
+    """The pieces of text that stand, as soon as they do: never a part of a `stop` text.
+
+    Args:
+        steps: as they are decided, and at once recorded in `output`.
+        output: their generation.
+        stop: the texts that end it.
+    """
+    held_back = max(map(len, stop), default=1) - 1
+    pieces: deque[tuple[str, Step]] = deque()
+    pending = given = 0
+    for step in steps:
+        pieces.append((step.text, step))
+        pending += len(step.text)
+        ended = output.stop_reason is not None  # and perhaps cut the text
+        while pieces and not ended and pending - len(pieces[0][0]) >= held_back:
+            text, decided = pieces.popleft()
+            pending -= len(text)
+            given += len(text)
+            yield text, decided
+    for text, decided in pieces:
+        kept = text[: max(0, len(output.text) - given)]
+        given += len(kept)
+        yield kept, decided
+
+
+def coloured(output: Generation) -> Text:
+    """The whole text, coloured."""
+    text = Text()
+    for step in output.steps:
+        # A stop text cut the last of them.
+        text.append(step.text[: max(0, len(output.text) - len(text))], style=token_style(step))
+    return text
+
+
+def legend() -> Text:
+    """What the colours mean."""
+    text = Text("base alone  ")
+    for source, meaning in (("both", "blended from both"), ("guide", "the guide's alone")):
+        pale, full = SHADES[source]
+        text.append(f" {meaning}, α 0 ", style=Style(color=INK, bgcolor=Color.from_rgb(*pale)))
+        text.append(" α 1 ", style=Style(color=INK, bgcolor=Color.from_rgb(*full)))
+        text.append("  ")
+    return text
+
+
+def figures(output: Generation) -> Text:
+    """Intervention rate, mean α, speed and stop reason in one line."""
+    rate = output.intervention_rate
+    text = Text(style="dim")
+    text.append(
+        f"interventions {output.interventions}/{len(output.steps)} = {rate:.0%}",
+        style="yellow" if rate > RATE_LIMIT and output.settings.get("guide_prompt") else "",
+    )
+    if output.mean_alpha is not None:
+        text.append(f" · mean α {output.mean_alpha:.2f}")
+    text.append(f" · {output.tokens_per_second:.1f} tok/s")
+    if accepted := output.stats["accepted"]:
+        text.append(f" · {accepted} came as guessed")
+    text.append(f" · stopped by {output.stop_reason or 'interruption'}")
+    return text
+
+
+def side_by_side(outputs: dict[str, Generation], width: int) -> Table:
+    """Several generations beside each other, or below where the terminal is narrow."""
+    table = Table.grid(expand=True, padding=(0, 1))
+    cells = []
+    for title, output in outputs.items():
+        body = coloured(output)
+        body.append("\n\n")
+        body.append_text(figures(output))
+        cells.append(Panel(body, title=title, title_align="left"))
+    if width < 100:
+        for cell in cells:
+            table.add_row(cell)
+        return table
+    for _ in cells:
+        table.add_column(ratio=1)
+    table.add_row(*cells)
+    return table

@@ -1,0 +1,1 @@
+"""One step's mathematics: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""The decode loop, and everything around it that runs sequences."""

@@ -1,0 +1,96 @@
+"""Steps of many sequences whose models lie behind servers: each goes on when its answer is there.
+
+A step (`decode.step`) yields what it waits for. Here a step that waits for a server is put aside
+and others go on, so that thousands of sequences wait at once and none for another. Reads of a model
+that runs here are gathered and made together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from collections.abc import Sequence as ListLike
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+
+from ..decision.top_logprobs import Rows, some
+from ..models.context import Context
+from ..models.local import Model
+from ..models.pair import Pair
+from ..models.remote.completions import Row
+from ..models.remote.model import RemoteModel
+from .loop import step
+from .sequence import Sequence
+from .stepper import Read
+
+Step = Generator[Read, Rows, None]
+
+
+class Interleaved:
+    """Steps that have begun, each of one sequence."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self._steps: dict[Sequence, Step] = {}
+        self._answered: SimpleQueue[tuple[Sequence, Step, RemoteModel, Future[Row]]] = SimpleQueue()
+        self._local: dict[Model, list[tuple[Sequence, Step, Context]]] = {}
+
+    def advance(self, sequences: ListLike[Sequence]) -> None:
+        """Takes some of the sequences further, those whose answers are there; waits for one."""
+        for sequence in sequences:
+            if sequence not in self._steps:
+                self._steps[sequence] = begun = step(self._pair, [sequence])
+                self._resume(sequence, begun, None)
+        if not self._read_here() and all(each in self._steps for each in sequences):
+            self._take(*self._answered.get())
+        while not self._answered.empty():
+            self._take(*self._answered.get())
+
+    def forget(self, sequence: Sequence) -> None:
+        """Ends a sequence's step, if it is in one."""
+        if (begun := self._steps.pop(sequence, None)) is not None:
+            begun.close()
+
+    def _resume(self, sequence: Sequence, begun: Step, rows: Rows | None) -> None:
+        """Runs a step until it has to wait, or is over."""
+        try:
+            model, contexts = begun.send(rows)  # type: ignore[arg-type]
+        except StopIteration:
+            self._steps.pop(sequence, None)
+            return
+        (context,) = contexts
+        if not isinstance(model, RemoteModel):
+            self._local.setdefault(model, []).append((sequence, begun, context))
+        elif (asked := model.ask(context)).done():
+            self._take(sequence, begun, model, asked)
+        else:
+            asked.add_done_callback(partial(self._put, sequence, begun, model))
+
+    def _put(self, sequence: Sequence, begun: Step, model: RemoteModel, asked: Future[Row]) -> None:
+        self._answered.put((sequence, begun, model, asked))
+
+    def _take(
+        self, sequence: Sequence, begun: Step, model: RemoteModel, asked: Future[Row]
+    ) -> None:
+        """Goes on with a step whose answer is there, unless it was ended meanwhile."""
+        if self._steps.get(sequence) is not begun:
+            return
+        try:
+            rows = model.listed([asked.result()])
+        except Exception as error:
+            self.forget(sequence)
+            sequence.fail(error)
+        else:
+            self._resume(sequence, begun, rows)
+
+    def _read_here(self) -> bool:
+        """Makes the reads of models that run here; whether there were any."""
+        local, self._local = self._local, {}
+        for model, waiting in local.items():
+            waiting = [each for each in waiting if self._steps.get(each[0]) is each[1]]
+            if not waiting:
+                continue
+            rows = model.forward_batch([context for _, _, context in waiting])
+            for place, (sequence, begun, _) in enumerate(waiting):
+                self._resume(sequence, begun, some(rows, [place]))
+        return bool(local)

@@ -1,0 +1,228 @@
+"""What a caller asks for: one sequence's prompts and settings, checked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as ListLike
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ..models.context import Context
+from ..models.local import Model
+from ..models.pair import Pair
+from ..policy import BaseOnly, Blend, GuideOnly, Nudge, Policy, described
+from ..prompts import Prompt, as_messages, base_text, guide_text
+from ..sampling import Sampling
+from ..speculation.speculator import Guesses, Speculate, check, tokens_ahead
+from .sequence import Limits, Sequence
+
+SAMPLING_SETTINGS = tuple(field.name for field in fields(Sampling))
+SETTINGS = ("system", "policy", "max_new_tokens", "stop", "speculate", *SAMPLING_SETTINGS)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence, asked for but not yet read.
+
+    Attributes:
+        prompt: a text or chat messages; None where both models' prompts are given whole.
+        base_prompt: the base's whole prompt.
+        guide_prompt: the guide's whole prompt.
+        system: text for both models.
+        policy: what to do at a step.
+        limits: when it ends without END.
+        sampling: how a symbol is taken.
+        speculate: whether and how the next tokens are guessed and read ahead.
+        index: its place in the caller's list; it draws with `seed + index`.
+    """
+
+    prompt: Prompt | None
+    base_prompt: str | None
+    guide_prompt: str | None
+    system: str | None
+    policy: Policy
+    limits: Limits
+    sampling: Sampling
+    speculate: Speculate = "auto"
+    index: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Prompt | None,
+        base_prompt: str | None,
+        guide_prompt: str | None,
+        *,
+        default_policy: Policy,
+        index: int = 0,
+        system: str | None = None,
+        policy: Policy | None = None,
+        max_new_tokens: int = 256,
+        stop: str | ListLike[str] | None = (),
+        speculate: Speculate = "auto",
+        **sampling_settings: Any,
+    ) -> Request:
+        """From what `BlendInGenerator.generate` takes for one prompt.
+
+        Raises:
+            TypeError: for a setting that there is not.
+            ValueError: for one out of range.
+        """
+        if unknown := sorted(sampling_settings.keys() - set(SAMPLING_SETTINGS)):
+            raise TypeError(
+                f"{', '.join(unknown)}: no such setting; there are {', '.join(SETTINGS)}"
+            )
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        return cls(
+            prompt,
+            base_prompt,
+            guide_prompt,
+            system,
+            default_policy if policy is None else policy,
+            Limits(max_new_tokens, stops),
+            Sampling(**sampling_settings),
+            check(speculate),
+            index,
+        )
+
+    def read(self, pair: Pair) -> Sequence:
+        """The sequence, its prompts rendered and tokenized.
+
+        Raises:
+            ValueError: for an empty prompt or one longer than a model's context.
+        """
+        messages = None if self.prompt is None else as_messages(self.prompt, self.system)
+        if messages is None and self.system:
+            raise ValueError("system= goes into prompt=; whole prompts carry their own")
+        base = guide = None
+        settings = self._settings(pair)
+        if not isinstance(self.policy, GuideOnly):
+            text = self.base_prompt
+            if text is None and messages is not None:
+                text = base_text(messages)
+            base = self._context("base", pair.base, text)
+            settings["base_prompt"] = text
+        if not isinstance(self.policy, BaseOnly):
+            text = self.guide_prompt
+            if text is None and messages is not None:
+                text = guide_text(messages, pair.guide.tokenizer)
+            guide = self._context("guide", pair.guide, text)
+            settings["guide_prompt"] = text
+        return self._sequence(pair, base, guide, settings)
+
+    def read_alone(self, pair: Pair) -> Sequence:
+        """`read` for one among many: what is wrong with its prompt is an error in its result."""
+        try:
+            return self.read(pair)
+        except Exception as error:
+            sequence = self._sequence(pair, None, None, self._settings(pair))
+            sequence.fail(error)
+            return sequence
+
+    def _sequence(
+        self, pair: Pair, base: Context | None, guide: Context | None, settings: dict[str, Any]
+    ) -> Sequence:
+        return Sequence(
+            pair.alignment,
+            base,
+            guide,
+            policy=self.policy,
+            limits=self.limits,
+            sampling=self.sampling,
+            index=self.index,
+            settings=settings,
+            guesses=None if self.speculate == "off" else Guesses(self.speculate),
+        )
+
+    def _settings(self, pair: Pair) -> dict[str, Any]:
+        """For the result: models, policy and settings, as they are."""
+        return {
+            "base": pair.base.name,
+            "guide": pair.guide.name,
+            "policy": described(self.policy),
+            **asdict(self.limits),
+            **asdict(self.sampling),
+            "speculate": self.speculate,
+        }
+
+    def _context(self, role: str, model: Model, text: str | None) -> Context:
+        """A context that begins with a whole prompt, not yet fed."""
+        if text is None:
+            raise ValueError(f"the {role} has nothing to read: pass prompt= or {role}_prompt=")
+        if not text.strip():
+            raise ValueError(f"the {role}'s prompt is empty: pass a text with something in it")
+        ids = model.encode_prompt(text)
+        if model.max_length is not None and len(ids) > model.max_length:
+            raise ValueError(
+                f"the {role}'s prompt has {len(ids)} tokens and the context of {model.name} holds "
+                f"{model.max_length}: shorten the prompt or choose another {role}"
+            )
+        # A symbol of the other vocabulary may take several tokens of this one; there is more room
+        # to be had for texts of such.
+        expected = len(ids) + self.limits.max_new_tokens + 8
+        ahead = tokens_ahead(self.speculate) if model.is_remote else None
+        # Where a base is unsure the guide is asked, and mostly decides for another token; where it
+        # is nearly sure its own stands in two of five cases, and a new request would cost more.
+        guided = role == "base" and isinstance(self.policy, Blend | Nudge)
+        sure = 0.5 * self.policy.threshold if guided else 0.0
+        return Context(ids, expected=expected, most_ahead=ahead, sure=sure)
+
+
+def is_batch(prompt: Any, base_prompt: Any, guide_prompt: Any) -> bool:
+    """Whether a caller gives a list of prompts; chat messages are one prompt."""
+    if _is_list(prompt) and not _is_chat(prompt):
+        return True
+    return _is_list(base_prompt) or _is_list(guide_prompt)
+
+
+def requests(
+    prompt: Any,
+    base_prompt: Any,
+    guide_prompt: Any,
+    *,
+    default_policy: Policy,
+    **settings: Any,
+) -> list[Request]:
+    """One request a row of a batch.
+
+    A setting is one for all rows or a list with one for each; of `stop`, a list of texts is for all
+    rows, and a list of such lists one for each.
+
+    Raises:
+        ValueError: for lists of different lengths, or a setting out of range.
+    """
+    prompts = {"prompt": prompt, "base_prompt": base_prompt, "guide_prompt": guide_prompt}
+    lengths = {len(column) for column in prompts.values() if column is not None}
+    whole = any(isinstance(column, str) for column in prompts.values())
+    if len(lengths) != 1 or whole or _is_chat(prompt):
+        raise ValueError(
+            "prompt, base_prompt and guide_prompt must be lists of one length where one is a list"
+        )
+    count = lengths.pop()
+    columns = {name: [None] * count if cells is None else cells for name, cells in prompts.items()}
+    for name, value in settings.items():
+        columns[name] = list(value) if _is_column(name, value) else [value] * count
+        if len(columns[name]) != count:
+            raise ValueError(
+                f"{name} has {len(columns[name])} values for {count} prompts: give one for all, or "
+                "one each"
+            )
+    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    return [
+        Request.of(**row, default_policy=default_policy, index=index)
+        for index, row in enumerate(rows)
+    ]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, ListLike) and not isinstance(value, str)
+
+
+def _is_chat(value: Any) -> bool:
+    return _is_list(value) and len(value) > 0 and all(isinstance(m, Mapping) for m in value)
+
+
+def _is_column(name: str, value: Any) -> bool:
+    if name == "stop":
+        return _is_list(value) and any(not isinstance(each, str) for each in value)
+    return _is_list(value)

@@ -1,0 +1,166 @@
+"""Many sequences in flight: waiting ones are admitted as others end, within a bound of memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from ..models.context import Context
+from ..models.kv_pool import Pool
+from ..models.local import Model
+from ..models.pair import Pair
+from ..speculation.speculator import advance
+from .async_steps import Interleaved
+from .sequence import Sequence
+
+
+class Scheduler:
+    """Decodes sequences, at most so many at a time, and yields each as it ends.
+
+    First come, first served. A sequence is admitted once both models' caches have room for all of
+    it; one that outgrows its room where there is none left goes back to the head of the queue, and
+    reads its text again later.
+
+    Attributes:
+        running: the sequences in flight.
+        steps: made so far, by all sequences.
+        interventions: among them.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        waiting: Iterable[Sequence],
+        *,
+        max_batch_size: int = 32,
+        max_cached_tokens: int | None = None,
+    ) -> None:
+        """Takes over the sequences; `waiting` is drawn from as room appears.
+
+        Args:
+            pair: the models.
+            waiting: sequences, ended ones among them where they failed before they began.
+            max_batch_size: sequences in flight at most.
+            max_cached_tokens: tokens in each model's cache at most, reserved room included; None is
+                unbounded.
+
+        Raises:
+            ValueError: for a bound below 1.
+        """
+        for name, value in (
+            ("max_batch_size", max_batch_size),
+            ("max_cached_tokens", max_cached_tokens),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value!r}; use an integer from 1 up")
+        self.pair, self.running = pair, list[Sequence]()
+        self.steps = self.interventions = 0
+        self._waiting, self._sent_back = iter(waiting), deque[Sequence]()
+        self._size, self._limit = max_batch_size, max_cached_tokens
+        self._pools = Pool(max_cached_tokens), Pool(max_cached_tokens)
+        self._interleaved = Interleaved(pair) if pair.is_remote else None
+
+    def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[Sequence]:
+        """Decodes until none is left; closing the iterator frees the caches.
+
+        Args:
+            after_step: called after every step of the batch, to show progress.
+        """
+        try:
+            while True:
+                yield from self._admit()
+                if not self.running:
+                    return
+                before = [len(sequence.output.steps) for sequence in self.running]
+                self._advance()
+                self._count(before)
+                after_step()
+                yield from self._ended()
+                self._send_back()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Frees everything; the sequences keep what they have."""
+        for sequence in [*self.running, *self._sent_back]:
+            self._leave(sequence)
+            sequence.finish(sequence.output.stop_reason)
+        for pool in self._pools:
+            pool.clear()
+
+    def _admit(self) -> Iterator[Sequence]:
+        """Fills the free slots; yields the sequences that cannot run at all."""
+        while len(self.running) < self._size:
+            sequence = self._sent_back.popleft() if self._sent_back else next(self._waiting, None)
+            if sequence is None:
+                return
+            if not sequence.done and not self._join(sequence):
+                if self.running:
+                    self._sent_back.appendleft(sequence)
+                    return
+                self._refuse(sequence)
+            if sequence.done:
+                yield sequence
+            else:
+                self.running.append(sequence)
+
+    def _join(self, sequence: Sequence) -> bool:
+        """Reserves room for a sequence in both caches, or in neither."""
+        for model, context, pool in self._places(sequence):
+            if self._limit is not None and len(context.ids) <= self._limit:
+                context.expected = min(context.expected, self._limit)
+            if not model.join(context, pool):
+                self._leave(sequence)
+                return False
+        return True
+
+    def _leave(self, sequence: Sequence) -> None:
+        if self._interleaved is not None:
+            self._interleaved.forget(sequence)
+        self.pair.leave(sequence.base, sequence.guide)
+
+    def _advance(self) -> None:
+        """One step of all, or where servers have a part of those that need not wait."""
+        if self._interleaved is None:
+            advance(self.pair, self.running)
+        else:
+            self._interleaved.advance(self.running)
+
+    def _ended(self) -> Iterator[Sequence]:
+        ended = [sequence for sequence in self.running if sequence.done]
+        self.running = [sequence for sequence in self.running if not sequence.done]
+        for sequence in ended:
+            self._leave(sequence)
+        yield from ended
+
+    def _send_back(self) -> None:
+        """Takes out the sequences that found no room for their next step."""
+        crowded_out = [sequence for sequence in self.running if sequence.crowded_out]
+        for sequence in reversed(crowded_out):
+            sequence.crowded_out = False
+            self.running.remove(sequence)
+            self._leave(sequence)
+            self._sent_back.appendleft(sequence)
+
+    def _refuse(self, sequence: Sequence) -> None:
+        """It does not fit even alone."""
+        needed = max(len(context.ids) for _, context, _ in self._places(sequence))
+        sequence.fail(
+            ValueError(
+                f"the sequence has {needed} tokens and max_cached_tokens is {self._limit}: raise "
+                "it, or shorten the prompt or max_new_tokens"
+            )
+        )
+
+    def _count(self, before: list[int]) -> None:
+        for sequence, count in zip(self.running, before, strict=True):
+            made = sequence.output.steps[count:]
+            self.steps += len(made)
+            self.interventions += sum(step.intervened for step in made)
+
+    def _places(self, sequence: Sequence) -> Iterator[tuple[Model, Context, Pool]]:
+        models = self.pair.base, self.pair.guide
+        contexts = sequence.base, sequence.guide
+        for model, context, pool in zip(models, contexts, self._pools, strict=True):
+            if context is not None:
+                yield model, context, pool

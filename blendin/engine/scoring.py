@@ -1,0 +1,257 @@
+"""The log-likelihood of given texts under a policy (SPEC.md, "Scoring a given text").
+
+Contexts grow as if the loop had emitted the text's tokens, so that the base reads a text in one
+forward and the guide all its interventions in another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from collections.abc import Sequence as ListLike
+from dataclasses import dataclass
+
+import torch
+
+from ..decision.dense import Gate, blend
+from ..decision.top_logprobs import ListedGate, Rows, consult, gate, some
+from ..models.context import Context
+from ..models.kv_pool import Pool
+from ..models.local import Model
+from ..models.pair import Pair
+from ..policy import Blend, GuideOnly, Nudge
+from .sequence import Sequence
+from .stepper import ROWS_AT_ONCE
+
+POSITIONS_AT_ONCE = 128
+"""Logits of so many positions are held at once; one of a large vocabulary is a megabyte."""
+
+TEXTS_AT_ONCE = 8
+
+Place = tuple[int, int, Gate | ListedGate, int]
+"""An intervention: its token, the guide's length before it, the base's view, its row there."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely a text is after its prompt, under a policy.
+
+    Attributes:
+        log_likelihood: of the whole text, in nats; -inf where an intervention cannot emit it.
+        token_log_likelihoods: of each token; they sum to it.
+        token_ids: the text in the base's tokens (the guide's under `GuideOnly`).
+        interventions: tokens at which the guide was asked.
+        is_greedy: whether greedy decoding would have emitted just this text.
+    """
+
+    log_likelihood: float
+    token_log_likelihoods: tuple[float, ...]
+    token_ids: tuple[int, ...]
+    interventions: int
+    is_greedy: bool
+
+    @property
+    def intervention_rate(self) -> float:
+        """Interventions over tokens."""
+        return self.interventions / len(self.token_ids)
+
+
+class _Reading:
+    """One text while it is being scored.
+
+    Attributes:
+        sequence: grows as if the text were being emitted; its contexts are never read.
+        tokens: of the text, in the vocabulary of the model that reads it first.
+        own: what that model reads: the prompt and the text.
+        guide: what the guide reads at interventions.
+        done: how many tokens are scored.
+    """
+
+    def __init__(self, pair: Pair, sequence: Sequence, text: str) -> None:
+        self.sequence, self.alone = sequence, isinstance(sequence.rule, GuideOnly)
+        first = pair.guide if self.alone else pair.base
+        context = sequence.guide if self.alone else sequence.base
+        tokens = first.vocabulary.spell(text.encode())
+        if not tokens:
+            raise ValueError("the text to score is empty: pass one with something in it")
+        assert context is not None
+        _check_length(first, len(context.ids) + len(tokens))
+        self.tokens, self.done, self._prompt = tokens, 0, len(context.ids)
+        self.own = Context(list(context.ids), expected=len(context.ids) + len(tokens))
+        self.guide: Context | None = None
+        if not self.alone and sequence.guide is not None:
+            length = len(sequence.guide.ids)
+            self.guide = Context(list(sequence.guide.ids), expected=length + 2 * len(tokens))
+        self.values: list[float] = []
+        self.interventions, self.is_greedy = 0, True
+
+    def take(self, count: int, beyond: int) -> int:
+        """Brings `count` further tokens, or as many as there are, before the reader; how many.
+
+        The last of them is read only where the reader goes so many tokens `beyond`.
+        """
+        count = min(count, len(self.tokens) - self.done)
+        end = self.done + count - 1 + beyond
+        self.own.ids += self.tokens[len(self.own.ids) - self._prompt : end]
+        return count
+
+    def add(self, value: float, is_greedy: bool) -> None:
+        self.values.append(value)
+        self.is_greedy &= is_greedy
+
+    def score(self) -> Score:
+        return Score(
+            math.fsum(self.values) if -math.inf not in self.values else -math.inf,
+            tuple(self.values),
+            tuple(self.tokens),
+            self.interventions,
+            self.is_greedy,
+        )
+
+
+@torch.inference_mode()
+def score(pair: Pair, asked: ListLike[tuple[Sequence, str]]) -> Iterator[Score]:
+    """Scores texts, each after its own prompts and under its own policy, in their order.
+
+    Args:
+        pair: the models.
+        asked: fresh sequences with the texts that they are to be scored on.
+
+    Raises:
+        ValueError: for an empty text, or one that does not fit into a context.
+    """
+    pools = Pool(), Pool()
+    readings = [_Reading(pair, sequence, text) for sequence, text in asked]
+    for begin in range(0, len(readings), TEXTS_AT_ONCE):
+        group = readings[begin : begin + TEXTS_AT_ONCE]
+        for reading in group:
+            (pair.guide if reading.alone else pair.base).join(reading.own, pools[reading.alone])
+            if reading.guide is not None:
+                pair.guide.join(reading.guide, pools[1])
+        while unfinished := [each for each in group if each.done < len(each.tokens)]:
+            share = POSITIONS_AT_ONCE // len(unfinished)
+            alone = [each for each in unfinished if each.alone]
+            _score_alone(pair, alone, share)
+            _score_guided(pair, [each for each in unfinished if not each.alone], share)
+        for reading in group:
+            (pair.guide if reading.alone else pair.base).leave(reading.own)
+            if reading.guide is not None:
+                pair.guide.leave(reading.guide)
+            yield reading.score()
+
+
+def _check_length(model: Model, length: int) -> None:
+    if model.max_length is not None and length > model.max_length:
+        raise ValueError(
+            f"prompt and text have {length} tokens and the context of {model.name} holds "
+            f"{model.max_length}: shorten them"
+        )
+
+
+def _score_alone(pair: Pair, readings: list[_Reading], share: int) -> None:
+    """`GuideOnly`: the guide's own likelihood of the text in its own tokens."""
+    tables = pair.tables._replace(base_ends=pair.tables.guide_ends)
+    for reading, rows in _read(pair.guide, readings, share):
+        view = gate(rows.to(tables.base_ends.device), tables)
+        for row, choice in enumerate(view.choice.tolist()):
+            token = reading.tokens[reading.done]
+            reading.add(view.log_prob_at(row, token), choice == token)
+            reading.done += 1
+            reading.interventions += 1
+
+
+def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
+    """The base reads on; then the guide reads up to the interventions that this brought."""
+    pending: dict[_Reading, list[Place]] = {}
+    for reading, rows in _read(pair.base, readings, share):
+        view = gate(rows.to(pair.tables.base_ends.device), pair.tables)
+        sequence, guide = reading.sequence, reading.sequence.guide
+        numbers = zip(view.top_prob.tolist(), view.choice.tolist(), strict=True)
+        for row, (top_prob, choice) in enumerate(numbers):
+            token = reading.tokens[reading.done]
+            allowed = sequence.cap is None or sequence.cap.allows(
+                reading.interventions, reading.done
+            )
+            reading.done += 1
+            certain = top_prob >= sequence.threshold or not allowed
+            if certain or guide is None or not sequence.guide_catches_up():
+                value = view.log_prob_at(row, token)
+                reading.add(value, choice == token)
+                sequence.base_wrote(token)
+            else:
+                reading.interventions += 1
+                place = len(reading.values), len(guide.ids), view, row
+                pending.setdefault(reading, []).append(place)
+                reading.values.append(math.nan)  # until the guide has read so far
+                sequence.both_wrote(token)
+    _blend_pending(pair, pending)
+
+
+def _blend_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
+    """Scores the interventions of each text."""
+    contexts, positions = [], []
+    beyond = int(pair.guide.is_remote)
+    for reading, places in pending.items():
+        assert reading.guide is not None and reading.sequence.guide is not None
+        known, first, last = len(reading.guide.ids), places[0][1], places[-1][1]
+        reading.guide.ids += reading.sequence.guide.ids[known : last + beyond]
+        _check_length(pair.guide, len(reading.guide.ids))
+        if not pair.guide.has_room(reading.guide):
+            raise ValueError("the guide has no room for the text: shorten it")
+        contexts.append(reading.guide)
+        positions.append(last - first + 1 + beyond)
+    if not contexts:
+        return
+    for (reading, places), rows in zip(
+        pending.items(), pair.guide.score_batch(contexts, positions), strict=True
+    ):
+        assert reading.guide is not None
+        del reading.guide.ids[places[-1][1] :]  # what was read beyond, if anything
+        for begin in range(0, len(places), ROWS_AT_ONCE):
+            group = places[begin : begin + ROWS_AT_ONCE]
+            wanted = [place[1] - places[0][1] for place in group]
+            _blend_rows(pair, reading, group, some(rows, wanted))
+
+
+def _blend_rows(pair: Pair, reading: _Reading, places: list[Place], rows: Rows) -> None:
+    rule = reading.sequence.rule
+    assert isinstance(rule, Blend | Nudge)
+    tables = pair.tables
+    views = [tuple(column[row : row + 1] for column in view) for _, _, view, row in places]
+    base = type(places[0][2])(*(torch.cat(columns) for columns in zip(*views, strict=True)))
+    guide = consult(rows.to(tables.base_ends.device), tables)
+    blended = blend(
+        base,
+        guide,
+        tables,
+        agreement_bonus=rule.agreement_bonus if isinstance(rule, Blend) else 0.0,
+        top_k=None,
+        alpha=rule.alpha if isinstance(rule, Blend) else 1.0,
+    )
+    tokens = torch.tensor([reading.tokens[place] for place, *_ in places])
+    symbols = tokens.to(tables.base_ends.device)
+    of_base, of_guide = blended.weights(symbols)
+    values = ((of_base + of_guide) / blended.total).log().tolist()
+    greedy = (blended.choice == symbols).tolist()
+    for (place, *_), value, is_greedy in zip(places, values, greedy, strict=True):
+        reading.values[place] = value
+        reading.is_greedy &= is_greedy
+
+
+def _read(model: Model, readings: list[_Reading], share: int) -> Iterator[tuple[_Reading, Rows]]:
+    """For each text n rows, which score its next n tokens.
+
+    Servers read a text at once, its last token too: they tell of the tokens that stand in it,
+    whatever their rank.
+    """
+    if not readings:
+        return
+    beyond = int(model.is_remote)
+    share = max(len(reading.tokens) for reading in readings) if model.is_remote else max(1, share)
+    counts = [reading.take(share, beyond) for reading in readings]
+    contexts = [reading.own for reading in readings]
+    for context in contexts:
+        model.has_room(context)
+    found = model.score_batch(contexts, [count + beyond for count in counts])
+    for reading, rows, count in zip(readings, found, counts, strict=True):
+        yield reading, some(rows, list(range(count)))

@@ -1,0 +1,198 @@
+"""One sequence while it is being decoded: both contexts, the text so far, the record."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..models.context import Context
+from ..policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
+from ..sampling import Sampling
+from ..trace import Generation, Step, StopReason
+from ..vocab.alignment import Alignment
+
+if TYPE_CHECKING:
+    from ..speculation.speculator import Guesses
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a sequence ends without END.
+
+    Attributes:
+        max_new_tokens: steps at most, from 1 up.
+        stop: the text ends before the first of these.
+    """
+
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; use an integer from 1 up")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop is {self.stop!r}; use texts with something in them")
+
+
+class Sequence:
+    """The state of one sequence; models and policies hold none.
+
+    Attributes:
+        base: the base's context; None where the policy never asks it.
+        guide: the guide's context; None where the policy never asks it.
+        index: its place in the caller's list.
+        rule: the policy, out of its `InterventionCap` if it had one.
+        cap: that cap.
+        sampling: how a symbol is taken.
+        generator: for its draws alone, so that company does not change them.
+        in_word: the guide is inside a word that it was given (`Nudge`), and the base not asked.
+        crowded_out: its caches found no room at this step; it has to wait for others to end.
+        unread: bytes that the base wrote alone and the guide's context has not gained yet.
+        data: the bytes emitted.
+        output: the record.
+        error: why it failed, if it did.
+        guesses: of its next tokens; None where it makes none.
+    """
+
+    def __init__(
+        self,
+        alignment: Alignment,
+        base: Context | None,
+        guide: Context | None,
+        *,
+        policy: Policy,
+        limits: Limits,
+        sampling: Sampling,
+        index: int,
+        settings: dict[str, Any],
+        guesses: Guesses | None = None,
+    ) -> None:
+        self.alignment, self.base, self.guide, self.limits = alignment, base, guide, limits
+        self.index, self.guesses = index, guesses
+        self.cap = policy if isinstance(policy, InterventionCap) else None
+        self.rule: Blend | Nudge | BaseOnly | GuideOnly = (
+            policy.policy if isinstance(policy, InterventionCap) else policy
+        )
+        self.sampling, self.generator = sampling, sampling.generator(index)
+        self.in_word = self.crowded_out = False
+        self.unread, self.data = bytearray(), bytearray()
+        self.output = Generation(settings=settings)
+        self.error: Exception | None = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = [text.encode() for text in limits.stop]
+        self._started: float | None = None
+
+    def start(self) -> None:
+        """Starts the clock, once."""
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    @property
+    def done(self) -> bool:
+        return self.output.stop_reason is not None or self.error is not None
+
+    @property
+    def asks_base(self) -> bool:
+        """Whether its next step begins with the base."""
+        return not self.in_word and not isinstance(self.rule, GuideOnly)
+
+    @property
+    def asks_lead(self) -> bool:
+        """Whether its next step begins with the model that reads first."""
+        return self.asks_base or isinstance(self.rule, GuideOnly)
+
+    @property
+    def threshold(self) -> float:
+        """τ."""
+        return self.rule.threshold if isinstance(self.rule, Blend | Nudge) else 0.0
+
+    def may_intervene(self) -> bool:
+        """Whether the cap, if any, lets a further intervention through."""
+        made = self.output
+        return self.cap is None or self.cap.allows(made.interventions, len(made.steps))
+
+    @contextmanager
+    def failing_alone(self) -> Iterator[None]:
+        """What goes wrong with one sequence ends that one, with the error in its result."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Ends it with an error; what it has so far is kept."""
+        self.error, self.output.error = error, str(error) or type(error).__name__
+        self.finish(None)
+
+    def base_wrote(self, id: int) -> None:
+        """The base's own token enters its context, and waits for the guide's."""
+        assert self.base is not None
+        self.base.ids.append(id)
+        if self.guide is None:
+            return
+        if not self.alignment.same:
+            self.unread += self.alignment.base.tokens[id] or b""
+        elif id < len(self.alignment.guide):
+            self.guide.ids.append(id)
+
+    def both_wrote(self, symbol: int) -> list[int]:
+        """A symbol chosen at an intervention enters each context as that model's own token.
+
+        Returns the ids that entered the base's.
+        """
+        assert self.base is not None and self.guide is not None
+        base_ids = self.alignment.base_ids(symbol)
+        self.base.ids += base_ids
+        guide_ids = self.alignment.guide_ids(symbol)
+        if guide_ids is None:
+            self.unread += self.alignment.data(symbol)
+        else:
+            self.guide.ids += guide_ids
+        return base_ids
+
+    def guide_catches_up(self) -> bool:
+        """Brings the guide's context up to date, as one encoding of all that it missed.
+
+        False where the guide has no tokens for it (half a character, and no byte tokens).
+        """
+        assert self.guide is not None
+        ids = self.alignment.guide.spell(bytes(self.unread))
+        if ids is None:
+            return False
+        self.guide.ids += ids
+        self.unread.clear()
+        return True
+
+    def record(self, data: bytes, **fields: Any) -> Step:
+        """Adds a step and ends the sequence where END, a stop text or the limit says so."""
+        searched = max(0, len(self.data) + 1 - max(map(len, self._stops), default=0))
+        self.data += data
+        matches = [self.data.find(stop, searched) for stop in self._stops]
+        cut = min((match for match in matches if match >= 0), default=None)
+        reason: StopReason | None = None
+        if fields.get("is_end"):
+            reason = "end"
+        elif cut is not None:
+            reason = "stop"
+        elif len(self.output.steps) + 1 == self.limits.max_new_tokens:
+            reason = "length"
+        text = self._decoder.decode(data, final=reason is not None)
+        step = Step(text=text, token_bytes=data, **fields)
+        self.output.steps.append(step)
+        self.output.text += text
+        if cut is not None:
+            self.output.text = self.data[:cut].decode("utf-8", "replace")
+        self.finish(reason)
+        return step
+
+    def finish(self, reason: StopReason | None) -> None:
+        """Sets the stop reason, where there is one, and the time."""
+        self.output.stop_reason = reason
+        self.output.base_forwards = 0 if self.base is None else self.base.forwards
+        self.output.guide_forwards = 0 if self.guide is None else self.guide.forwards
+        if self._started is not None:
+            self.output.seconds = time.perf_counter() - self._started

@@ -1,0 +1,255 @@
+"""What lm-evaluation-harness hands to a model, in blendin's terms: contexts, settings, arguments.
+
+`lm_eval` has the protocol; nothing here needs the harness.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..models.local import LanguageModel
+from ..policy import Policy, named_policy
+from ..prompts import Message, as_messages, base_text, guide_text
+
+logger = logging.getLogger("lm_eval.blendin")  # the harness shows what its own loggers say
+
+CHAT = '{"blendin_messages": '
+"""With which a context begins that is messages: the harness wants their rendering to be a text."""
+
+MAX_BATCH_SIZE = 32
+
+
+def chat_context(messages: Sequence[Message]) -> str:
+    """Messages as the text that a context has to be; `Asked.of` reads them back."""
+    return f"{CHAT}{json.dumps(list(messages), ensure_ascii=False)}}}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A context of the harness.
+
+    Attributes:
+        text: the context; of a chat, how the answer to it begins.
+        chat: its messages, up to a user's turn.
+    """
+
+    text: str
+    chat: tuple[Message, ...] | None = None
+
+    @classmethod
+    def of(cls, context: str) -> Asked:
+        """Tells messages (`BlendInLM.apply_chat_template`) from plain text.
+
+        Raises:
+            ValueError: where a task has added to the rendered messages.
+        """
+        if not context.startswith(CHAT):
+            return cls(context)
+        try:
+            (messages,) = json.loads(context).values()
+        except ValueError as error:
+            raise ValueError(
+                "the task changes its context after the chat template was applied, so that it is "
+                "no messages any more: run it without --apply_chat_template"
+            ) from error
+        begun = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
+        return cls(begun, tuple(as_messages(messages, None)))
+
+    def before(self, text: str) -> tuple[Asked, str]:
+        """This context and a text to score after it, white space between them in the text."""
+        kept = self.text.rstrip()
+        text = self.text[len(kept) :] + text
+        if self.chat is not None and not kept and not text[:1].isspace():
+            text = f" {text}"
+        return replace(self, text=kept), text
+
+    def base_prompt(self, model: LanguageModel) -> str:
+        """What the base reads."""
+        if self.chat is not None:
+            return base_text(self.chat) + (f" {self.text}" if self.text else "")
+        return self.text or prefix(model)
+
+    def guide_prompt(self, model: LanguageModel) -> str:
+        """What the guide reads."""
+        if self.chat is not None:
+            return guide_text(self.chat, model.tokenizer) + self.text
+        if not self.text:
+            return prefix(model)
+        return guide_text(as_messages(self.text, None), model.tokenizer)
+
+
+@dataclass
+class Count:
+    """Of tokens, and of those at which the guide was asked."""
+
+    tokens: int = 0
+    interventions: int = 0
+
+    def add(self, tokens: int, interventions: int) -> None:
+        self.tokens += tokens
+        self.interventions += interventions
+
+    @property
+    def rate(self) -> float | None:
+        return self.interventions / self.tokens if self.tokens else None
+
+    def log(self, method: str) -> None:
+        """The intervention rate so far, where there is one."""
+        if self.rate is not None:
+            logger.info(
+                "%s: intervention rate %.3f (%d of %d tokens)",
+                method,
+                self.rate,
+                self.interventions,
+                self.tokens,
+            )
+
+
+def prefix(model: LanguageModel) -> str:
+    """What a model reads where there is no context: its BOS token, else its EOS.
+
+    Raises:
+        ValueError: where its tokenizer has neither.
+    """
+    text = model.tokenizer.bos_token or model.tokenizer.eos_token
+    if not text:
+        raise ValueError(
+            f"the tokenizer of {model.name} has no BOS and no EOS token to begin with where there "
+            "is no context: set one, or choose other tasks"
+        )
+    return str(text)
+
+
+def check_length(model: LanguageModel, text: str) -> None:
+    """Whether a text can be scored after no context.
+
+    Raises:
+        ValueError: where it does not fit into the model's context.
+    """
+    length = len(model.vocabulary.text_ids(text)) + 1
+    if model.max_length is not None and length > model.max_length:
+        raise ValueError(
+            f"a text has {length} tokens and the context of {model.name} holds {model.max_length}: "
+            "blendin scores whole texts, not windows of them; choose models of longer contexts, or "
+            "other tasks"
+        )
+
+
+def chosen_policy(policy: str | Policy, **settings: Any) -> Policy:
+    """A policy from its name and settings, which may come as texts.
+
+    Raises:
+        ValueError: as `named_policy`, and for settings beside a policy that has its own.
+    """
+    given = {
+        name: number(name, value, int if name == "top_k" else float)
+        for name, value in settings.items()
+    }
+    if isinstance(policy, str):
+        return named_policy(policy, **given)
+    if stray := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"{', '.join(stray)}: {policy!r} has settings of its own, leave it out")
+    return policy
+
+
+def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of `BlendInGenerator.generate` from the harness' generation arguments.
+
+    Args:
+        given: as `lm_eval.models.utils.normalize_gen_kwargs` gives them. Without `do_sample`, or
+            at temperature 0, decoding is greedy and the other sampling arguments do not count.
+
+    Raises:
+        ValueError: for one that there is not.
+    """
+    known = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
+    known += ("repetition_penalty", "seed", "num_beams")
+    if unknown := sorted(given.keys() - set(known)):
+        raise ValueError(
+            f"generation arguments {', '.join(unknown)}: there are no such; use {', '.join(known)}"
+        )
+    if given.get("num_beams", 1) != 1:
+        raise ValueError(f"num_beams is {given['num_beams']!r}: blendin has no beams, use 1")
+    temperature = number("temperature", given.get("temperature"))
+    drawn = flag("do_sample", given.get("do_sample") or False) and temperature != 0
+    settings: dict[str, Any] = {
+        "max_new_tokens": given["max_gen_toks"],
+        "stop": [text for text in given["until"] if text],
+        "do_sample": drawn,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "sampling_top_k": None,
+        "repetition_penalty": number("repetition_penalty", given.get("repetition_penalty")) or 1.0,
+        "seed": number("seed", given.get("seed"), int),
+    }
+    if drawn:
+        settings["temperature"] = 1.0 if temperature is None else temperature
+        settings["top_p"] = number("top_p", given.get("top_p")) or 1.0
+        settings["sampling_top_k"] = number("top_k", given.get("top_k"), int) or None
+    return settings
+
+
+def batch_settings(size: Any, largest: Any, max_cached_tokens: Any) -> dict[str, int | None]:
+    """Settings of `BlendInGenerator.stream_batch` from a batch size, "auto" or "auto:N".
+
+    "auto" is `largest`, by default `MAX_BATCH_SIZE`: sequences are admitted as others end, so that
+    there is nothing to try out.
+    """
+    if str(size).partition(":")[0] == "auto":
+        size = MAX_BATCH_SIZE if largest is None else largest
+    chosen = number("batch_size", size, int)
+    cached = number("max_cached_tokens", max_cached_tokens, int)
+    for name, value in (("batch_size", chosen), ("max_cached_tokens", cached)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value!r}; use an integer from 1 up")
+    if chosen == 1:
+        logger.warning(
+            "batch_size is 1, the harness' default: with --batch_size auto many decode together"
+        )
+    return {"max_batch_size": chosen or MAX_BATCH_SIZE, "max_cached_tokens": cached}
+
+
+def chosen_device(asked: str | None) -> str | None:
+    """A device_map: as the harness' own models, the CPU where CUDA is asked for and is not there.
+
+    Its command line asks for cuda:0 where the user asks for nothing.
+    """
+    if asked is None or asked.startswith("cuda"):
+        return (asked or "cuda") if torch.cuda.is_available() else None
+    return asked
+
+
+def number(name: str, value: Any, kind: type[int] | type[float] = float) -> Any:
+    """A number, or None, that may come as a text.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if value is None or str(value).lower() == "none":
+        return None
+    try:
+        result = kind(value)
+        if isinstance(value, bool) or (not isinstance(value, str) and result != value):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        what = "an integer" if kind is int else "a number"
+        raise ValueError(f"{name} is {value!r}; use {what}") from None
+    return result
+
+
+def flag(name: str, value: Any) -> bool:
+    """A truth value that may come as a text.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    word = str(value).lower()
+    if word not in ("true", "false"):
+        raise ValueError(f"{name} is {value!r}; use True or False")
+    return word == "true"

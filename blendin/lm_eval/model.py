@@ -1,0 +1,339 @@
+"""BlendIn as a model of EleutherAI's lm-evaluation-harness, there under the name "blendin".
+
+    blendin lm-eval run --model blendin --model_args base=...,guide=...,policy=blend --tasks ...
+
+The harness finds no models outside of itself: importing this module registers ours with it, and
+`blendin lm-eval` does so before it hands its arguments over to the harness' own command line.
+
+What each model reads:
+
+- A context (few-shot examples, if any, and all): the base reads it as it is, the guide as the
+  user's turn of its chat template.
+- With --apply_chat_template, the harness' messages, as `BlendInGenerator.generate` reads messages:
+  the base a plain transcript ("Question: ...\\nAnswer:"), the guide its chat template. An answer
+  that the task begins (`gen_prefix`) stands at the end of both. Most tasks' texts have "Question:"
+  and "Answer:" in them, which the base would then read twice: leave the option out for those, the
+  guide has its template anyway.
+- No context (unconditional likelihoods, perplexities): its BOS token, or EOS where it has none.
+
+The answer is one text for both models: white space at a context's end moves into the text that is
+scored, as with the harness' own models, and a choice after "Answer:" gets the space that the
+transcript has there. A text is tokenized by itself as a continuation (SPEC.md, "Scoring").
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+try:
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+
+    # Registers the harness' own models too, which it leaves out once there is one in the registry.
+    from lm_eval.models.utils import normalize_gen_kwargs
+    from lm_eval.utils import simple_parse_args_string
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"{error}: the harness is missing, `pip install 'blendin[lm-eval]'`", name=error.name
+    ) from error
+
+from .. import __version__
+from ..generator import BlendInGenerator
+from ..models import default_pair as pairs
+from ..models.loader import ModelSource
+from ..models.local import LanguageModel
+from ..policy import BaseOnly, GuideOnly, Policy, described
+from .harness import (
+    Asked,
+    Count,
+    batch_settings,
+    chat_context,
+    check_length,
+    chosen_device,
+    chosen_policy,
+    flag,
+    generation_settings,
+    number,
+)
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+TEXTS_AT_ONCE = 64
+"""Texts between two marks of progress, after which they are in the harness' cache."""
+
+
+@register_model("blendin")
+class BlendInLM(LM):
+    """A base model guided by a small one, as a model of the harness.
+
+    Requests are decoded together, and no answer depends on its company. Of answers that come from
+    the harness' cache (`use_cache`) the intervention rates know nothing.
+
+    Attributes:
+        gen: the generator behind it.
+        decoded: tokens of `generate_until` so far.
+        scored: tokens of the likelihoods so far.
+    """
+
+    def __init__(
+        self,
+        base: ModelSource = pairs.DEFAULT_BASE,
+        guide: ModelSource = pairs.DEFAULT_GUIDE,
+        policy: str | Policy = "blend",
+        *,
+        threshold: Any = None,
+        alpha: Any = None,
+        agreement_bonus: Any = None,
+        top_k: Any = None,
+        max_rate: Any = None,
+        dtype: torch.dtype | str = "auto",
+        device: str | None = None,
+        device_map: Any = None,
+        trust_remote_code: bool | str = False,
+        batch_size: Any = "auto",
+        max_batch_size: Any = None,
+        max_cached_tokens: Any = None,
+        max_gen_toks: Any = 256,
+        **unknown: Any,
+    ) -> None:
+        """Loads the pair; numbers may be texts, as they come from a command line.
+
+        Args:
+            base: as for `BlendInGenerator`.
+            guide: likewise, with a chat template unless the policy is "base".
+            policy: one of `policy.POLICY_NAMES`, or a policy.
+            threshold: τ; this and the next four are `named_policy`'s.
+            alpha: α, fixed.
+            agreement_bonus: λ.
+            top_k: k; 0 is the whole vocabulary.
+            max_rate: of the cap.
+            dtype: of both models' weights.
+            device: of both models; CUDA by default where there is any.
+            device_map: instead of a device, as accelerate understands it.
+            trust_remote_code: whether code that a checkpoint brings may run.
+            batch_size: sequences decoded together; "auto" is `max_batch_size`.
+            max_batch_size: 32 by default.
+            max_cached_tokens: tokens in each model's cache at most.
+            max_gen_toks: tokens of an answer where the task does not say.
+            **unknown: refused.
+
+        Raises:
+            ValueError: for an unknown argument or a value out of range, before anything is loaded.
+        """
+        super().__init__()
+        if unknown:
+            known = [name for name in inspect.signature(BlendInLM).parameters if name != "unknown"]
+            raise ValueError(
+                f"model_args {', '.join(sorted(unknown))}: unknown; use {', '.join(known)}"
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "blendin runs in one process: start it without `accelerate launch` or torchrun; "
+                "device_map=auto spreads the models over the devices there are"
+            )
+        chosen = chosen_policy(
+            policy,
+            threshold=threshold,
+            alpha=alpha,
+            agreement_bonus=agreement_bonus,
+            top_k=top_k,
+            max_rate=max_rate,
+        )
+        self._batch = batch_settings(batch_size, max_batch_size, max_cached_tokens)
+        self._max_gen_toks = number("max_gen_toks", max_gen_toks, int) or 256
+        self.gen = BlendInGenerator(
+            base,
+            guide,
+            chosen,
+            dtype=dtype,
+            device_map=chosen_device(device) if device_map is None else device_map,
+            trust_remote_code=flag("trust_remote_code", trust_remote_code),
+        )
+        if not isinstance(chosen, BaseOnly) and not self.gen.guide.tokenizer.chat_template:
+            raise ValueError(
+                f"guide={self.gen.guide.name} has no chat template to read contexts in: choose an "
+                "instruction-tuned guide, or policy=base"
+            )
+        self._device = self.gen.base.device
+        self.decoded, self.scored = Count(), Count()
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: Mapping[str, Any], additional_config: Mapping[str, Any] | None = None
+    ) -> BlendInLM:
+        """From model_args and the harness' own batch size and device, which they overrule."""
+        own = {
+            name: value for name, value in (additional_config or {}).items() if value is not None
+        }
+        return cls(**(own | dict(arg_dict)))
+
+    @classmethod
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: Mapping[str, Any] | None = None
+    ) -> BlendInLM:
+        """The same from "base=...,guide=..."."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers contexts, all of them together, in their order.
+
+        Raises:
+            ValueError: for generation settings that there are not, at once; for contexts that are
+                too long, after the others were answered (and cached).
+        """
+        if not requests:
+            return []
+        rows = [
+            generation_settings(normalize_gen_kwargs(request.args[1], self._max_gen_toks))
+            for request in requests
+        ]
+        if any(row["do_sample"] and row["seed"] is None for row in rows):
+            # From the global generator, which the harness seeds; each request adds its place.
+            seed = int(torch.randint(2**31, ()))
+            rows = [row | {"seed": seed if row["seed"] is None else row["seed"]} for row in rows]
+        batch = self.gen.stream_batch(
+            **self._prompts([Asked.of(request.args[0]) for request in requests]),
+            **{name: [row[name] for row in rows] for name in rows[0]},
+            **self._batch,
+            progress=False if disable_tqdm else None,
+        )
+        texts, failed = [""] * len(requests), dict[int, str]()
+        for place, output in batch:
+            self.decoded.add(len(output.steps), output.interventions)
+            if output.error is not None:
+                failed[place] = output.error
+                continue
+            texts[place] = output.text
+            self.cache_hook.add_partial("generate_until", requests[place].args, output.text)
+        if failed:
+            first = min(failed)
+            raise ValueError(
+                f"{len(failed)} of {len(requests)} requests failed, the first of them number "
+                f"{first}: {failed[first]}"
+            )
+        self.decoded.log("generate_until")
+        return texts
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Scores continuations: (log-likelihood, whether it is the greedy one) of each.
+
+        Raises:
+            ValueError: for an empty continuation, or one that does not fit into a context.
+        """
+        asked = [Asked.of(request.args[0]).before(request.args[1]) for request in requests]
+        return self._score("loglikelihood", requests, asked, disable_tqdm)
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Scores whole texts, each after nothing.
+
+        There are no windows: those of two tokenizers would not end at the same places.
+
+        Raises:
+            ValueError: for a text that does not fit into both models' contexts.
+        """
+        for model in self._readers:
+            for request in requests:
+                check_length(model, request.args[0])
+        asked = [(Asked(""), request.args[0]) for request in requests]
+        answers = self._score("loglikelihood_rolling", requests, asked, disable_tqdm)
+        return [value for value, _ in answers]
+
+    def _score(
+        self,
+        method: str,
+        requests: list[Instance],
+        asked: Sequence[tuple[Asked, str]],
+        disable_tqdm: bool,
+    ) -> list[tuple[float, bool]]:
+        answers = list[tuple[float, bool]]()
+        with tqdm(total=len(asked), unit="text", disable=disable_tqdm) as bar:
+            for begin in range(0, len(asked), TEXTS_AT_ONCE):
+                contexts, texts = zip(*asked[begin : begin + TEXTS_AT_ONCE], strict=True)
+                for score in self.gen.score(text=list(texts), **self._prompts(contexts)):
+                    answer = score.log_likelihood, score.is_greedy
+                    self.scored.add(len(score.token_ids), score.interventions)
+                    self.cache_hook.add_partial(
+                        method,
+                        requests[len(answers)].args,
+                        answer if method == "loglikelihood" else answer[0],
+                    )
+                    answers.append(answer)
+                bar.update(len(texts))
+        self.scored.log(method)
+        return answers
+
+    @property
+    def _readers(self) -> list[LanguageModel]:
+        policy = self.gen.policy
+        without = {BaseOnly: self.gen.guide, GuideOnly: self.gen.base}.get(type(policy))
+        return [model for model in (self.gen.base, self.gen.guide) if model is not without]
+
+    def _prompts(self, asked: Sequence[Asked]) -> dict[str, list[str] | None]:
+        """Both models' prompts; none for a guide that reads nothing and may have no template."""
+        guided = not isinstance(self.gen.policy, BaseOnly)
+        return {
+            "base_prompt": [each.base_prompt(self.gen.base) for each in asked],
+            "guide_prompt": [each.guide_prompt(self.gen.guide) for each in asked]
+            if guided
+            else None,
+        }
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the harness' cache of requests; rendered messages are the same for all tokenizers."""
+        return "blendin-messages"
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The guide's, for the record.
+
+        Raises:
+            ValueError: for a template's name.
+        """
+        if isinstance(chat_template, str):
+            raise ValueError(
+                f"--apply_chat_template {chat_template}: the guide's own template is the only one; "
+                "leave the name out"
+            )
+        return str(self.gen.guide.tokenizer.chat_template or "")
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Messages as JSON in a text, so that each model can render them its own way.
+
+        Without `add_generation_prompt` the last is the beginning of the answer.
+        """
+        return chat_context(chat_history)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness writes among its results' `config`."""
+        return {
+            "base": self.gen.base.name,
+            "guide": self.gen.guide.name,
+            "policy": described(self.gen.policy),
+            "blendin_version": __version__,
+            "decoded_tokens": self.decoded.tokens,
+            "decoded_intervention_rate": self.decoded.rate,
+            "scored_tokens": self.scored.tokens,
+            "scored_intervention_rate": self.scored.rate,
+        }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The harness' own command line, which knows "blendin" by now."""
+    from lm_eval.__main__ import cli_evaluate
+
+    sys.argv = ["lm-eval", *arguments]
+    cli_evaluate()

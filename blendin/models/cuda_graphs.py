@@ -1,0 +1,226 @@
+"""Decoding forwards as CUDA graphs over static KV caches.
+
+At batch 1 a GPU reads a model's weights in less time than Python takes to launch the forward's
+kernels. A captured forward is one launch. The model is transformers' own, run once under capture;
+what changes from step to step (ids, position) lies in buffers that the graph reads.
+
+A `Slot` is one static cache with the graphs over it; a sequence holds it while it decodes, then the
+next one takes it over, so that a model is captured a few times and not once a sequence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, StaticCache
+
+from ..decision.dense import total_variation
+
+logger = logging.getLogger("blendin")
+
+WIDTHS = (1, 2, 4, 8, 16)
+"""How many tokens a captured forward reads; fewer are padded, more are read uncaptured."""
+
+SMALLEST_CAPACITY = 256
+
+
+class CannotCapture(Exception):
+    """Why a model's forwards are not captured; told once, and the plain path is taken."""
+
+
+@dataclass
+class _Forward:
+    """One captured forward of `width` tokens.
+
+    Attributes:
+        ids: `[1, width]` int64, read by the graph.
+        logits: `[width, V]`, written by the graph.
+        replay: runs it.
+    """
+
+    ids: Tensor
+    logits: Tensor
+    replay: Callable[[], None]
+
+
+class Slot:
+    """A static cache of one sequence, with the captured forwards over it.
+
+    Attributes:
+        capacity: how many tokens the cache holds, the padding of the widest forward included.
+    """
+
+    def __init__(self, model: PreTrainedModel, capacity: int) -> None:
+        """Allocates nothing yet: the first forward does.
+
+        Raises:
+            CannotCapture: where the model's attention or cache cannot be static.
+        """
+        config = model.config.get_text_config()
+        attention = getattr(config, "_attn_implementation", None)
+        if attention not in ("sdpa", "eager"):
+            raise CannotCapture(f"its attention is {attention!r}, neither 'sdpa' nor 'eager'")
+        window = getattr(config, "sliding_window", None)
+        if window is not None and capacity > window and _slides(model):
+            raise CannotCapture(f"{capacity} tokens do not fit into its sliding window of {window}")
+        self.model, self.capacity = model, capacity
+        self._boolean_mask = attention == "sdpa"
+        self.cache = StaticCache(config=model.config, max_cache_len=capacity)
+        self._layers: list[Any] = self.cache.layers
+        if not all(_is_plain(layer) for layer in self._layers):
+            raise CannotCapture("its layers keep a state that is not keys and values alone")
+        self.device = weight_device(model.get_input_embeddings())
+        if weight_device(model.get_output_embeddings()) != self.device:
+            raise CannotCapture("it is spread over several devices")
+        self._position = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._columns = torch.arange(capacity, device=self.device)
+        self._forwards: dict[int, _Forward] = {}
+
+    def read(self, ids: list[int], length: int, positions: int) -> Tensor:
+        """Reads new tokens after the `length` that the cache already holds.
+
+        Args:
+            ids: the new tokens.
+            length: at most `capacity - len(ids) - max(WIDTHS)`.
+            positions: how many of the last of them to score.
+
+        Returns:
+            `[positions, V]` logits, of which the next call may overwrite those of a captured
+            forward.
+        """
+        self._position.fill_(length)
+        width = next((width for width in WIDTHS if width >= len(ids)), None)
+        if width is None or not self._layers[0].is_initialized:
+            new = torch.tensor([ids], device=self.device)
+            return self._run(new, positions)[-positions:]
+        if width not in self._forwards:
+            self._forwards[width] = self._capture(width, ids)
+        forward = self._forwards[width]
+        # The padding's keys and values lie past the sequence's end, where the next call writes.
+        forward.ids.copy_(torch.tensor([ids + [0] * (width - len(ids))]))
+        forward.replay()
+        return forward.logits[len(ids) - positions : len(ids)]
+
+    def fits(self, length: int) -> bool:
+        """Whether a context of so many tokens can be read, in any split."""
+        return length + max(WIDTHS) <= self.capacity
+
+    def _run(self, ids: Tensor, positions: int) -> Tensor:
+        """The forward itself; everything that varies comes out of buffers."""
+        _set_length(self._layers, self._position)
+        rows = self._position + torch.arange(ids.shape[1], device=self.device)
+        mask = self._columns[None, :] <= rows[:, None]
+        if not self._boolean_mask:
+            lowest = torch.finfo(self.model.dtype).min
+            mask = torch.zeros_like(mask, dtype=self.model.dtype).masked_fill(~mask, lowest)
+        output = self.model(
+            input_ids=ids,
+            position_ids=rows[None],
+            attention_mask=mask[None, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            return_dict=True,
+            logits_to_keep=positions,
+        )
+        return output.logits[0]
+
+    def _capture(self, width: int, ids: list[int]) -> _Forward:
+        static_ids = torch.tensor([ids + [0] * (width - len(ids))], device=self.device)
+        if self.device.type != "cuda":
+            return self._uncaptured(static_ids)
+        expected = self._run(static_ids, width)
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(2):  # cuBLAS and Triton prepare themselves outside the capture
+                self._run(static_ids, width)
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = self._run(static_ids, width)
+        graph.replay()
+        apart = float(total_variation(logits, expected).max())
+        if not apart <= 0.05:
+            raise CannotCapture(f"its captured distributions differ from the plain by {apart:.2g}")
+        return _Forward(static_ids, logits, graph.replay)
+
+    def _uncaptured(self, ids: Tensor) -> _Forward:
+        """The same buffers without a graph, for devices that have none (and for tests)."""
+        logits = self._run(ids, ids.shape[1]).clone()
+
+        def replay() -> None:
+            logits.copy_(self._run(ids, ids.shape[1]))
+
+        return _Forward(ids, logits, replay)
+
+
+class Slots:
+    """The slots of one model: taken by a sequence, handed back, taken again."""
+
+    def __init__(self, model: PreTrainedModel, name: str) -> None:
+        self.model, self.name = model, name
+        self._free: dict[int, list[Slot]] = {}
+        self._given_up = False
+        self._told: set[str] = set()
+
+    def take(self, tokens: int) -> Slot | None:
+        """A slot that holds so many tokens; None where the model cannot be captured."""
+        if self._given_up:
+            return None
+        capacity = SMALLEST_CAPACITY
+        while capacity < tokens + max(WIDTHS):
+            capacity *= 2
+        if self._free.get(capacity):
+            return self._free[capacity].pop()
+        try:
+            return Slot(self.model, capacity)
+        except CannotCapture as reason:
+            self._tell(reason)
+            return None
+
+    def give_back(self, slot: Slot) -> None:
+        """Makes a slot free for the next sequence."""
+        self._free.setdefault(slot.capacity, []).append(slot)
+
+    def give_up(self, reason: Exception) -> None:
+        """Takes the plain path from now on."""
+        self._tell(reason)
+        self._given_up = True
+        self._free.clear()
+
+    def _tell(self, reason: Exception) -> None:
+        """Says once why a sequence is decoded without graphs."""
+        if str(reason) not in self._told:
+            logger.warning("%s decodes without CUDA graphs: %s", self.name, reason)
+        self._told.add(str(reason))
+
+
+def weight_device(module: Any) -> torch.device:
+    """Where an embedding or a head has its weights."""
+    return module.weight.device
+
+
+def _slides(model: PreTrainedModel) -> bool:
+    types = getattr(model.config.get_text_config(), "layer_types", None)
+    return types is None or any("sliding" in kind for kind in types)
+
+
+def _is_plain(layer: object) -> bool:
+    return type(layer).__name__ in ("StaticLayer", "StaticSlidingWindowLayer")
+
+
+def _set_length(layers: list[Any], length: Tensor) -> None:
+    """Tells every layer of a static cache how many tokens it holds."""
+    for layer in layers:
+        if hasattr(layer, "cumulative_length_int"):
+            # Only compared with the window, which the capacity does not exceed.
+            layer.cumulative_length_int = 0
+    lengths = [layer.cumulative_length for layer in layers]
+    if lengths[0].device != length.device:  # not initialized: the first forward moves them
+        return
+    torch._foreach_copy_(lengths, [length] * len(lengths))

@@ -1,0 +1,82 @@
+"""Two vocabularies aligned by the bytes of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from ..decision.dense import SymbolTables
+from .vocabulary import Vocabulary
+
+
+class Alignment:
+    """How a symbol is written in the base's vocabulary and in the guide's.
+
+    Attributes:
+        same: one vocabulary for both, so that ids pass through unchanged.
+        tables: `decision.SymbolTables` on the CPU.
+    """
+
+    def __init__(
+        self,
+        base: Vocabulary,
+        guide: Vocabulary,
+        base_ends: Collection[int],
+        guide_ends: Collection[int],
+    ) -> None:
+        self.base, self.guide = base, guide
+        self.same = base.same_as(guide)
+        self.guide_of_base: dict[int, int] = {}
+        symbols = torch.arange(len(guide)) + len(base)
+        guide_candidates = _candidates(guide, guide_ends)
+        base_candidates = _candidates(base, base_ends)
+        barred = set(base_ends)
+        for data, guide_id in guide.canonical.items():
+            base_id = base.canonical.get(data)
+            if base_id is not None and base_id not in barred:
+                self.guide_of_base[base_id] = guide_id
+                symbols[guide_id] = base_id
+            elif not base.spellable(data):
+                guide_candidates[guide_id] = False
+        self.tables = SymbolTables(
+            base_ends=torch.tensor(sorted(base_ends)),
+            guide_ends=torch.tensor(sorted(guide_ends)),
+            base_candidates=base_candidates,
+            guide_candidates=guide_candidates,
+            guide_symbols=symbols,
+        )
+
+    def data(self, symbol: int) -> bytes:
+        """The bytes of a symbol; none for END and for tokens that have none."""
+        if symbol == self.tables.end:
+            return b""
+        if symbol < len(self.base):
+            return self.base.tokens[symbol] or b""
+        return self.guide.tokens[symbol - len(self.base)] or b""
+
+    def base_ids(self, symbol: int) -> list[int]:
+        """How a chosen symbol enters the base's context."""
+        if symbol < len(self.base):
+            return [symbol]
+        ids = self.base.spell(self.data(symbol))
+        assert ids is not None, "a symbol that the base cannot spell is no candidate"
+        return ids
+
+    def guide_ids(self, symbol: int) -> list[int] | None:
+        """How a symbol chosen at an intervention enters the guide's context.
+
+        None where the guide has no tokens for bytes that are not valid UTF-8.
+        """
+        if symbol >= len(self.base):
+            return [symbol - len(self.base)]
+        if (partner := self.guide_of_base.get(symbol)) is not None:
+            return [partner]
+        return self.guide.spell(self.data(symbol))
+
+
+def _candidates(vocabulary: Vocabulary, ends: Collection[int]) -> torch.Tensor:
+    mask = torch.zeros(len(vocabulary), dtype=torch.bool)
+    mask[list(vocabulary.canonical.values())] = True
+    mask[list(ends)] = False
+    return mask
