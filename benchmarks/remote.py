@@ -26,7 +26,7 @@ from rich.table import Table
 from speculation import differing
 
 from blendin import BlendInGenerator, Generation
-from blendin.evaluation import tasks
+from blendin.evaluation.tasks import registry as tasks
 from blendin.models.remote import completions
 from blendin.models.remote.model import RemoteModel
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from speculation import differing
 
 from blendin import BlendInGenerator, Generation
-from blendin.evaluation import tasks
+from blendin.evaluation.tasks import registry as tasks
 from blendin.models.remote.model import RemoteModel
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "vllm"

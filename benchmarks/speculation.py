@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation
-from blendin.evaluation import tasks
+from blendin.evaluation.tasks import registry as tasks
 from blendin.models import default_pair as pairs
 from blendin.policy import Policy
 from blendin.prompts import BASE_STOP

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..evaluation.data import SUBSET_SEED
+from ..evaluation.tasks.data import SUBSET_SEED
 from ..models import default_pair as pairs
 from .options import (
     Base,
@@ -24,9 +24,9 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..evaluation.diagnosis import Diagnosis
-    from ..evaluation.ranking import Ranking
-    from ..evaluation.tasks import Task
+    from ..evaluation.diagnosis.diagnosis import Diagnosis
+    from ..evaluation.diagnosis.ranking import Ranking
+    from ..evaluation.tasks.registry import Task
     from ..generator import BlendInGenerator
     from ..policy import Policy
 
@@ -73,8 +73,8 @@ def diagnose(
 
     A run that was stopped goes on where it was.
     """
-    from ..evaluation.diagnosis_report import write
-    from ..evaluation.ranking import rank
+    from ..evaluation.diagnosis.ranking import rank
+    from ..evaluation.diagnosis.report import write
     from ..policy import named_policy
 
     policy = named_policy(
@@ -98,7 +98,7 @@ def wanted(
     data: str, folder: Path | None, limit: int | None, seed: int, max_new_tokens: int
 ) -> Task:
     """A task by its name, its questions answered, or the prompts of a file."""
-    from ..evaluation.tasks import NAMES, answered, load, of_prompts
+    from ..evaluation.tasks.registry import NAMES, answered, load, of_prompts
 
     if data in NAMES:
         return answered(load(data, folder, limit, seed), max_new_tokens)
@@ -116,11 +116,11 @@ def of_pair(
     seed: int,
 ) -> Diagnosis:
     """One guide's run, or what is left of it, and its analysis."""
-    from ..evaluation.benchmark import config, run
-    from ..evaluation.diagnosis import diagnose as analyse
-    from ..evaluation.overlap import top_overlap
-    from ..evaluation.runs import Run
-    from ..evaluation.tasks import origin
+    from ..evaluation.diagnosis.diagnosis import diagnose as analyse
+    from ..evaluation.diagnosis.overlap import top_overlap
+    from ..evaluation.runs.benchmark import config, run
+    from ..evaluation.runs.folder import Run
+    from ..evaluation.tasks.registry import origin
     from ..policy import Blend
 
     settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))

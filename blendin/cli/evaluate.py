@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..evaluation.arms import FIXED, NAMES
-from ..evaluation.data import SUBSET_SEED
+from ..evaluation.runs.arms import FIXED, NAMES
+from ..evaluation.tasks.data import SUBSET_SEED
 from .options import ModelOptions, console, interruptible, messages, takes_options
 
 if TYPE_CHECKING:
-    from ..evaluation.results import Results
-    from ..evaluation.runs import Run
-    from ..evaluation.tasks import Task
+    from ..evaluation.runs.folder import Run
+    from ..evaluation.runs.results import Results
+    from ..evaluation.tasks.registry import Task
 
 
 @takes_options
@@ -61,10 +61,10 @@ def evaluate(
 
     A run that was stopped goes on where it was; `accelerate launch` splits the items.
     """
-    from ..evaluation.arms import arms
-    from ..evaluation.benchmark import config, run
-    from ..evaluation.runs import Run, Share
-    from ..evaluation.tasks import load, origin
+    from ..evaluation.runs.arms import arms
+    from ..evaluation.runs.benchmark import config, run
+    from ..evaluation.runs.folder import Run, Share
+    from ..evaluation.tasks.registry import load, origin
 
     policies = arms(
         tuple(arm or NAMES),
@@ -99,8 +99,8 @@ def report(
     out: Annotated[Path, typer.Option(help="The page, in Markdown.")] = Path("RESULTS.md"),
 ) -> None:
     """One page of several runs' results, in the order given."""
-    from ..evaluation.page import page, read_results
-    from ..evaluation.runs import write_whole
+    from ..evaluation.runs.folder import write_whole
+    from ..evaluation.runs.page import page, read_results
 
     write_whole(out, page([read_results(run, data) for run in runs]))
     messages.print(f"written to {out}", markup=False, soft_wrap=True)
@@ -112,7 +112,7 @@ def finish(task: Task, run: Run, names: tuple[str, ...]) -> None:
     if missing:
         messages.print(f"{missing} items are left to other processes; the last of them reports")
         return
-    from ..evaluation.results import Results
+    from ..evaluation.runs.results import Results
 
     results = Results(task, run)
     show(results)
@@ -121,7 +121,7 @@ def finish(task: Task, run: Run, names: tuple[str, ...]) -> None:
 
 def show(results: Results) -> None:
     """The table and what follows from it."""
-    from ..evaluation.results import markdown
+    from ..evaluation.runs.results import markdown
 
     if console.is_terminal:
         console.print(results.rich_table(), soft_wrap=False)
@@ -135,7 +135,7 @@ def show(results: Results) -> None:
 
 def write(results: Results, folder: Path) -> None:
     """`results.json`, and XSTest's completions for `blendin score xstest` and its judge."""
-    from ..evaluation.runs import write_whole
+    from ..evaluation.runs.folder import write_whole
 
     write_whole(
         folder / "results.json", json.dumps(results.to_dict(), indent=2, ensure_ascii=False) + "\n"

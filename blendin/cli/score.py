@@ -15,9 +15,9 @@ from rich.table import Table
 from .options import console, messages, takes_options
 
 if TYPE_CHECKING:
-    from ..evaluation.judge import ChatJudge
     from ..evaluation.statistics import Interval
-    from ..evaluation.xstest import Completion, Report
+    from ..evaluation.tasks.judge import ChatJudge
+    from ..evaluation.tasks.xstest import Completion, Report
 
 NOTES = 3
 """Unlabelled completions that are told one by one."""
@@ -66,7 +66,7 @@ def score_xstest(
     ] = None,
 ) -> None:
     """Label completions as refusal or compliance; against people's labels where there are any."""
-    from ..evaluation.xstest import report, write_labels
+    from ..evaluation.tasks.xstest import report, write_labels
 
     for destination in (out, json_file):
         if destination is not None:
@@ -105,7 +105,7 @@ def paradox(
     ] = None,
 ) -> None:
     """Correlate intervention rate and score over many pairs, task by task."""
-    from ..evaluation.paradox import run
+    from ..evaluation.diagnosis.paradox import run
 
     console.print(run(results, plot, json_file))
 
@@ -150,7 +150,7 @@ def _judge(url: str | None, model: str | None) -> ChatJudge | None:
         return None
     if url is None or model is None:
         raise ValueError("--judge-url and --judge-model go together: give both or neither")
-    from ..evaluation.judge import ChatJudge
+    from ..evaluation.tasks.judge import ChatJudge
 
     # Its warnings of every retry would break into the progress bar.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -159,8 +159,8 @@ def _judge(url: str | None, model: str | None) -> ChatJudge | None:
 
 def _completions(path: Path, data: Path | None) -> list[Completion]:
     """The file's rows, with types from XSTest's prompts where it has none and they are at hand."""
-    from ..evaluation.data import FOLDER_VARIABLE
-    from ..evaluation.xstest import read_completions, read_prompts, with_types
+    from ..evaluation.tasks.data import FOLDER_VARIABLE
+    from ..evaluation.tasks.xstest import read_completions, read_prompts, with_types
 
     rows = read_completions(path)
     if any(row.type for row in rows):
@@ -183,7 +183,7 @@ def _check_destination(path: Path, source: Path) -> None:
 
 def _show(report: Report, judge: str) -> None:
     """Refusals by prompt type, and the confusion with people's labels."""
-    from ..evaluation.xstest import is_safe
+    from ..evaluation.tasks.xstest import is_safe
 
     total = f"{len(report.completions)} completions, {report.refused} refused"
     empty = _empty(report)
@@ -210,7 +210,7 @@ def _show(report: Report, judge: str) -> None:
 
 def _show_judge(judged: Report, ours: Report) -> dict[str, object]:
     """The judge's report, what it left unlabelled, and the classifier against it; its figures."""
-    from ..evaluation.xstest import agreement
+    from ..evaluation.tasks.xstest import agreement
 
     _show(judged, "the judge")
     notes = [
@@ -235,7 +235,7 @@ def _show_judge(judged: Report, ours: Report) -> dict[str, object]:
 
 
 def _confusion(rows: str, columns: str, confusion: Mapping[tuple[str, str], int]) -> Table:
-    from ..evaluation.xstest import CLASSES
+    from ..evaluation.tasks.xstest import CLASSES
 
     names = [
         name
