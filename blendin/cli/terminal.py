@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluation.diagnosis.report_style import SHADES
+from ..evaluation.shades import SHADES
 from ..trace import RATE_LIMIT, Generation, Step
 
 # Dark text is readable on all shades. Not the terminal's own "black", which a theme may make grey.

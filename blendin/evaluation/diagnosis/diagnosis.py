@@ -15,11 +15,11 @@ from ..statistics import Interval, pooled_rate, wilson
 from .interventions import (
     Agreement,
     Position,
-    Runs,
+    Streaks,
     agreements,
     by_position,
-    runs_of,
     steps_withheld,
+    streaks_of,
 )
 from .overlap import Overlap
 from .verdict import Verdict, judged, notes_on
@@ -112,7 +112,7 @@ class Diagnosis:
     below: tuple[Below, ...]
     alpha: Distribution | None
     agreement: Agreement | None
-    runs: Runs | None
+    runs: Streaks | None
     withheld: int
     lengths: dict[str, float]
     stop_reasons: dict[str, int]
@@ -184,7 +184,7 @@ def diagnose(
         ),
         alpha=Distribution.of([a for each in kept for a in each.steps.alpha if a is not None]),
         agreement=agreements(kept, top_k),
-        runs=runs_of(kept) if any(made) else None,
+        runs=streaks_of(kept) if any(made) else None,
         withheld=withheld,
         lengths=quantiles(totals),
         stop_reasons=dict(Counter(str(each.stop_reason) for each in kept).most_common()),

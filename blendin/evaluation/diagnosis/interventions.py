@@ -12,7 +12,7 @@ from ..records import Record
 from ..statistics import Interval, pooled_rate, wilson
 from .verdict import LEAST_ITEMS
 
-LONG_RUN = 3
+LONG_STREAK = 3  # interventions in a row
 
 
 class Position(NamedTuple):
@@ -44,7 +44,7 @@ class Agreement(NamedTuple):
     unknown: Interval
 
 
-class Runs(NamedTuple):
+class Streaks(NamedTuple):
     """Interventions without a confident step between them.
 
     Attributes:
@@ -55,7 +55,7 @@ class Runs(NamedTuple):
         shuffled_mean: what they would give if each answer had its own in a random order. It is
             below `independent_mean` where answers are short, above it where rates differ.
         longest: the longest.
-        in_long: the share of interventions in runs of `LONG_RUN` or more.
+        in_long: the share of interventions in runs of `LONG_STREAK` or more.
         independent_in_long: as `independent_mean`.
     """
 
@@ -121,7 +121,7 @@ def agreements(kept: list[Record], top_k: int | None) -> Agreement | None:
     return Agreement(sum(totals), share(0, 1), share(0, k), share(k, math.inf), unknown)
 
 
-def runs_of(kept: list[Record]) -> Runs:
+def streaks_of(kept: list[Record]) -> Streaks:
     runs = [
         [len(list(run)) for intervened, run in groupby(each.steps.intervened) if intervened]
         for each in kept
@@ -131,8 +131,8 @@ def runs_of(kept: list[Record]) -> Runs:
     rate = sum(made) / sum(each.tokens for each in kept)
     # Of n steps in random order, m of them interventions, m·(n - m + 1)/n begin a run.
     shuffled = sum(m * (e.tokens - m + 1) / e.tokens for e, m in zip(kept, made, strict=True))
-    long = [sum(length for length in item if length >= LONG_RUN) for item in runs]
-    return Runs(
+    long = [sum(length for length in item if length >= LONG_STREAK) for item in runs]
+    return Streaks(
         lengths=dict(sorted(lengths.items())),
         mean=sum(made) / lengths.total(),
         independent_mean=1 / (1 - rate) if rate < 1 else None,

@@ -13,7 +13,7 @@ import numpy as np
 from ...trace import RATE_LIMIT
 from ..statistics import Interval
 from .diagnosis import BINS, Diagnosis, Distribution
-from .interventions import Agreement, Runs
+from .interventions import Agreement, Streaks
 from .overlap import Overlap, Shared
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def agreement_rows(found: Agreement, top_k: int | None) -> dict[str, Interval]:
     }
 
 
-def runs(found: Runs, name: str) -> str:
+def streaks(found: Streaks, name: str) -> str:
     """How long runs of interventions are, beside what independent ones would give."""
 
     def paint(figure: Figure) -> None:

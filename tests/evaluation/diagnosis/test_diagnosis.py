@@ -24,7 +24,7 @@ from reference import Reference
 from blendin import Blend, BlendInGenerator, InterventionCap
 from blendin.evaluation.diagnosis import overlap, plots
 from blendin.evaluation.diagnosis.diagnosis import Diagnosis, diagnose
-from blendin.evaluation.diagnosis.interventions import LONG_RUN
+from blendin.evaluation.diagnosis.interventions import LONG_STREAK
 from blendin.evaluation.diagnosis.overlap import top_overlap
 from blendin.evaluation.diagnosis.ranking import rank
 from blendin.evaluation.diagnosis.report import html, write
@@ -145,7 +145,7 @@ def test_runs_share_out_the_interventions(flags: list[list[bool]]) -> None:
     assert found.longest == max(expected)
     made = sum(map(sum, flags))
     assert found.mean == pytest.approx(made / expected.total())
-    long = sum(n * count for n, count in expected.items() if n >= LONG_RUN)
+    long = sum(n * count for n, count in expected.items() if n >= LONG_STREAK)
     assert found.in_long.estimate == pytest.approx(long / made)
 
 
