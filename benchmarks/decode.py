@@ -38,7 +38,7 @@ from rich.table import Table
 from shapes import PAIRS, random_model, weight_bytes
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, GuideOnly, Nudge
-from blendin.models import default_pair as pairs
+from blendin.models import default_pair
 from blendin.models.context import Context
 from blendin.models.local import LanguageModel
 
@@ -105,8 +105,8 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 
 def main(
-    base: str = pairs.DEFAULT_BASE,
-    guide: str = pairs.DEFAULT_GUIDE,
+    base: str = default_pair.DEFAULT_BASE,
+    guide: str = default_pair.DEFAULT_GUIDE,
     dtype: str = "float32",
     device_map: str | None = None,
     shapes: Annotated[

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation
 from blendin.evaluation.tasks import registry as tasks
-from blendin.models import default_pair as pairs
+from blendin.models import default_pair
 from blendin.policy import Policy
 from blendin.prompts import BASE_STOP
 
@@ -47,8 +47,8 @@ ARMS: dict[str, tuple[Policy, Any]] = {
 
 
 def main(
-    base: str = pairs.DEFAULT_BASE,
-    guide: str = pairs.DEFAULT_GUIDE,
+    base: str = default_pair.DEFAULT_BASE,
+    guide: str = default_pair.DEFAULT_GUIDE,
     dtype: str = "float32",
     device_map: str | None = None,
     data: Annotated[Path | None, typer.Option(help="Folder of GSM8K and XSTest.")] = None,

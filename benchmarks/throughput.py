@@ -34,7 +34,7 @@ from rich.table import Table
 from shapes import PAIRS
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, Nudge
-from blendin.models import default_pair as pairs
+from blendin.models import default_pair
 from blendin.models.context import Context
 from blendin.models.kv_pool import Pool
 from blendin.models.local import LanguageModel
@@ -104,8 +104,8 @@ def speed(outs: list[Generation], seconds: float) -> float:
 
 
 def main(
-    base: str = pairs.DEFAULT_BASE,
-    guide: str = pairs.DEFAULT_GUIDE,
+    base: str = default_pair.DEFAULT_BASE,
+    guide: str = default_pair.DEFAULT_GUIDE,
     dtype: str = "float32",
     device_map: str | None = None,
     shapes: Annotated[

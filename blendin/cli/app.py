@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..models import default_pair as pairs
+from ..models import default_pair
 from ..policy import BaseOnly, Blend, Nudge
 from .diagnose import diagnose
 from .evaluate import evaluate, report
@@ -121,11 +121,11 @@ def list_models() -> None:
     from huggingface_hub.errors import CacheNotFound
 
     console.print("embedded", style="bold")
-    for name, embedded in pairs.EMBEDDED.items():
-        folder = pairs.cached_folder(name)
+    for name, embedded in default_pair.EMBEDDED.items():
+        folder = default_pair.cached_folder(name)
         if folder is not None:
             state = f"converted, {size_of(folder)}, {folder}"
-        elif pairs.is_installed(name):
+        elif default_pair.is_installed(name):
             state = "installed, converted at first use"
         else:
             state = f"not installed: {embedded.pip}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..evaluation.tasks.data import SUBSET_SEED
-from ..models import default_pair as pairs
+from ..models import default_pair
 from .options import (
     Base,
     DeviceMap,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..evaluation.diagnosis.ranking import Ranking
     from ..evaluation.tasks.registry import Task
     from ..generator import BlendInGenerator
+    from ..models.local import Model
     from ..policy import Policy
 
 ARM = "blend"
@@ -35,7 +36,7 @@ ARM = "blend"
 
 @takes_options
 def diagnose(
-    base: Base = pairs.DEFAULT_BASE,
+    base: Base = default_pair.DEFAULT_BASE,
     guide: Annotated[
         list[str] | None,
         typer.Option(help="Guide model, likewise; repeated, the guides are ranked."),
@@ -80,12 +81,14 @@ def diagnose(
     policy = named_policy(
         "blend", threshold=threshold, agreement_bonus=agreement_bonus, top_k=top_k
     )
-    guides = list(dict.fromkeys(guide or [pairs.DEFAULT_GUIDE]))
+    guides = list(dict.fromkeys(guide or [default_pair.DEFAULT_GUIDE]))
     task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
     models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)
-    found = []
+    found: list[Diagnosis] = []
+    loaded_base: Model | None = None
     for name in guides:
-        gen = replace(models, guide=name).load()
+        gen = replace(models, guide=name).load(loaded_base)
+        loaded_base = gen.base
         folder = out / "runs" / re.sub(r"[^\w.-]+", "_", name).strip("_.")
         found.append(of_pair(gen, task, policy, folder, max_new_tokens, batch_size, limit, seed))
     ranking = rank(found) if len(found) > 1 else None

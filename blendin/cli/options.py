@@ -13,14 +13,29 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from rich.console import Console
 
-from ..models import default_pair as pairs
+from ..models import default_pair
 from ..policy import POLICY_NAMES, Policy, named_policy
 
 if TYPE_CHECKING:
     from ..generator import BlendInGenerator
+    from ..models.local import Model
 
 console = Console(highlight=False, soft_wrap=True)
 messages = Console(highlight=False, stderr=True)
+
+
+class ToMessages(logging.Handler):
+    """Shows what the library logs on standard error, above a status line if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            messages.print(self.format(record), markup=False, soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+# One for the process: a logger takes a handler once, however often models are loaded.
+warnings_shown = ToMessages()
 
 
 Base = Annotated[
@@ -43,8 +58,8 @@ TrustRemoteCode = Annotated[
 class ModelOptions:
     """Which pair, and how it is loaded."""
 
-    base: Base = pairs.DEFAULT_BASE
-    guide: Annotated[str, typer.Option(help="Guide model, likewise.")] = pairs.DEFAULT_GUIDE
+    base: Base = default_pair.DEFAULT_BASE
+    guide: Annotated[str, typer.Option(help="Guide model, likewise.")] = default_pair.DEFAULT_GUIDE
     dtype: Dtype = "auto"
     device_map: DeviceMap = None
     trust_remote_code: TrustRemoteCode = False
@@ -57,8 +72,12 @@ class ModelOptions:
         int | None, typer.Option(help="Tokens that servers list at each position; 100 by default.")
     ] = None
 
-    def load(self) -> BlendInGenerator:
-        """The generator, with transformers' own messages kept to errors."""
+    def load(self, loaded_base: Model | None = None) -> BlendInGenerator:
+        """The generator, with transformers' own messages kept to errors.
+
+        Args:
+            loaded_base: the model that `base` names, where a generator has loaded it already.
+        """
         with messages.status("loading transformers"):
             from transformers.utils import logging as transformers_logging
 
@@ -66,15 +85,21 @@ class ModelOptions:
             from ..models.remote.loading import is_url
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        logging.getLogger("blendin").addHandler(logging.StreamHandler())
-        with messages.status(f"loading {self.base} and {self.guide}"):
-            settings = asdict(self)
-            top = settings.pop("top_logprobs")
-            for role in ("base", "guide"):
-                tokenizer = settings.pop(f"{role}_tokenizer")
-                served = is_url(settings[role])
-                options = {"tokenizer": tokenizer, "top_logprobs": top if served else None}
-                settings[f"{role}_kwargs"] = {k: v for k, v in options.items() if v is not None}
+        logging.getLogger("blendin").addHandler(warnings_shown)
+        settings = asdict(self)
+        top = settings.pop("top_logprobs")
+        for role in ("base", "guide"):
+            tokenizer = settings.pop(f"{role}_tokenizer")
+            served = is_url(settings[role])
+            options = {"tokenizer": tokenizer, "top_logprobs": top if served else None}
+            settings[f"{role}_kwargs"] = {k: v for k, v in options.items() if v is not None}
+        names = f"{self.base} and {self.guide}"
+        if loaded_base is not None:
+            names = self.guide
+            settings["base"] = loaded_base
+            if self.guide == self.base and settings["guide_kwargs"] == settings["base_kwargs"]:
+                settings["guide"] = loaded_base
+        with messages.status(f"loading {names}"):
             return BlendInGenerator(**settings)
 
 

@@ -23,6 +23,7 @@ CHAT = '{"blendin_messages": '
 """With which a context begins that is messages: the harness wants their rendering to be a text."""
 
 MAX_BATCH_SIZE = 32
+DEFAULT_LENGTH = 256
 
 
 def chat_context(messages: Sequence[Message]) -> str:
@@ -185,12 +186,13 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         "temperature": 1.0,
         "top_p": 1.0,
         "sampling_top_k": None,
-        "repetition_penalty": number("repetition_penalty", given.get("repetition_penalty")) or 1.0,
+        "repetition_penalty": number_or("repetition_penalty", given, 1.0),
         "seed": number("seed", given.get("seed"), int),
     }
     if drawn:
         settings["temperature"] = 1.0 if temperature is None else temperature
-        settings["top_p"] = number("top_p", given.get("top_p")) or 1.0
+        settings["top_p"] = number_or("top_p", given, 1.0)
+        # 0 is the harness' word for no top k; for the others 0 is out of range.
         settings["sampling_top_k"] = number("top_k", given.get("top_k"), int) or None
     return settings
 
@@ -213,6 +215,20 @@ def batch_settings(size: Any, largest: Any, max_cached_tokens: Any) -> dict[str,
             "batch_size is 1, the harness' default: with --batch_size auto many decode together"
         )
     return {"max_batch_size": chosen or MAX_BATCH_SIZE, "max_cached_tokens": cached}
+
+
+def chosen_length(asked: Any) -> int:
+    """Tokens of an answer where the task does not say.
+
+    Raises:
+        ValueError: below 1, or not an integer.
+    """
+    length = number("max_gen_toks", asked, int)
+    if length is None:
+        return DEFAULT_LENGTH
+    if length < 1:
+        raise ValueError(f"max_gen_toks is {length}; use an integer from 1 up")
+    return int(length)
 
 
 def chosen_device(asked: str | None) -> str | None:
@@ -241,6 +257,16 @@ def number(name: str, value: Any, kind: type[int] | type[float] = float) -> Any:
         what = "an integer" if kind is int else "a number"
         raise ValueError(f"{name} is {value!r}; use {what}") from None
     return result
+
+
+def number_or(name: str, given: Mapping[str, Any], default: float) -> float:
+    """The number given under a name; the default where it is missing or None, not where it is 0.
+
+    Raises:
+        ValueError: as `number`.
+    """
+    value = number(name, given.get(name))
+    return default if value is None else float(value)
 
 
 def flag(name: str, value: Any) -> bool:

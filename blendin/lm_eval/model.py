@@ -46,21 +46,22 @@ except ModuleNotFoundError as error:
 
 from .. import __version__
 from ..generator import BlendInGenerator
-from ..models import default_pair as pairs
+from ..models import default_pair
 from ..models.loader import ModelSource
 from ..models.local import LanguageModel
 from ..policy import BaseOnly, GuideOnly, Policy, described
 from .harness import (
+    DEFAULT_LENGTH,
     Asked,
     Count,
     batch_settings,
     chat_context,
     check_length,
     chosen_device,
+    chosen_length,
     chosen_policy,
     flag,
     generation_settings,
-    number,
 )
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class BlendInLM(LM):
 
     def __init__(
         self,
-        base: ModelSource = pairs.DEFAULT_BASE,
-        guide: ModelSource = pairs.DEFAULT_GUIDE,
+        base: ModelSource = default_pair.DEFAULT_BASE,
+        guide: ModelSource = default_pair.DEFAULT_GUIDE,
         policy: str | Policy = "blend",
         *,
         threshold: Any = None,
@@ -101,7 +102,7 @@ class BlendInLM(LM):
         batch_size: Any = "auto",
         max_batch_size: Any = None,
         max_cached_tokens: Any = None,
-        max_gen_toks: Any = 256,
+        max_gen_toks: Any = DEFAULT_LENGTH,
         **unknown: Any,
     ) -> None:
         """Loads the pair; numbers may be texts, as they come from a command line.
@@ -148,7 +149,7 @@ class BlendInLM(LM):
             max_rate=max_rate,
         )
         self._batch = batch_settings(batch_size, max_batch_size, max_cached_tokens)
-        self._max_gen_toks = number("max_gen_toks", max_gen_toks, int) or 256
+        self._max_gen_toks = chosen_length(max_gen_toks)
         self.gen = BlendInGenerator(
             base,
             guide,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from typer.testing import CliRunner, Result
 
 from blendin import BlendInGenerator
 from blendin.cli.app import app
-from blendin.models import default_pair as pairs
+from blendin.cli.options import ModelOptions
+from blendin.models import default_pair
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,15 @@ def test_chat_remembers_the_turns(folders: list[str]) -> None:
     assert result.stdout == f"{first}\n{second}\n"
 
 
+def test_a_warning_is_shown_once_however_often_models_are_loaded(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(3):
+        ModelOptions(base=folders[1], guide=folders[3]).load()
+    logging.getLogger("blendin").warning("[one] %s", "reason")
+    assert capsys.readouterr().err.count("[one] reason\n") == 1
+
+
 def test_compare_shows_three_arms(folders: list[str]) -> None:
     result = run("compare", "How many?", *folders, "--max-new-tokens", "4")
     assert result.exit_code == 0, result.output
@@ -135,7 +146,7 @@ def test_compare_shows_three_arms(folders: list[str]) -> None:
 def test_models_lists_the_embedded_pair_with_its_licences() -> None:
     result = run("models")
     assert result.exit_code == 0, result.output
-    for name, embedded in pairs.EMBEDDED.items():
+    for name, embedded in default_pair.EMBEDDED.items():
         assert name in result.stdout
         assert embedded.licence in result.stdout
 

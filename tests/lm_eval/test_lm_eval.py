@@ -274,6 +274,26 @@ def test_temperature_zero_or_no_sampling_is_greedy(given: dict[str, Any], drawn:
     assert settings["max_new_tokens"] == 256
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"do_sample": True, "top_p": 0}, "top_p is 0"),
+        ({"do_sample": True, "top_p": "0.0"}, "top_p is 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0"),
+    ],
+)
+def test_a_zero_out_of_range_is_refused_and_not_taken_for_missing(
+    lm: BlendInLM, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        lm.generate_until(ask("generate_until", ("One", given)), disable_tqdm=True)
+
+
+def test_a_default_length_of_zero_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(ValueError, match="max_gen_toks is 0"):
+        BlendInLM("./absent", "./absent", max_gen_toks="0")
+
+
 def test_white_space_at_the_end_of_a_context_is_scored_with_the_text(
     lm: BlendInLM, gen: BlendInGenerator
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import generator, model
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
@@ -295,8 +296,15 @@ def test_a_page_is_of_one_pair_and_of_the_datas_edition(
 
 
 def test_diagnose_answers_prompts_of_ones_own_and_ranks_guides(
-    folders: list[str], tmp_path: Path
+    folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    loaded: list[str] = []
+    load = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda path, **options: loaded.append(path) or load(path, **options),
+    )
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(QUESTIONS))
     arguments = ["diagnose", "--base", folders[1], "--guide", folders[3], "--guide", folders[1]]
@@ -304,6 +312,7 @@ def test_diagnose_answers_prompts_of_ones_own_and_ranks_guides(
     arguments += ["--out", str(tmp_path / "out")]
     first = command(*arguments)
     assert first.exit_code == 0, first.output
+    assert sorted(loaded) == sorted([folders[1], folders[3]])  # the base once, for both guides
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     gen = BlendInGenerator(folders[1], folders[3], Blend(threshold=0.8))
     outs = gen.generate(QUESTIONS, max_new_tokens=10, stop="\nQuestion:")
