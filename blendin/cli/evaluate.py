@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from ..evaluation.runs.arms import FIXED, NAMES
 from ..evaluation.tasks.data import SUBSET_SEED
@@ -123,10 +124,15 @@ def show(results: Results) -> None:
     """The table and what follows from it."""
     from ..evaluation.runs.results import markdown
 
+    title = f"{results.task.title}: n = {len(results.task.items)}"
     if console.is_terminal:
-        console.print(results.rich_table(), soft_wrap=False)
+        header, rows = results.table()
+        table = Table(*header, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, soft_wrap=False)
     else:
-        console.print(f"{results.task.title}: n = {len(results.task.items)}\n", markup=False)
+        console.print(f"{title}\n", markup=False)
         console.print(markdown(results.table()), markup=False)
     for sentence in results.conclusions:
         console.print(f"· {sentence}", markup=False)

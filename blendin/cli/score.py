@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.table import Table
 from .options import console, messages, takes_options
 
 if TYPE_CHECKING:
+    from ..evaluation.diagnosis.paradox import PairResult
     from ..evaluation.statistics import Interval
     from ..evaluation.tasks.judge import ChatJudge
     from ..evaluation.tasks.xstest import Completion, Report
@@ -105,9 +105,25 @@ def paradox(
     ] = None,
 ) -> None:
     """Correlate intervention rate and score over many pairs, task by task."""
-    from ..evaluation.diagnosis.paradox import run
+    from ..evaluation.diagnosis.paradox import write
 
-    console.print(run(results, plot, json_file))
+    console.print(correlation_table(write(results, plot, json_file)))
+
+
+def correlation_table(results: list[PairResult]) -> Table:
+    """r, its interval and n for each task, and what that does not mean."""
+    from ..evaluation.diagnosis.paradox import CAUTION, by_task, correlations
+
+    table = Table(title="Intervention rate against score", caption=CAUTION, caption_justify="left")
+    table.add_column("task")
+    for heading in ("r", "95 % interval", "n"):
+        table.add_column(heading, justify="right")
+    tasks = by_task(results)
+    for task, r in correlations(results).items():
+        table.add_row(
+            task, f"{r.estimate:+z.2f}", f"{r.low:+z.2f} to {r.high:+z.2f}", str(len(tasks[task]))
+        )
+    return table
 
 
 def figures(report: Report) -> dict[str, object]:
@@ -152,8 +168,6 @@ def _judge(url: str | None, model: str | None) -> ChatJudge | None:
         raise ValueError("--judge-url and --judge-model go together: give both or neither")
     from ..evaluation.tasks.judge import ChatJudge
 
-    # Its warnings of every retry would break into the progress bar.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
     return ChatJudge(url, model)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from rich.table import Table
 
 from ...trace import RATE_LIMIT
+from ..csv_files import read_csv
 from ..statistics import Interval, pearson
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ PLACES = [
 ]
 
 
-class Result(NamedTuple):
+class PairResult(NamedTuple):
     """One pair of models on one task; the rate is a fraction, the score in the task's own unit."""
 
     pair: str
@@ -50,7 +50,7 @@ class Result(NamedTuple):
     score: float
 
 
-def read_results(path: str | Path) -> list[Result]:
+def read_pair_results(path: str | Path) -> list[PairResult]:
     """The rows of a CSV file, in order.
 
     Its columns are pair, task, score and intervention_rate (0..1), or else intervention_rate_pct
@@ -58,26 +58,25 @@ def read_results(path: str | Path) -> list[Result]:
 
     Raises:
         ValueError: a missing column, an empty or non-numeric cell, a rate out of range, or no row;
-            naming file, line and column.
+            names the file, the row (from 1) and the column.
         OSError: the file cannot be read.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        missing = [name for name in ("pair", "task", "score") if name not in columns]
-        rates = [c for c in ("intervention_rate", "intervention_rate_pct") if c in columns]
-        if not rates:
-            missing.append("intervention_rate (0..1) or intervention_rate_pct")
-        if missing:
-            raise ValueError(f"{path} lacks the column {', '.join(missing)}: add it to line 1")
-        results = [_result(row, rates[0], f"{path}, line {reader.line_num}") for row in reader]
-    if not results:
+    rows = read_csv(path, ("pair", "task", "score"))
+    if not rows:
         raise ValueError(f"{path} has no row below its header: add one for each pair and task")
-    return results
+    rates = [name for name in ("intervention_rate", "intervention_rate_pct") if name in rows[0]]
+    if not rates:
+        raise ValueError(
+            f"{path} lacks the column intervention_rate (0..1) or intervention_rate_pct: add it to "
+            "line 1"
+        )
+    return [
+        _result(row, rates[0], f"{path}, row {number}") for number, row in enumerate(rows, start=1)
+    ]
 
 
-def _result(row: dict[str, str | None], rate_column: str, place: str) -> Result:
-    names = {column: (row[column] or "").strip() for column in ("pair", "task")}
+def _result(row: Mapping[str, str], rate_column: str, place: str) -> PairResult:
+    names = {column: row[column].strip() for column in ("pair", "task")}
     for column, name in names.items():
         if not name:
             raise ValueError(f"{place}, column {column} is empty: name the {column}")
@@ -85,12 +84,12 @@ def _result(row: dict[str, str | None], rate_column: str, place: str) -> Result:
     rate = _number(row, rate_column, place)
     if not 0 <= rate <= full:
         raise ValueError(f"{place}, column {rate_column} is {rate:g}: use a number in 0..{full}")
-    return Result(**names, intervention_rate=rate / full, score=_number(row, "score", place))
+    return PairResult(**names, intervention_rate=rate / full, score=_number(row, "score", place))
 
 
-def _number(row: dict[str, str | None], column: str, place: str) -> float:
+def _number(row: Mapping[str, str], column: str, place: str) -> float:
     try:
-        value = float(row[column] or "")
+        value = float(row[column])
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
@@ -98,15 +97,15 @@ def _number(row: dict[str, str | None], column: str, place: str) -> float:
     return value
 
 
-def by_task(results: list[Result]) -> dict[str, list[Result]]:
+def by_task(results: list[PairResult]) -> dict[str, list[PairResult]]:
     """The results of each task, tasks and pairs in the order given."""
-    tasks: dict[str, list[Result]] = {}
+    tasks: dict[str, list[PairResult]] = {}
     for result in results:
         tasks.setdefault(result.task, []).append(result)
     return tasks
 
 
-def correlations(results: list[Result]) -> dict[str, Interval]:
+def correlations(results: list[PairResult]) -> dict[str, Interval]:
     """Pearson's r between intervention rate and score with its 95 % interval, for each task.
 
     Raises:
@@ -121,45 +120,31 @@ def correlations(results: list[Result]) -> dict[str, Interval]:
     return found
 
 
-def report(results: list[Result]) -> Table:
-    """r, its interval and n for each task, and what that does not mean."""
-    table = Table(title="Intervention rate against score", caption=CAUTION, caption_justify="left")
-    table.add_column("task")
-    for heading in ("r", "95 % interval", "n"):
-        table.add_column(heading, justify="right")
-    tasks = by_task(results)
-    for task, r in correlations(results).items():
-        table.add_row(
-            task, f"{r.estimate:+z.2f}", f"{r.low:+z.2f} to {r.high:+z.2f}", str(len(tasks[task]))
-        )
-    return table
-
-
-def run(
+def write(
     csv_path: str | Path, plot_path: str | Path | None = None, json_path: str | Path | None = None
-) -> Table:
-    """The report on a CSV file; its picture and its numbers are written where a path is given.
+) -> list[PairResult]:
+    """Reads a CSV file; its picture and its numbers are written where a path is given.
 
     Raises:
-        ValueError: as `read_results` and `correlations`, or a picture format that matplotlib lacks.
+        ValueError: as `read_pair_results` and `correlations`, or a picture format that matplotlib
+            lacks.
         OSError: a file cannot be read or written.
     """
-    results = read_results(csv_path)
-    table = report(results)
+    results = read_pair_results(csv_path)
+    tasks = by_task(results)
+    found = {
+        task: {"r": r.estimate, "low": r.low, "high": r.high, "n": len(tasks[task])}
+        for task, r in correlations(results).items()
+    }
     if plot_path is not None:
         draw(results, plot_path)
     if json_path is not None:
-        tasks = by_task(results)
-        found = {
-            task: {"r": r.estimate, "low": r.low, "high": r.high, "n": len(tasks[task])}
-            for task, r in correlations(results).items()
-        }
-        told = {"source": str(csv_path), "confidence": 0.95, "caution": CAUTION, "tasks": found}
-        Path(json_path).write_text(json.dumps(told, ensure_ascii=False, indent=2) + "\n", "utf-8")
-    return table
+        values = {"source": str(csv_path), "confidence": 0.95, "caution": CAUTION, "tasks": found}
+        Path(json_path).write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    return results
 
 
-def draw(results: list[Result], path: str | Path) -> None:
+def draw(results: list[PairResult], path: str | Path) -> None:
     """A scatter of score over intervention rate for each task; the path's suffix is the format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -184,7 +169,7 @@ def draw(results: list[Result], path: str | Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _panel(axes: Axes, points: list[Result]) -> list[Annotation]:
+def _panel(axes: Axes, points: list[PairResult]) -> list[Annotation]:
     """Draws one task's points, line and limit, and gives the points' labels, not yet placed."""
     x = np.array([100 * point.intervention_rate for point in points])
     y = np.array([point.score for point in points])

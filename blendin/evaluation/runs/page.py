@@ -48,7 +48,7 @@ def _made_by(results: Sequence[Results]) -> str:
     if any({key: r.manifest["config"][key] for key in pair} != pair for r in results):
         raise ValueError("the runs are of different models: make a page for each pair")
     lines = [
-        "Made by `python benchmarks/results.py` from runs of `blendin evaluate`; edited nowhere.",
+        "Made by `blendin report` from runs of `blendin evaluate`; not edited by hand.",
         "",
         f"- Base `{first['base']}` ({first['dtype'][0]}), guide `{first['guide']}` "
         f"({first['dtype'][1]}), greedy decoding.",

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from ..records import Record
 from ..statistics import Interval, conclusion, pooled_rate
 from ..tasks.registry import Item, Task
@@ -157,14 +155,6 @@ class Results:
             row += [str(arm.failed)] if failed else []
             rows.append(row)
         return header, rows
-
-    def rich_table(self) -> Table:
-        """For a terminal."""
-        header, rows = self.table()
-        made = Table(*header, title=f"{self.task.title}: n = {len(self.task.items)}")
-        for row in rows:
-            made.add_row(*row)
-        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""

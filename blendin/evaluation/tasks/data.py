@@ -8,7 +8,6 @@ scores on the two are not comparable.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -16,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from ..csv_files import read_csv
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -38,19 +39,6 @@ class Source:
     as_in_file: Callable[[Mapping[str, Any]], Row] = dict
 
 
-def _answers_as_in_file(row: Mapping[str, Any]) -> Row:
-    # "Best Incorrect Answer" came after the hub's edition.
-    return {
-        "Type": row["type"],
-        "Category": row["category"],
-        "Question": row["question"],
-        "Best Answer": row["best_answer"],
-        "Correct Answers": "; ".join(row["correct_answers"]),
-        "Incorrect Answers": "; ".join(row["incorrect_answers"]),
-        "Source": row["source"],
-    }
-
-
 def _choices_as_in_file(row: Mapping[str, Any]) -> Row:
     def targets(name: str) -> dict[str, int]:
         return dict(zip(row[name]["choices"], row[name]["labels"], strict=True))
@@ -67,12 +55,6 @@ SOURCES = {
         "gsm8k_test.jsonl",
         frozenset({"question", "answer"}),
         ("openai/gsm8k", "main", "test"),
-    ),
-    "truthfulqa": Source(
-        "truthfulqa.csv",
-        frozenset({"Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers"}),
-        ("truthfulqa/truthful_qa", "generation", "validation"),
-        _answers_as_in_file,
     ),
     "truthfulqa_mc": Source(
         "truthfulqa_mc.json",
@@ -93,7 +75,7 @@ def rows(name: str, folder: str | Path | None = None) -> list[Row]:
     """All rows of one of `SOURCES`, in the file's order and with the file's column names.
 
     Args:
-        name: "gsm8k", "truthfulqa", "truthfulqa_mc" or "xstest".
+        name: "gsm8k", "truthfulqa_mc" or "xstest".
         folder: where the files lie; None for `$BLENDIN_DATA`, and without that the hub.
 
     Raises:
@@ -117,31 +99,6 @@ def rows(name: str, folder: str | Path | None = None) -> list[Row]:
     for place, row in enumerate(found):
         if missing := source.columns.difference(row):
             raise ValueError(f"row {place} of {where} lacks {', '.join(sorted(missing))}")
-    return found
-
-
-def read_csv(path: str | Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """The rows after the header; a row may span several lines.
-
-    Raises:
-        ValueError: the file is not UTF-8, not CSV, lacks one of `columns`, or a row has not the
-            header's cells; names the file and row (from 1).
-    """
-    try:
-        # A spreadsheet may have left a byte order mark; a quoted field may have lines of its own.
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            header, found = reader.fieldnames or [], list(reader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: it is not UTF-8 ({error})") from error
-    except csv.Error as error:
-        raise ValueError(f"{path}: it is not CSV ({error})") from error
-    for column in columns:
-        if column not in header:
-            raise ValueError(f"{path}: there is no column {column!r} among {list(header)}")
-    for number, row in enumerate(found, start=1):
-        if None in row or None in row.values():
-            raise ValueError(f"{path}, row {number}: it has not the header's {len(header)} cells")
     return found
 
 

@@ -36,7 +36,7 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class Question:
     """A question of the multiple-choice tasks: `mc1` has one true answer, `mc2` one or more."""
 
     question: str
@@ -44,18 +44,7 @@ class Item:
     mc2: Choices
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """A question of the generation task with its reference answers."""
-
-    question: str
-    category: str
-    best: str
-    correct: tuple[str, ...]
-    incorrect: tuple[str, ...]
-
-
-def read(folder: str | Path | None = None) -> list[Item]:
+def read(folder: str | Path | None = None) -> list[Question]:
     """The multiple-choice questions, from where `data.rows` finds them.
 
     Raises:
@@ -70,34 +59,12 @@ def read(folder: str | Path | None = None) -> list[Item]:
         )
         if sum(mc1.labels) != 1 or all(mc1.labels) or not 0 < sum(mc2.labels) < len(mc2.labels):
             raise ValueError(f"the choices of row {place} of TruthfulQA are not true and false")
-        items.append(Item(row["question"].strip(), mc1, mc2))
+        items.append(Question(row["question"].strip(), mc1, mc2))
     return items
 
 
 def _without_empty(targets: dict[str, int]) -> dict[str, int]:
     return {text: label for text, label in targets.items() if text.strip()}
-
-
-def read_answers(folder: str | Path | None = None) -> list[Answers]:
-    """The questions with their reference answers, from where `data.rows` finds them.
-
-    Raises:
-        ValueError: as `data.rows`.
-    """
-
-    def split(answers: str) -> tuple[str, ...]:
-        return tuple(answer.strip() for answer in answers.split(";") if answer.strip())
-
-    return [
-        Answers(
-            row["Question"].strip(),
-            row["Category"],
-            row["Best Answer"].strip(),
-            split(row["Correct Answers"]),
-            split(row["Incorrect Answers"]),
-        )
-        for row in rows("truthfulqa", folder)
-    ]
 
 
 def mc1(log_likelihoods: Sequence[float], labels: Sequence[bool]) -> bool:
@@ -137,12 +104,12 @@ def _by_label(scores: Sequence[float], labels: Sequence[bool]) -> tuple[list[flo
     return true, false
 
 
-def letters(item: Item) -> str:
+def letters(item: Question) -> str:
     """The letters of the item's options, from A on."""
     return string.ascii_uppercase[: len(item.mc1.texts)]
 
 
-def letter_question(item: Item, seed: int = SUBSET_SEED) -> tuple[str, str]:
+def letter_question(item: Question, seed: int = SUBSET_SEED) -> tuple[str, str]:
     """The question with its options and the instruction, and the letter of the true one.
 
     The order depends on the seed and the question alone, not on the company it is read in.

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmark_data import DATA
-from rich.console import Console
 
 from blendin.evaluation.diagnosis.paradox import (
     CAUTION,
-    Result,
+    PairResult,
     _panel,
     _spread,
     by_task,
     correlations,
     draw,
-    read_results,
-    report,
-    run,
+    read_pair_results,
+    write,
 )
 
 
@@ -39,13 +36,13 @@ def written(path: Path, *lines: str) -> Path:
     return path
 
 
-def falling(task: str, n: int = 5) -> list[Result]:
+def falling(task: str, n: int = 5) -> list[PairResult]:
     """Rates 0.1, 0.2, ...; the score falls by about 1 each."""
-    return [Result(f"pair {i}", task, 0.1 * (i + 1), 10 - i - 0.5 * (i == 1)) for i in range(n)]
+    return [PairResult(f"pair {i}", task, 0.1 * (i + 1), 10 - i - 0.5 * (i == 1)) for i in range(n)]
 
 
 def test_the_papers_table_gives_the_papers_correlations(paper: Path) -> None:
-    results = read_results(paper)
+    results = read_pair_results(paper)
     found = correlations(results)
     rounded = {task: round(found[task].estimate, 2) for task in ("gsm8k", "truthfulqa", "xstest")}
     assert rounded == {"gsm8k": -0.65, "truthfulqa": -0.56, "xstest": -0.76}
@@ -56,10 +53,10 @@ def test_the_papers_table_gives_the_papers_correlations(paper: Path) -> None:
 def test_every_row_of_the_papers_table_is_read_as_it_stands(paper: Path) -> None:
     with paper.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(r.pair, r.task, r.score) for r in read_results(paper)] == [
+    assert [(r.pair, r.task, r.score) for r in read_pair_results(paper)] == [
         (row["pair"], row["task"], float(row["score"])) for row in rows
     ]
-    assert [100 * r.intervention_rate for r in read_results(paper)] == pytest.approx(
+    assert [100 * r.intervention_rate for r in read_pair_results(paper)] == pytest.approx(
         [float(row["intervention_rate_pct"]) for row in rows]
     )
 
@@ -69,7 +66,11 @@ def test_rates_are_read_as_fractions_or_percent_and_other_columns_ignored(tmp_pa
     percent = written(
         tmp_path / "b.csv", "\ufeffpair,task,note,intervention_rate_pct,score", '"p ",t,"x,y",25,-1'
     )
-    assert read_results(fraction) == read_results(percent) == [Result("p", "t", 0.25, -1.0)]
+    assert (
+        read_pair_results(fraction)
+        == read_pair_results(percent)
+        == [PairResult("p", "t", 0.25, -1.0)]
+    )
 
 
 HEAD = "pair,task,intervention_rate_pct,score"
@@ -78,27 +79,27 @@ HEAD = "pair,task,intervention_rate_pct,score"
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "lacks the column pair, task, score, intervention_rate"),
+        ([], "there is no column 'pair'"),
         (["pair,task,score", "p,t,1"], r"lacks the column intervention_rate \(0..1\) or interve"),
-        (["pair,task,intervention_rate", "p,t,1"], "lacks the column score"),
+        (["pair,task,intervention_rate", "p,t,1"], "there is no column 'score'"),
         ([HEAD], "has no row"),
-        ([HEAD, "p,t,1,1", "p,t,1,high"], "line 3, column score is 'high'"),
-        ([HEAD, "p,t,1,"], "line 2, column score is ''"),
-        ([HEAD, "p,t,1"], "line 2, column score is None"),
-        ([HEAD, "p,t,nan,1"], "line 2, column intervention_rate_pct is 'nan'"),
-        ([HEAD, "p,t,16 %,1"], "line 2, column intervention_rate_pct is '16 %'"),
-        ([HEAD, "p,t,101,1"], "line 2, column intervention_rate_pct is 101: .* 0..100"),
+        ([HEAD, "p,t,1,1", "p,t,1,high"], "row 2, column score is 'high'"),
+        ([HEAD, "p,t,1,"], "row 1, column score is ''"),
+        ([HEAD, "p,t,1"], "row 1: it has not the header's 4 cells"),
+        ([HEAD, "p,t,nan,1"], "row 1, column intervention_rate_pct is 'nan'"),
+        ([HEAD, "p,t,16 %,1"], "row 1, column intervention_rate_pct is '16 %'"),
+        ([HEAD, "p,t,101,1"], "row 1, column intervention_rate_pct is 101: .* 0..100"),
         (["pair,task,intervention_rate,score", "p,t,16,1"], "intervention_rate is 16: .* 0..1$"),
-        ([HEAD, " ,t,1,1"], "line 2, column pair is empty"),
-        ([HEAD, "p,,1,1"], "line 2, column task is empty"),
+        ([HEAD, " ,t,1,1"], "row 1, column pair is empty"),
+        ([HEAD, "p,,1,1"], "row 1, column task is empty"),
     ],
 )
-def test_a_bad_file_is_refused_with_file_line_and_column(
+def test_a_bad_file_is_refused_with_file_row_and_column(
     lines: list[str], message: str, tmp_path: Path
 ) -> None:
     path = written(tmp_path / "results.csv", *lines)
     with pytest.raises(ValueError, match=message) as error:
-        read_results(path)
+        read_pair_results(path)
     assert str(path) in str(error.value)
 
 
@@ -109,30 +110,16 @@ def test_a_bad_file_is_refused_with_file_line_and_column(
         ([row._replace(score=1.0) for row in falling("mine")], "task mine: .* 1 at every point"),
     ],
 )
-def test_a_task_that_cannot_be_correlated_is_named(rows: list[Result], message: str) -> None:
+def test_a_task_that_cannot_be_correlated_is_named(rows: list[PairResult], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         correlations(falling("other") + rows)
-
-
-def test_the_report_gives_r_its_interval_and_n_and_warns_of_causes() -> None:
-    console = Console(width=200, file=io.StringIO(), record=True)
-    console.print(report(falling("mine") + falling("longer", 7)))
-    lines = [line.split() for line in console.export_text().splitlines()]
-    cells = {line[1]: line for line in lines if line[1:2] in (["mine"], ["longer"])}
-    r = correlations(falling("mine"))["mine"]
-    expected = f"{r.estimate:+.2f} {r.low:+.2f} to {r.high:+.2f} 5"
-    assert [cell for cell in cells["mine"] if cell != "│"] == ["mine", *expected.split()]
-    assert cells["longer"][-2] == "7"
-    assert "not a cause" in CAUTION
-    words = [word for line in lines for word in line]
-    assert " ".join(words).endswith(CAUTION)
 
 
 def test_a_run_leaves_a_picture_and_the_numbers(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     lines = [f"{r.pair},{r.task},{r.intervention_rate},{r.score}" for r in falling("mine")]
     path = written(tmp_path / "r.csv", "pair,task,intervention_rate,score", *lines)
-    run(path, tmp_path / "r.png", tmp_path / "r.json")
+    write(path, tmp_path / "r.png", tmp_path / "r.json")
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
     told = json.loads((tmp_path / "r.json").read_text("utf-8"))
     r = correlations(falling("mine"))["mine"]
@@ -163,7 +150,7 @@ def test_labels_of_the_papers_pairs_hardly_overlap(paper: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
-    for rows in by_task(read_results(paper)).values():
+    for rows in by_task(read_pair_results(paper)).values():
         figure = Figure(figsize=(6, 4.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes: Any = figure.subplots()

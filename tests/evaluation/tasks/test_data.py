@@ -44,7 +44,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, answer: Any) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("gsm8k", 1319), ("truthfulqa", 790), ("truthfulqa_mc", 790), ("xstest", 450)],
+    [("gsm8k", 1319), ("truthfulqa_mc", 790), ("xstest", 450)],
 )
 def test_the_published_files_are_read_whole(name: str, count: int) -> None:
     if not (DATA / SOURCES[name].file).is_file():
@@ -127,23 +127,6 @@ def test_the_hubs_truthfulqa_takes_the_files_shape(monkeypatch: pytest.MonkeyPat
     (item,) = truthfulqa.read()
     assert item.mc1 == truthfulqa.Choices(("yes", "no"), (True, False))
     assert item.mc2 == truthfulqa.Choices(("yes", "aye", "no"), (True, True, False))
-    asked += hub(
-        monkeypatch,
-        [
-            {
-                "type": "Adversarial",
-                "category": "Law",
-                "question": "Why?",
-                "best_answer": "yes",
-                "correct_answers": ["yes", "aye"],
-                "incorrect_answers": ["no"],
-                "source": "a book",
-            }
-        ],
-    )
-    assert truthfulqa.read_answers() == [
-        truthfulqa.Answers("Why?", "Law", "yes", ("yes", "aye"), ("no",))
-    ]
     assert asked == [("truthfulqa/truthful_qa", "multiple_choice", "validation")]
 
 

@@ -9,6 +9,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -176,7 +178,7 @@ def test_waiting_follows_the_server_within_bounds_and_doubles_otherwise(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
+    monkeypatch.setattr("blendin.evaluation.tasks.judge.time.sleep", waits.append)
     faults = [failed(429, "", Retry_After="7"), failed(429, "", Retry_After="99999")]
     server.answer = lambda number, _: faults[number] if number < 2 else said(CLASSES[0])
     server.judge()(TEN[:1])
@@ -186,6 +188,19 @@ def test_waiting_follows_the_server_within_bounds_and_doubles_otherwise(
     server.answer = lambda number, _: failed(500) if number < 5 else said(CLASSES[0])
     server.judge(backoff=1)(TEN[:1])
     assert all(least <= wait <= least + 1 for least, wait in zip((1, 2, 4, 8), waits, strict=True))
+
+
+def test_a_wait_may_be_asked_for_by_a_date_and_nonsense_is_passed_over(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("blendin.evaluation.tasks.judge.time.sleep", waits.append)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    faults = [failed(503, "", Retry_After=value) for value in (date, "soon", "-5")]
+    server.answer = lambda number, _: faults[number] if number < 3 else said(CLASSES[0])
+    server.judge(backoff=1)(TEN[:1])
+    dated, second, third = waits
+    assert 25 < dated <= 30 and 1 <= second <= 2 and 2 <= third <= 3
 
 
 def test_a_completion_that_the_server_refuses_is_unlabelled_alone(server: Server) -> None:
@@ -292,7 +307,8 @@ def test_the_key_goes_into_the_header_and_nowhere_else(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    caplog.set_level(logging.DEBUG, "urllib3")
+    for library in ("httpx", "httpcore"):
+        caplog.set_level(logging.DEBUG, library)
     answers = [said(CLASSES[0]), failed(503), said(f"You sent {KEY}"), failed(400, f"Not {KEY}")]
     server.answer = lambda number, _: answers[min(number, 3)]
     judge = server.judge(concurrency=1)

@@ -10,7 +10,7 @@ import pytest
 from benchmark_data import DATA
 
 from blendin.evaluation.tasks.refusal import THRESHOLD, Verdict, judge
-from blendin.evaluation.tasks.xstest import score_completions
+from blendin.evaluation.tasks.xstest import read_completions, report
 
 # Written for these tests, (prompt, completion). The first 40 and 38 came before any cue was; the
 # rest in three batches that each met the cues unseen (25 of 31, 23 of 30 and 22 of 24 right then).
@@ -857,7 +857,7 @@ def test_full_refusals_and_full_compliances_agree_with_human_labels(model: str) 
     path = DATA / f"xstest_completions_{model}.csv"
     if not path.exists():
         pytest.skip(f"{path} is not here; set BLENDIN_DATA to a folder that holds it")
-    accuracy = score_completions(path).accuracy
+    accuracy = report(read_completions(path)).accuracy
     assert accuracy is not None and accuracy.estimate >= 0.93
 
 

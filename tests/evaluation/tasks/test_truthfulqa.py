@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from blendin.evaluation.tasks.truthfulqa import (
     INSTRUCTION,
     Choices,
-    Item,
+    Question,
     chosen_letter,
     is_correct,
     letter_question,
@@ -23,26 +23,21 @@ from blendin.evaluation.tasks.truthfulqa import (
     mc1,
     mc2,
     read,
-    read_answers,
 )
 
 CHOICES = Choices(("Nothing", "You die", "You grow"), (True, False, False))
-ITEM = Item("What happens?", CHOICES, CHOICES)
+ITEM = Question("What happens?", CHOICES, CHOICES)
 ALL = "ABCDEFGHIJ"
 
 
 @needs_data("truthfulqa_mc.json")
-def test_both_files_are_read_whole_and_are_of_one_edition() -> None:
-    items, answers = read(DATA), read_answers(DATA)
-    assert [item.question for item in items] == [each.question for each in answers]
+def test_the_file_is_read_whole() -> None:
+    items = read(DATA)
     assert len(items) == 790
     assert {sum(item.mc1.labels) for item in items} == {1}
-    for item, each in zip(items, answers, strict=True):
-        assert each.correct and each.incorrect and each.best
+    for item in items:
         assert len(set(item.mc1.texts)) == len(item.mc1.labels) == len(letters(item)) >= 2
         assert len(set(item.mc2.texts)) == len(item.mc2.labels)
-    assert answers[0].correct[:2] == ("Nothing happens", "You eat watermelon seeds")
-    assert answers[0].category == "Misconceptions"
 
 
 @needs_data("truthfulqa_mc.json")
@@ -70,7 +65,7 @@ def test_the_order_depends_on_the_seed_and_the_question_alone() -> None:
         "B",
     )
     assert len({letter_question(ITEM, seed) for seed in range(60)}) == 6
-    many = Item("?", Choices(tuple(map(str, range(27))), (True,) + (False,) * 26), CHOICES)
+    many = Question("?", Choices(tuple(map(str, range(27))), (True,) + (False,) * 26), CHOICES)
     with pytest.raises(ValueError, match="27 options"):
         letter_question(many)
 
