@@ -25,14 +25,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from decode import PROMPTS, random_pair, surroundings, threshold_for_rate, timed
+from decode import PROMPTS, random_pair, threshold_for_rate
+from measure import step_seconds, surroundings, timed
 from rich.console import Console
 from rich.table import Table
 from shapes import PAIRS
 
 from blendin import BaseOnly, Blend, BlendInGenerator
 from blendin.models.context import Context
-from blendin.models.local import LanguageModel
 from blendin.speculation import drafters
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12)
@@ -109,22 +109,13 @@ class Agreeing:
 
 def optimum(gen: BlendInGenerator, rate: float) -> dict[str, float]:
     """Tokens a second that the costs measured here allow, by the number of guesses."""
-    base = {n: step_seconds(gen.base, 1 + n) for n in (0, *LENGTHS)}
-    guide = step_seconds(gen.guide, 1)
+    prompt = PROMPTS[:1]
+    base = {
+        n: step_seconds(gen.base, prompt, width=1 + n, keep=False, room=512) for n in (0, *LENGTHS)
+    }
+    guide = step_seconds(gen.guide, prompt, keep=False, room=512)
     found = {str(n): (1 - rate ** (n + 1)) / (1 - rate) / (base[n] + n * guide) for n in LENGTHS}
     return {"0": 1 / base[0]} | found
-
-
-def step_seconds(model: LanguageModel, width: int, repeats: int = 12) -> float:
-    """The median time of one forward of so many tokens, all of them scored and then taken back."""
-    context = Context(model.encode_prompt(PROMPTS[0]), expected=512)
-    model.forward(context)
-    times = []
-    for _ in range(repeats):
-        context.ids += context.ids[-1:] * width
-        times.append(timed(lambda: model.forward(context, width))[1])
-        model.rollback(context, width)
-    return median(times)
 
 
 def curve(rate: float, made: dict[str, float], best: dict[str, float]) -> Table:

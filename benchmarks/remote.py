@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from decode import surroundings
+from measure import surroundings
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from decode import surroundings
+from measure import surroundings
 from rich.console import Console
 from speculation import differing
 

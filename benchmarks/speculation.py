@@ -23,7 +23,8 @@ from typing import Annotated, Any
 
 import transformers
 import typer
-from decode import plain_generate, surroundings, timed
+from decode import plain_generate
+from measure import surroundings, timed
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

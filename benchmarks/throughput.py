@@ -28,15 +28,14 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from decode import random_pair, surroundings, threshold_for_rate, timed
+from decode import random_pair, threshold_for_rate
+from measure import step_seconds, surroundings, timed
 from rich.console import Console
 from rich.table import Table
 from shapes import PAIRS
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, Nudge
 from blendin.models import default_pair
-from blendin.models.context import Context
-from blendin.models.kv_pool import Pool
 from blendin.models.local import LanguageModel
 
 console = Console()
@@ -80,22 +79,6 @@ def padded_generate(lm: LanguageModel, texts: list[str], batch: int, length: int
             end = next((place for place, id in enumerate(row) if id in lm.end_ids), len(row) - 1)
             made += end + 1
     return made
-
-
-def step_seconds(lm: LanguageModel, texts: list[str], repeats: int = 12) -> float:
-    """The median time of one token for each of many sequences, in one forward."""
-    pool = Pool()
-    contexts = [Context(lm.encode_prompt(text)) for text in texts]
-    for context in contexts:
-        context.expected = len(context.ids) + repeats + 1
-        lm.join(context, pool)
-    lm.forward_batch(contexts)
-    times = []
-    for _ in range(repeats):
-        for context in contexts:
-            context.ids.append(context.ids[-1])
-        times.append(timed(lambda: lm.forward_batch(contexts))[1])
-    return statistics.median(times)
 
 
 def speed(outs: list[Generation], seconds: float) -> float:
