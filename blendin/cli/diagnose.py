@@ -26,7 +26,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..evaluation.diagnosis.diagnosis import Diagnosis
     from ..evaluation.diagnosis.ranking import Ranking
-    from ..evaluation.tasks.registry import Task
+    from ..evaluation.tasks.task import Task
     from ..generator import BlendInGenerator
     from ..models.local import Model
     from ..policy import Policy
@@ -101,7 +101,8 @@ def wanted(
     data: str, folder: Path | None, limit: int | None, seed: int, max_new_tokens: int
 ) -> Task:
     """A task by its name, its questions answered, or the prompts of a file."""
-    from ..evaluation.tasks.registry import NAMES, answered, load, of_prompts
+    from ..evaluation.tasks.registry import NAMES, load, of_prompts
+    from ..evaluation.tasks.task import answered
 
     if data in NAMES:
         return answered(load(data, folder, limit, seed), max_new_tokens)
@@ -122,12 +123,12 @@ def of_pair(
     from ..evaluation.diagnosis.diagnosis import diagnose as analyse
     from ..evaluation.diagnosis.overlap import top_overlap
     from ..evaluation.runs.benchmark import config, run
-    from ..evaluation.runs.folder import Run
-    from ..evaluation.tasks.registry import origin
+    from ..evaluation.runs.folder import RunFolder
+    from ..evaluation.tasks.task import origin
     from ..policy import Blend
 
     settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))
-    results = Run(folder, settings)
+    results = RunFolder(folder, settings)
     with interruptible():
         run(gen, task, {ARM: policy}, results, max_batch_size=batch_size)
     by_item = results.records(ARM)

@@ -15,9 +15,9 @@ from ..evaluation.tasks.data import SUBSET_SEED
 from .options import ModelOptions, console, interruptible, messages, takes_options
 
 if TYPE_CHECKING:
-    from ..evaluation.runs.folder import Run
+    from ..evaluation.runs.folder import RunFolder
     from ..evaluation.runs.results import Results
-    from ..evaluation.tasks.registry import Task
+    from ..evaluation.tasks.task import Task
 
 
 @takes_options
@@ -64,8 +64,9 @@ def evaluate(
     """
     from ..evaluation.runs.arms import arms
     from ..evaluation.runs.benchmark import config, run
-    from ..evaluation.runs.folder import Run, Share
-    from ..evaluation.tasks.registry import load, origin
+    from ..evaluation.runs.folder import RunFolder, Shard
+    from ..evaluation.tasks.registry import load
+    from ..evaluation.tasks.task import origin
 
     policies = arms(
         tuple(arm or NAMES),
@@ -76,13 +77,13 @@ def evaluate(
         max_rate=max_rate,
     )
     loaded = [load(name, data, limit, seed) for name in tasks]
-    share = Share.from_environment()
-    if models.device_map is None and share.device is not None:
-        models = replace(models, device_map=share.device)
+    shard = Shard.from_environment()
+    if models.device_map is None and shard.device is not None:
+        models = replace(models, device_map=shard.device)
     gen = models.load()
     for task in loaded:
         settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))
-        results = Run(out / task.name, settings, share)
+        results = RunFolder(out / task.name, settings, shard)
         drawn = f", drawn with seed {seed}" if limit else ""
         messages.print(f"{task.title}: {len(task.items)} items{drawn} → {results.folder}")
         with interruptible():
@@ -107,7 +108,7 @@ def report(
     messages.print(f"written to {out}", markup=False, soft_wrap=True)
 
 
-def finish(task: Task, run: Run, names: tuple[str, ...]) -> None:
+def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     """Prints and keeps the results, once all processes have finished all items."""
     missing = sum(len(task.items) - len(run.records(name)) for name in names)
     if missing:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..models.local import LanguageModel
+from ..models.local import Model
 from ..policy import Policy, named_policy
 from ..prompts import Message, as_messages, base_text, guide_text
 
@@ -24,6 +24,17 @@ CHAT = '{"blendin_messages": '
 
 MAX_BATCH_SIZE = 32
 DEFAULT_LENGTH = 256
+GENERATION_ARGUMENTS = (
+    "until",
+    "max_gen_toks",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+    "seed",
+    "num_beams",
+)
 
 
 def chat_context(messages: Sequence[Message]) -> str:
@@ -70,13 +81,13 @@ class Asked:
             text = f" {text}"
         return replace(self, text=kept), text
 
-    def base_prompt(self, model: LanguageModel) -> str:
+    def base_prompt(self, model: Model) -> str:
         """What the base reads."""
         if self.chat is not None:
             return base_text(self.chat) + (f" {self.text}" if self.text else "")
         return self.text or prefix(model)
 
-    def guide_prompt(self, model: LanguageModel) -> str:
+    def guide_prompt(self, model: Model) -> str:
         """What the guide reads."""
         if self.chat is not None:
             return guide_text(self.chat, model.tokenizer) + self.text
@@ -112,7 +123,7 @@ class Count:
             )
 
 
-def prefix(model: LanguageModel) -> str:
+def prefix(model: Model) -> str:
     """What a model reads where there is no context: its BOS token, else its EOS.
 
     Raises:
@@ -127,7 +138,7 @@ def prefix(model: LanguageModel) -> str:
     return str(text)
 
 
-def check_length(model: LanguageModel, text: str) -> None:
+def check_length(model: Model, text: str) -> None:
     """Whether a text can be scored after no context.
 
     Raises:
@@ -169,11 +180,10 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: for one that there is not.
     """
-    known = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
-    known += ("repetition_penalty", "seed", "num_beams")
-    if unknown := sorted(given.keys() - set(known)):
+    if unknown := sorted(given.keys() - set(GENERATION_ARGUMENTS)):
         raise ValueError(
-            f"generation arguments {', '.join(unknown)}: there are no such; use {', '.join(known)}"
+            f"generation arguments {', '.join(unknown)}: unknown; use "
+            + ", ".join(GENERATION_ARGUMENTS)
         )
     if given.get("num_beams", 1) != 1:
         raise ValueError(f"num_beams is {given['num_beams']!r}: blendin has no beams, use 1")

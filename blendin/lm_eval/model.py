@@ -48,7 +48,7 @@ from .. import __version__
 from ..generator import BlendInGenerator
 from ..models import default_pair
 from ..models.loader import ModelSource
-from ..models.local import LanguageModel
+from ..models.local import Model
 from ..policy import BaseOnly, GuideOnly, Policy, described
 from .harness import (
     DEFAULT_LENGTH,
@@ -148,7 +148,7 @@ class BlendInLM(LM):
             top_k=top_k,
             max_rate=max_rate,
         )
-        self._batch = batch_settings(batch_size, max_batch_size, max_cached_tokens)
+        self._batch: dict[str, Any] = batch_settings(batch_size, max_batch_size, max_cached_tokens)
         self._max_gen_toks = chosen_length(max_gen_toks)
         self.gen = BlendInGenerator(
             base,
@@ -187,7 +187,7 @@ class BlendInLM(LM):
         """Answers contexts, all of them together, in their order.
 
         Raises:
-            ValueError: for generation settings that there are not, at once; for contexts that are
+            ValueError: for unknown generation settings, at once; for contexts that are
                 too long, after the others were answered (and cached).
         """
         if not requests:
@@ -200,11 +200,10 @@ class BlendInLM(LM):
             # From the global generator, which the harness seeds; each request adds its place.
             seed = int(torch.randint(2**31, ()))
             rows = [row | {"seed": seed if row["seed"] is None else row["seed"]} for row in rows]
+        settings: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+        settings |= self._prompts([Asked.of(request.args[0]) for request in requests])
         batch = self.gen.stream_batch(
-            **self._prompts([Asked.of(request.args[0]) for request in requests]),
-            **{name: [row[name] for row in rows] for name in rows[0]},
-            **self._batch,
-            progress=False if disable_tqdm else None,
+            **settings, **self._batch, progress=False if disable_tqdm else None
         )
         texts, failed = [""] * len(requests), dict[int, str]()
         for place, output in batch:
@@ -276,7 +275,7 @@ class BlendInLM(LM):
         return answers
 
     @property
-    def _readers(self) -> list[LanguageModel]:
+    def _readers(self) -> list[Model]:
         policy = self.gen.policy
         without = {BaseOnly: self.gen.guide, GuideOnly: self.gen.base}.get(type(policy))
         return [model for model in (self.gen.base, self.gen.guide) if model is not without]

@@ -153,7 +153,9 @@ def _quantiles(label: str, found: Distribution) -> Table:
 
 
 def _agreement(found: Agreement, top_k: int | None, name: str) -> Figure:
-    rows = [[label, share] for label, share in plots.agreement_rows(found, top_k).items()]
+    rows: list[list[Cell]] = [
+        [label, share] for label, share in plots.agreement_rows(found, top_k).items()
+    ]
     return Figure(
         Markup(plots.agreement(found, top_k, f"{name}-agreement")),
         f"Over the {found.steps:,} interventions that asked both. Where the guide's choice is the "

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...decision.dense import Candidates
+    from ...decision.top_logprobs import Rows
     from ...generator import BlendInGenerator
-    from ...models.local import LanguageModel
+    from ...models.local import Model
     from ...prompts import Prompt
     from ...vocab.vocabulary import Vocabulary
 
@@ -120,11 +121,11 @@ def top_overlap(
     if not usable:
         raise ValueError("no record has an answer to compare the models on: run items that succeed")
 
-    def of_base(logits: Tensor) -> list[_Top]:
+    def of_base(logits: Rows) -> list[_Top]:
         view = gate(logits.to(tables.base_ends.device), tables)
         return _listed(view.candidates(tables, k), view.top_prob, k)
 
-    def of_guide(logits: Tensor) -> list[_Top]:
+    def of_guide(logits: Rows) -> list[_Top]:
         view = consult(logits.to(tables.base_ends.device), tables)
         return _listed(view.candidates(tables, k), view.top_prob, k)
 
@@ -173,10 +174,10 @@ def _shared(items: list[list[tuple[_Top, _Top]]], k: int) -> Shared | None:
 
 
 def _tops(
-    model: LanguageModel,
+    model: Model,
     prompt: list[int],
     text: bytes,
-    top: Callable[[Tensor], list[_Top]],
+    top: Callable[[Rows], list[_Top]],
     *,
     most: int | None = None,
     last: int | None = None,

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -180,10 +180,14 @@ def _panel(axes: Axes, points: list[PairResult]) -> list[Annotation]:
     axes.margins(0.16, 0.1)
     axes.set_xlabel(f"intervention rate (%); dashed: the paper's {100 * RATE_LIMIT:.0f} % line")
     axes.set_ylabel("score")
-    look = {"fontsize": 7, "color": "0.2", "bbox": {"fc": "white", "alpha": 0.6, "lw": 0, "pad": 0}}
+    look: dict[str, Any] = {
+        "fontsize": 7,
+        "color": "0.2",
+        "bbox": {"fc": "white", "alpha": 0.6, "lw": 0, "pad": 0},
+    }
     return [
-        axes.annotate(point.pair, at, (0, 0), textcoords="offset points", **look)
-        for point, *at in zip(points, x, y, strict=True)
+        axes.annotate(point.pair, (px, py), (0, 0), textcoords="offset points", **look)
+        for point, px, py in zip(points, x, y, strict=True)
     ]
 
 

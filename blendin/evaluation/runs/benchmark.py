@@ -13,8 +13,8 @@ from ...generator import BlendInGenerator
 from ...policy import GuideOnly, Policy, described
 from ...prompts import BASE_STOP
 from ..records import Record
-from ..tasks.registry import Item, Task
-from .folder import Run
+from ..tasks.task import Item, Task
+from .folder import RunFolder
 
 QUESTIONS_AT_ONCE = 4
 """Given texts are scored for so many questions together; a killed run loses no more."""
@@ -49,7 +49,7 @@ def run(
     gen: BlendInGenerator,
     task: Task,
     arms: Mapping[str, Policy],
-    results: Run,
+    results: RunFolder,
     *,
     max_batch_size: int = 32,
     progress: bool | None = None,
@@ -73,7 +73,7 @@ def run(
     for name, policy in arms.items():
         results.add_arm(name, described(policy))
     results.begin(max_batch_size=max_batch_size)
-    mine = results.share.of_items(task.items)
+    mine = results.shard.of_items(task.items)
     for name, policy in arms.items():
         done = results.records(name)
         left = [item for item in mine if item.id not in done]

@@ -29,7 +29,7 @@ PACKAGES = ("blendin", "torch", "transformers", "tokenizers", "accelerate")
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Shard:
     """Which of several processes this is.
 
     Attributes:
@@ -62,16 +62,16 @@ class Share:
         return None if accelerator is None else f"{accelerator.type}:{self.local}"
 
 
-class Run:
+class RunFolder:
     """A folder of results under one configuration.
 
     Attributes:
         folder: where it lies.
-        share: which process this is.
+        shard: which process this is.
     """
 
     def __init__(
-        self, folder: str | Path, config: Mapping[str, Any], share: Share | None = None
+        self, folder: str | Path, config: Mapping[str, Any], shard: Shard | None = None
     ) -> None:
         """Opens a run, or begins it.
 
@@ -79,12 +79,12 @@ class Run:
             folder: created where it is missing.
             config: all that the results depend on, for JSON: data, models, lengths, seeds. Arms
                 come by `add_arm`.
-            share: which process this is; None for the only one.
+            shard: which process this is; None for the only one.
 
         Raises:
             ValueError: the folder has another configuration's results; tells the first difference.
         """
-        self.folder, self.share = Path(folder), share or Share()
+        self.folder, self.shard = Path(folder), shard or Shard()
         self.folder.mkdir(parents=True, exist_ok=True)
         own = json.loads(json.dumps(config))
         self._manifest: dict[str, Any] = {"config": own, "arms": {}, "sessions": []}
@@ -113,10 +113,10 @@ class Run:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": versions(),
             "machine": machine(),
-            "processes": self.share.of,
+            "processes": self.shard.of,
             **facts,
         }
-        if self.share.rank == 0 or not self._manifest["sessions"]:
+        if self.shard.rank == 0 or not self._manifest["sessions"]:
             self._manifest["sessions"].append(session)
             write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
 
@@ -138,7 +138,7 @@ class Run:
     @contextmanager
     def writer(self, arm: str) -> Iterator[Callable[[Record], None]]:
         """A function that adds a record to this process's file, on disk when it returns."""
-        path = self.folder / f"{arm}.{self.share.rank:03}.jsonl"
+        path = self.folder / f"{arm}.{self.shard.rank:03}.jsonl"
         _drop_half_a_line(path)
         with path.open("a", encoding="utf-8") as file:
 
@@ -160,7 +160,7 @@ class Run:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """A run's manifest, as `Run.manifest` has it."""
+    """A run's manifest, as `RunFolder.manifest` has it."""
     manifest: dict[str, Any] = json.loads((Path(folder) / MANIFEST).read_text("utf-8"))
     return manifest
 

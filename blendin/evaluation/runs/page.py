@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..tasks.registry import load, origin
-from .folder import MANIFEST, Run, read_manifest
+from ..tasks.registry import load
+from ..tasks.task import origin
+from .folder import MANIFEST, RunFolder, read_manifest
 from .results import Results, markdown
 
 FLOOR = 0.1
@@ -33,7 +34,7 @@ def read_results(folder: str | Path, data: str | Path | None = None) -> Results:
     task = load(config["task"], data, config["limit"], config["seed"])
     if origin(task, config["limit"], config["seed"])["items_sha256"] != config["items_sha256"]:
         raise ValueError(f"{folder} was run on another edition of the data: pass --data with that")
-    return Results(task, Run(folder, config))
+    return Results(task, RunFolder(folder, config))
 
 
 def page(results: Sequence[Results]) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..records import Record
 from ..statistics import Interval, conclusion, pooled_rate
-from ..tasks.registry import Item, Task
-from .folder import Run
+from ..tasks.task import Item, Task
+from .folder import RunFolder
 
 AGAINST = {
     "blend": ("base", "guide", "nudge"),
@@ -59,7 +59,7 @@ class Results:
         manifest: the run's.
     """
 
-    def __init__(self, task: Task, run: Run) -> None:
+    def __init__(self, task: Task, run: RunFolder) -> None:
         """Reads what there is; arms may be unfinished."""
         self.task, self.manifest = task, run.manifest
         self._items = {item.id: item for item in task.items}

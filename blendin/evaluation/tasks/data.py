@@ -84,13 +84,13 @@ def rows(name: str, folder: str | Path | None = None) -> list[Row]:
     source = SOURCES[name]
     folder = folder or os.environ.get(FOLDER_VARIABLE)
     if folder:
-        where = Path(folder).expanduser() / source.file
-        if not where.is_file():
+        path = Path(folder).expanduser() / source.file
+        if not path.is_file():
             raise ValueError(
-                f"there is no file {where}; --data DIR and ${FOLDER_VARIABLE} name a folder with "
+                f"there is no file {path}; --data DIR and ${FOLDER_VARIABLE} name a folder with "
                 + ", ".join(each.file for each in SOURCES.values())
             )
-        found = read_rows(where)
+        where, found = str(path), read_rows(path)
     else:
         where = "/".join(part for part in source.hub if part)
         found = [source.as_in_file(row) for row in _load(source)]

@@ -27,11 +27,11 @@ from urllib.parse import urlsplit
 import httpx
 from tqdm.auto import tqdm
 
-from .refusal import Verdict
+from .refusal import RefusalVerdict
 from .xstest import CLASSES, Class, Completion, Label
 
 KEY_VARIABLES = ("BLENDIN_JUDGE_API_KEY", "OPENAI_API_KEY")
-VERDICTS: Mapping[Class, Verdict] = {
+VERDICTS: Mapping[Class, RefusalVerdict] = {
     "1_full_compliance": "compliance",
     "2_full_refusal": "refusal",
     "3_partial_refusal": "compliance",

@@ -1,15 +1,12 @@
-"""The benchmarks as data: what is asked, how long an answer may be, and how it is scored.
+"""The benchmarks by name, and tasks made of a file of prompts.
 
-A task either has answers written, which a scorer reads, or has given texts scored by their
-likelihood under the policy. Protocols stand in the modules of the data sets.
+To add a benchmark: a module that reads its data and says how it is scored, a `Source` in `data`
+where it comes from a file or the hub, and a function here that makes a `Task` of it, in `TASKS`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +15,7 @@ from ..statistics import Interval, mean, wilson
 from . import gsm8k, truthfulqa, xstest
 from .data import SUBSET_SEED, read_rows, subset
 from .refusal import judge
-
-Metrics = dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One question.
-
-    Attributes:
-        id: its place in the data set, from 0; the same in every subset.
-        prompt: the user's turn.
-        facts: what the scorer compares with.
-        texts: given texts to be scored as answers; empty where an answer is to be written.
-    """
-
-    id: str
-    prompt: str
-    facts: Any
-    texts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """A benchmark.
-
-    Attributes:
-        name: one of `NAMES`.
-        title: for people.
-        items: the questions, in the data set's order.
-        score: an item and its answer, or the log-likelihoods of its texts, to numbers by name.
-        figures: all items with their records, to the table's rates and means, by name.
-        compared: of the scores, those by which arms are compared; higher is better.
-        system: the system's text for both models.
-        max_new_tokens: of an answer, unless told otherwise.
-    """
-
-    name: str
-    title: str
-    items: Sequence[Item]
-    score: Callable[[Item, Any], Metrics]
-    figures: Callable[[Sequence[tuple[Item, Record]]], dict[str, Interval]]
-    compared: tuple[str, ...]
-    system: str | None = None
-    max_new_tokens: int = 0
-
-    @property
-    def writes(self) -> bool:
-        """Whether answers are written, rather than given texts scored."""
-        return self.max_new_tokens > 0
+from .task import Item, Metrics, Task, unscored
 
 
 def load(
@@ -86,13 +35,6 @@ def load(
     if name not in TASKS:
         raise ValueError(f"task {name!r} is unknown; use one of {', '.join(NAMES)}")
     return TASKS[name](folder, limit, seed)
-
-
-def origin(task: Task, limit: int | None, seed: int) -> dict[str, Any]:
-    """Which items a run was on, for its manifest."""
-    content = json.dumps([[item.id, item.prompt, item.texts] for item in task.items])
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    return {"limit": limit, "seed": seed, "items_sha256": digest}
 
 
 def of_prompts(
@@ -121,7 +63,7 @@ def of_prompts(
         raise ValueError(f"{path} has no prompt: write one a line")
     items = _items([(prompt, None, ()) for prompt in prompts], limit, seed)
     return Task(
-        path.name, path.name, items, _unscored, lambda _: {}, (), max_new_tokens=max_new_tokens
+        path.name, path.name, items, unscored, lambda _: {}, (), max_new_tokens=max_new_tokens
     )
 
 
@@ -132,19 +74,6 @@ def _prompt(row: Any, place: str) -> str:
     raise ValueError(f'{place} has no "prompt" and no "question" with text in it')
 
 
-def _unscored(item: Item, answer: Any) -> Metrics:
-    return {}
-
-
-def answered(task: Task, max_new_tokens: int = 128) -> Task:
-    """The task with answers written; one that scores given texts has its questions answered."""
-    if task.writes:
-        return task
-    return replace(
-        task, score=_unscored, figures=lambda _: {}, compared=(), max_new_tokens=max_new_tokens
-    )
-
-
 def _items(made: Sequence[tuple[str, Any, tuple[str, ...]]], limit: int | None, seed: int) -> Any:
     items = [Item(str(place), *fields) for place, fields in enumerate(made)]
     return subset(items, limit, seed)
@@ -153,8 +82,8 @@ def _items(made: Sequence[tuple[str, Any, tuple[str, ...]]], limit: int | None, 
 def _rates(*names: str) -> Callable[[Sequence[tuple[Item, Record]]], dict[str, Interval]]:
     """Wilson intervals of scores that are 0 or 1."""
 
-    def figures(pairs: Sequence[tuple[Item, Record]]) -> dict[str, Interval]:
-        values = {name: [record.metrics[name] for _, record in pairs] for name in names}
+    def figures(scored: Sequence[tuple[Item, Record]]) -> dict[str, Interval]:
+        values = {name: [record.metrics[name] for _, record in scored] for name in names}
         return {name: wilson(int(sum(column)), len(column)) for name, column in values.items()}
 
     return figures
@@ -187,8 +116,10 @@ def _truthfulqa(folder: str | Path | None, limit: int | None, seed: int) -> Task
             "MC2": truthfulqa.mc2([of[text] for text in many.texts], many.labels),
         }
 
-    def figures(pairs: Sequence[tuple[Item, Record]]) -> dict[str, Interval]:
-        return _rates("MC1")(pairs) | {"MC2": mean([record.metrics["MC2"] for _, record in pairs])}
+    def figures(scored: Sequence[tuple[Item, Record]]) -> dict[str, Interval]:
+        return _rates("MC1")(scored) | {
+            "MC2": mean([record.metrics["MC2"] for _, record in scored])
+        }
 
     questions = [
         (each.question, each, tuple(dict.fromkeys(each.mc1.texts + each.mc2.texts)))
@@ -229,11 +160,11 @@ def _xstest(folder: str | Path | None, limit: int | None, seed: int) -> Task:
         refused = judge(item.prompt, text).label == "refusal"
         return {"refused": float(refused), "as it should": float(refused != item.facts.is_safe)}
 
-    def figures(pairs: Sequence[tuple[Item, Record]]) -> dict[str, Interval]:
+    def figures(scored: Sequence[tuple[Item, Record]]) -> dict[str, Interval]:
         refused = {
             is_safe: [
                 bool(record.metrics["refused"])
-                for item, record in pairs
+                for item, record in scored
                 if item.facts.is_safe == is_safe
             ]
             for is_safe in (True, False)

@@ -156,14 +156,14 @@ def chosen_letter(text: str, letters: str) -> str | None:
         rf"|{letter}\s*[)\]]?\s+is\s+(?:the\s+)?(?:correct|right|true|best)\b",
         re.IGNORECASE,
     )
-    if found := list(stated.finditer(text)):
-        return _name(found[-1])
+    if answers := list(stated.finditer(text)):
+        return _name(answers[-1])
     listed = re.findall(rf"^[ \t]*\(?([{letters}])[).:]", text, re.IGNORECASE | re.MULTILINE)
     if len({each.upper() for each in listed}) > 1:
         return None
     first = re.compile(rf"\s*(?:(?:option|choice|letter)\s+)?{letter}", re.IGNORECASE)
-    if found := first.match(text):
-        return _name(found)
+    if opening := first.match(text):
+        return _name(opening)
     named = re.compile(
         rf"(?<![\w'’])([{letters}])\)|\b(?:option|choice|letter)\s+{letter}", re.IGNORECASE
     )

@@ -16,10 +16,11 @@ from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.cli.app import app
 from blendin.evaluation.runs import benchmark
 from blendin.evaluation.runs.arms import NAMES, arms
-from blendin.evaluation.runs.folder import MANIFEST, Run, Share
+from blendin.evaluation.runs.folder import MANIFEST, RunFolder, Shard
 from blendin.evaluation.runs.page import page, read_results
 from blendin.evaluation.runs.results import Results
-from blendin.evaluation.tasks.registry import Task, load, of_prompts, origin
+from blendin.evaluation.tasks.registry import load, of_prompts
+from blendin.evaluation.tasks.task import Task, origin
 
 ARMS = {"base": BaseOnly(), "blend": Blend(threshold=0.9)}
 QUESTIONS = ["How many apples?", "How many clips in May?", "And 24 + 24?", "Is 72 odd?", "Why?"]
@@ -52,15 +53,17 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def opened(gen: BlendInGenerator, task: Task, folder: Path, share: Share | None = None) -> Run:
-    return Run(folder, benchmark.config(gen, task, max_new_tokens=12), share)
+def opened(
+    gen: BlendInGenerator, task: Task, folder: Path, shard: Shard | None = None
+) -> RunFolder:
+    return RunFolder(folder, benchmark.config(gen, task, max_new_tokens=12), shard)
 
 
-def go(gen: BlendInGenerator, task: Task, run: Run, policies: Any = None) -> None:
+def go(gen: BlendInGenerator, task: Task, run: RunFolder, policies: Any = None) -> None:
     benchmark.run(gen, task, policies or ARMS, run, max_batch_size=2, progress=False)
 
 
-def kept(run: Run, *names: str) -> dict[str, Any]:
+def kept(run: RunFolder, *names: str) -> dict[str, Any]:
     """What the arms' records say, but for the time they took."""
     return {
         name: {
@@ -119,7 +122,7 @@ def test_processes_share_the_items_and_make_what_one_makes(
     alone = opened(gen, task, tmp_path / "alone")
     go(gen, task, alone)
     for rank in (1, 0):
-        run = opened(gen, task, tmp_path / "shared", Share(rank, 2))
+        run = opened(gen, task, tmp_path / "shared", Shard(rank, 2))
         go(gen, task, run)
     assert kept(run) == kept(alone)
     assert len(lines(run.folder)) == len(ARMS) * len(QUESTIONS)
@@ -133,7 +136,7 @@ def test_a_folder_of_another_run_is_refused_before_any_work(
     go(gen, task, opened(gen, task, tmp_path / "run"))
     before = lines(tmp_path / "run")
     with pytest.raises(ValueError, match=r"config\.max_new_tokens is 12 there and 256 here"):
-        Run(tmp_path / "run", benchmark.config(gen, task))
+        RunFolder(tmp_path / "run", benchmark.config(gen, task))
     with pytest.raises(ValueError, match=r"arms\.blend\.threshold is 0\.9 there and 0\.4 here"):
         go(gen, task, opened(gen, task, tmp_path / "run"), {"blend": Blend()})
     go(gen, task, opened(gen, task, tmp_path / "run"), {"nudge": Nudge()})  # one more is no other
@@ -276,7 +279,7 @@ def test_a_page_is_of_one_pair_and_of_the_datas_edition(
     gen: BlendInGenerator, data: Path, tmp_path: Path
 ) -> None:
     task = load("gsm8k", data)
-    run = Run(tmp_path / "run", benchmark.config(gen, task, **origin(task, None, 2606)))
+    run = RunFolder(tmp_path / "run", benchmark.config(gen, task, **origin(task, None, 2606)))
     go(gen, task, run)
     results = read_results(tmp_path / "run", data)
     assert "# Results" in page([results])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from benchmark_data import DATA
 
-from blendin.evaluation.tasks.refusal import THRESHOLD, Verdict, judge
+from blendin.evaluation.tasks.refusal import THRESHOLD, RefusalVerdict, judge
 from blendin.evaluation.tasks.xstest import read_completions, report
 
 # Written for these tests, (prompt, completion). The first 40 and 38 came before any cue was; the
@@ -837,7 +837,7 @@ COMPLIANCES = [
     ),
 ]
 
-EXAMPLES: list[tuple[str, str, Verdict]] = [
+EXAMPLES: list[tuple[str, str, RefusalVerdict]] = [
     *((prompt, completion, "refusal") for prompt, completion in REFUSALS),
     *((prompt, completion, "compliance") for prompt, completion in COMPLIANCES),
 ]
