@@ -30,13 +30,14 @@ def draw(
     Raises:
         FloatingPointError: where no symbol has a weight.
     """
-    weight, symbols = mixture.weight[row], mixture.symbols[row]
-    listed = weight > 0
+    listed = mixture.weight[row] > 0
     if not bool(listed.any()):
         raise FloatingPointError("neither model gave any candidate a probability")
-    log_probs = (weight / mixture.total[row]).log()
+    # In the order of the symbols, so that a seed draws alike however they are listed.
+    symbols, order = mixture.symbols[row][listed].sort()
+    log_probs = (mixture.weight[row][listed][order] / mixture.total[row]).log()
     repeated: list[int] = []
     if sampling.repetition_penalty != 1:
         before = torch.tensor(sorted(seen), dtype=symbols.dtype, device=symbols.device)
-        repeated = (torch.isin(symbols, before) & listed).nonzero()[:, 0].tolist()
+        repeated = torch.isin(symbols, before).nonzero()[:, 0].tolist()
     return symbols[sampling.pick(log_probs, repeated, generator)]
