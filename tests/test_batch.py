@@ -348,14 +348,14 @@ def test_the_cap_on_cached_tokens_holds(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch, cap: int
 ) -> None:
     sizes, sent_back = [], []
-    advance = Scheduler._send_back
+    advance = Scheduler._preempt
 
     def watching(self: Scheduler) -> None:
         sizes.extend(pool.size for pool in self._pools)
         sent_back.extend(each for each in self.running if each.preempted)
         advance(self)
 
-    monkeypatch.setattr(Scheduler, "_send_back", watching)
+    monkeypatch.setattr(Scheduler, "_preempt", watching)
     prompts = [*TEXTS, *reversed(TEXTS)]
     alone = [gen.generate(text, policy=Nudge(threshold=2), max_new_tokens=40) for text in prompts]
     outs = gen.generate(
@@ -385,13 +385,13 @@ def test_a_sequence_that_outgrows_its_room_waits_and_goes_on(
 
     monkeypatch.setattr(SequenceState, "__init__", modest)
     waited = []
-    send_back = Scheduler._send_back
+    send_back = Scheduler._preempt
 
     def watching(self: Scheduler) -> None:
         waited.extend(each for each in self.running if each.preempted)
         send_back(self)
 
-    monkeypatch.setattr(Scheduler, "_send_back", watching)
+    monkeypatch.setattr(Scheduler, "_preempt", watching)
     prompts = list(TEXTS) * 2
     alone = [gen.generate(text, max_new_tokens=40) for text in prompts]
     for cap in (None, 260):

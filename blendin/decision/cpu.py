@@ -40,16 +40,14 @@ def log_sum_exp(logits: Tensor) -> Tensor:
     return torch.cat(totals)
 
 
-def row_top(rows: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
+def row_top(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k highest of each of `[N, V]` rows, in descending order, and their indices.
 
-    None, or a k of V and more: the rows themselves. Where V is large, only the k blocks with the
-    highest maxima are sorted, since no other block can hold one of the k.
+    Where V is large, only the k blocks with the highest maxima are sorted, since no other block
+    can hold one of the k.
     """
     size, width = rows.shape[1], 64
     count = size // width
-    if k is None or k >= size:
-        return rows, torch.arange(size, device=rows.device).expand_as(rows)
     if count < 4 * k:
         return rows.topk(k, dim=-1)
     blocks = rows[:, : count * width].view(len(rows), count, width)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .cpu import row_max
+
 MAX_LISTED = 512
 """More candidates of a model than this are mixed as vectors over all symbols, not as lists."""
 
@@ -49,7 +51,8 @@ class Candidates(NamedTuple):
             base_weight: `[N]` float32; None is 1 - alpha.
         """
         kept = 1 - alpha if base_weight is None else base_weight
-        if max(self.symbols.shape[1], guide.symbols.shape[1]) > MAX_LISTED + 1:
+        is_dense = max(self.symbols.shape[1], guide.symbols.shape[1]) > MAX_LISTED + 1
+        if is_dense:
             symbols = torch.arange(self.end + 1, device=alpha.device).expand(len(alpha), -1)
             of_base, of_guide = self.dense(), guide.dense()
         else:
@@ -66,6 +69,7 @@ class Candidates(NamedTuple):
             alpha,
             agreement,
             self.unlisted * kept + guide.unlisted * alpha,
+            is_dense,
         )
 
 
@@ -80,6 +84,7 @@ class Mixture:
         alpha: `[N]` float32 in [0, 1].
         agreement: `[N]` float32, P_B(t_g); None where the base was not run.
         unlisted: `[N]` float32, the weight of candidates that are not among the symbols.
+        is_dense: the symbols are all there are, in order.
     """
 
     symbols: Tensor
@@ -88,6 +93,7 @@ class Mixture:
     alpha: Tensor
     agreement: Tensor | None
     unlisted: Tensor
+    is_dense: bool = False
 
     @classmethod
     def of_guide(cls, symbols: Tensor, probs: Tensor, agreement: Tensor | None) -> Mixture:
@@ -108,12 +114,17 @@ class Mixture:
     @property
     def choice(self) -> Tensor:
         """`[N]` int64, the argmax symbol; the lowest of equals."""
+        if self.is_dense:
+            return row_max(self.weight)[1]
         best = self.weight == self.weight.amax(dim=-1, keepdim=True)
         none = torch.iinfo(self.symbols.dtype).max
         return self.symbols.masked_fill(~best, none).amin(dim=-1)
 
     def shares(self, symbols: Tensor) -> tuple[Tensor, Tensor]:
         """The base's and the guide's share of one symbol a row: `[N]` int64 to `[N]` float32."""
+        if self.is_dense:
+            at = symbols[:, None]
+            return self.base.gather(-1, at)[:, 0], self.guide.gather(-1, at)[:, 0]
         here = self.symbols == symbols[:, None]
         return (self.base * here).sum(dim=-1), (self.guide * here).sum(dim=-1)
 

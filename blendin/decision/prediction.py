@@ -113,10 +113,12 @@ class DensePrediction:
         return rank.masked_fill(self._lacks(symbols), 0)
 
     def top(self, k: int | None) -> Candidates:
+        if k is None or k >= self.logits.shape[1]:
+            return self._everything
         scores, tokens = row_top(self._candidate_scores, k)
         probs = (scores - self.log_total[:, None]).exp()
-        is_cut = probs.shape[1] < self.logits.shape[1]
-        return with_end(probs, self.model.symbols[tokens], self._end_prob, self.model.end, is_cut)
+        symbols = self.model.symbols[tokens]
+        return with_end(probs, symbols, self._end_prob, self.model.end, is_cut=True)
 
     def log_probs(self, tokens: Tensor) -> Tensor:
         return self.logits.gather(-1, tokens[:, None])[:, 0].float() - self.log_total
@@ -136,6 +138,14 @@ class DensePrediction:
             if name in self.__dict__:
                 some.__dict__[name] = self.__dict__[name][rows]
         return some
+
+    @cached_property
+    def _everything(self) -> Candidates:
+        """All candidates; the others have probability 0."""
+        probs = torch.cat([self._candidate_scores, self._end_score[:, None]], dim=-1)
+        probs.sub_(self.log_total[:, None]).exp_()
+        symbols = self.model.all_symbols.expand(len(probs), -1)
+        return Candidates(symbols, probs, torch.zeros_like(self.log_total), self.model.end)
 
     @cached_property
     def _candidate_scores(self) -> Tensor:

@@ -32,6 +32,11 @@ class ModelSymbols:
     tokens: Tensor
     end: int
 
+    @cached_property
+    def all_symbols(self) -> Tensor:
+        """`[V + 1]` int64, the symbol of each token, and END."""
+        return torch.cat([self.symbols, self.symbols.new_tensor([self.end])])
+
     @classmethod
     def of(cls, ends: Tensor, candidates: Tensor, symbols: Tensor, end: int) -> ModelSymbols:
         tokens = symbols.new_full((end + 1,), -1)
