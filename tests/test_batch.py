@@ -25,7 +25,7 @@ from blendin import (
     Nudge,
 )
 from blendin.engine.scheduler import Scheduler
-from blendin.engine.sequence import Sequence
+from blendin.engine.sequence import SequenceState
 from blendin.models import varlen_batch as packed
 from blendin.models.kv_pool import Pool
 
@@ -240,14 +240,14 @@ def test_a_row_that_fails_ends_alone(
     gen: BlendInGenerator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = ["How many?", "", "x " * 3000, "y", "z"]
-    record = Sequence.record
+    record = SequenceState.record
 
-    def failing(self: Sequence, *args: Any, **kwargs: Any) -> Any:
+    def failing(self: SequenceState, *args: Any, **kwargs: Any) -> Any:
         if self.index == 4 and len(self.output.steps) == 2:
             raise RuntimeError("the disk is on fire")
         return record(self, *args, **kwargs)
 
-    monkeypatch.setattr(Sequence, "record", failing)
+    monkeypatch.setattr(SequenceState, "record", failing)
     outs = gen.generate(prompts, max_new_tokens=6)
     assert [out.error is None for out in outs] == [True, False, False, True, False]
     assert "prompt is empty" in str(outs[1].error)
@@ -348,14 +348,14 @@ def test_the_cap_on_cached_tokens_holds(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch, cap: int
 ) -> None:
     sizes, sent_back = [], []
-    advance = Scheduler._send_back
+    advance = Scheduler._preempt
 
     def watching(self: Scheduler) -> None:
         sizes.extend(pool.size for pool in self._pools)
-        sent_back.extend(each for each in self.running if each.crowded_out)
+        sent_back.extend(each for each in self.running if each.preempted)
         advance(self)
 
-    monkeypatch.setattr(Scheduler, "_send_back", watching)
+    monkeypatch.setattr(Scheduler, "_preempt", watching)
     prompts = [*TEXTS, *reversed(TEXTS)]
     alone = [gen.generate(text, policy=Nudge(threshold=2), max_new_tokens=40) for text in prompts]
     outs = gen.generate(
@@ -375,23 +375,23 @@ def test_a_sequence_that_outgrows_its_room_waits_and_goes_on(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reserved room is an estimate; what is estimated too low is made good."""
-    read = Sequence.__init__
+    read = SequenceState.__init__
 
-    def modest(self: Sequence, *args: Any, **kwargs: Any) -> None:
+    def modest(self: SequenceState, *args: Any, **kwargs: Any) -> None:
         read(self, *args, **kwargs)
         for context in (self.base, self.guide):
             if context is not None:
                 context.expected = len(context.ids) + 1
 
-    monkeypatch.setattr(Sequence, "__init__", modest)
+    monkeypatch.setattr(SequenceState, "__init__", modest)
     waited = []
-    send_back = Scheduler._send_back
+    send_back = Scheduler._preempt
 
     def watching(self: Scheduler) -> None:
-        waited.extend(each for each in self.running if each.crowded_out)
+        waited.extend(each for each in self.running if each.preempted)
         send_back(self)
 
-    monkeypatch.setattr(Scheduler, "_send_back", watching)
+    monkeypatch.setattr(Scheduler, "_preempt", watching)
     prompts = list(TEXTS) * 2
     alone = [gen.generate(text, max_new_tokens=40) for text in prompts]
     for cap in (None, 260):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 
-from ..decision.dense import total_variation
+from ..decision.prediction import total_variation
 
 logger = logging.getLogger("blendin")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..decision.top_logprobs import Rows
+from ..decision.predict import NextTokens as Rows
 from ..prompts import prompt_ids
 from ..vocab.end_tokens import end_ids
 from ..vocab.vocabulary import Vocabulary

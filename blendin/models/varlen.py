@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..decision.dense import total_variation
+from ..decision.prediction import total_variation
 from .context import Context, forget
 from .cuda_graphs import weight_device
 from .kv_pool import SHARED_AT_LEAST, Pool, Span, shared

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-from ..engine.sequence import Sequence
+from ..engine.pair import Pair
+from ..engine.sequence import SequenceState as Sequence
 from ..models.local import LanguageModel
 from ..models.lookahead import Guess
-from ..models.pair import Pair
 
 SHORTEST, LONGEST = 1, 4
 """Of the endings that are looked up, in tokens."""
@@ -65,7 +65,7 @@ def guide_draft(pair: Pair, sequence: Sequence, count: int) -> Draft | None:
     context = sequence.guide
     if context is None or not isinstance(pair.guide, LanguageModel):
         return None
-    missed = pair.alignment.guide.spell(bytes(sequence.unread))
+    missed = pair.alignment.guide.spell(bytes(sequence.pending_bytes))
     wanted = [] if missed is None else [*missed, *[0] * count]
     if missed is None or pair.guide.ahead(context, wanted) != wanted:
         return None

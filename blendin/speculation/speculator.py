@@ -16,14 +16,13 @@ from dataclasses import replace
 from typing import Literal
 
 from ..engine import loop as decode
-from ..engine.sequence import Sequence
+from ..engine.pair import Pair
+from ..engine.sequence import SequenceState as Sequence
 from ..models.context import Context
 from ..models.kv_pool import Pool, agreeing
 from ..models.local import LanguageModel, Model
 from ..models.lookahead import MOST
-from ..models.pair import Pair
 from ..models.remote.model import RemoteModel
-from ..policy import GuideOnly
 from .drafters import Draft, Lookup, guide_draft
 
 Speculate = Literal["auto", "off", "guide", "lookup"] | int
@@ -125,7 +124,7 @@ class Guesses:
         return None
 
     def _by_guide(self, pair: Pair, sequence: Sequence, count: int) -> Draft | None:
-        if count < 1 or isinstance(sequence.rule, GuideOnly):
+        if count < 1 or (not sequence.policy.reads_base):
             return None
         return guide_draft(pair, sequence, count)
 
@@ -151,7 +150,7 @@ class Round:
             new = context.ids[context.guess.start :]
             self.cached = context.guess.start + agreeing(new, context.guess.tokens)
         context.hint = None
-        if self.guesses.draft is None and sequence.asks_lead:
+        if self.guesses.draft is None and sequence.asks_target:
             began = time.perf_counter()
             draft = self.guesses.make(pair, sequence, context)
             self.seconds = time.perf_counter() - began
@@ -216,13 +215,13 @@ def _ask_guide_early(pair: Pair, sequence: Sequence) -> None:
     guide, steps = sequence.guide, sequence.output.steps
     if guide is None or not isinstance(pair.guide, RemoteModel) or sequence.base is None:
         return
-    if steps and steps[-1].intervened and not sequence.unread and guide.most_ahead != 0:
+    if steps and steps[-1].intervened and not sequence.pending_bytes and guide.most_ahead != 0:
         pair.guide.ask_early(guide)
 
 
 def _lead(pair: Pair, sequence: Sequence) -> tuple[Model, Context]:
     """The model that reads first, and what it has read."""
-    alone = isinstance(sequence.rule, GuideOnly)
+    alone = not sequence.policy.reads_base
     context = sequence.guide if alone else sequence.base
     assert context is not None
     return (pair.guide if alone else pair.base), context

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from ..decision.dense import SymbolTables
+from ..decision.symbols import SymbolTables
 from .vocabulary import Vocabulary
 
 
@@ -54,6 +54,10 @@ class Alignment:
         if symbol < len(self.base):
             return self.base.tokens[symbol] or b""
         return self.guide.tokens[symbol - len(self.base)] or b""
+
+    def token(self, role: str, symbol: int) -> int:
+        """The token of a symbol that is one model's own: the "base"'s or the "guide"'s."""
+        return symbol if role == "base" else int(self.tables.guide.tokens[symbol])
 
     def base_ids(self, symbol: int) -> list[int]:
         """How a chosen symbol enters the base's context."""

@@ -12,10 +12,9 @@ from ..records import Record
 from ..statistics import Interval, pooled_rate
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ...decision.dense import Candidates
-    from ...decision.top_logprobs import Rows
+    from ...decision.predict import NextTokens
+    from ...decision.prediction import Prediction
+    from ...engine.pair import Pair
     from ...generator import BlendInGenerator
     from ...models.local import Model
     from ...prompts import Prompt
@@ -100,49 +99,23 @@ def top_overlap(
     Raises:
         ValueError: prompts that are not as many, no answer, or a k that a vocabulary has not.
     """
-    import torch
-
-    from ...decision.top_logprobs import consult, gate
-    from ...engine.request import Request
-    from ...policy import Blend
-
-    pair = gen.pair
-    tables = pair.tables
     if len(prompts) != len(records):
         raise ValueError(f"there are {len(prompts)} prompts for {len(records)} records: give each")
-    most = int(min(tables.base_candidates.sum(), tables.guide_candidates.sum()))
     if positions < 1 or items < 1:
         raise ValueError(f"items is {items} and positions {positions}: use 1 or more of each")
+    base, guide = gen.pair.tables.base, gen.pair.tables.guide
+    most = int(min(base.candidates.sum(), guide.candidates.sum()))
     if not 1 <= k <= most:
         raise ValueError(f"k is {k}; use 1 to {most}, which is what the smaller vocabulary has")
     usable = [each for each in zip(records, prompts, strict=True) if each[0].error is None]
-    # Spread over all of them: records stand in the order in which they ended, short answers first.
-    places = np.linspace(0, len(usable) - 1, min(items, len(usable))).astype(int).tolist()
     if not usable:
         raise ValueError("no record has an answer to compare the models on: run items that succeed")
-
-    def of_base(logits: Rows) -> list[_Top]:
-        view = gate(logits.to(tables.base_ends.device), tables)
-        return _listed(view.candidates(tables, k), view.top_prob, k)
-
-    def of_guide(logits: Rows) -> list[_Top]:
-        view = consult(logits.to(tables.base_ends.device), tables)
-        return _listed(view.candidates(tables, k), view.top_prob, k)
-
-    compared = []
-    for record, prompt in (usable[place] for place in places):
-        asked = Request.of(prompt, None, None, default_policy=Blend(), system=system).read(pair)
-        assert asked.base is not None and asked.guide is not None
-        text = record.text.encode()
-        with torch.inference_mode():
-            ours = _tops(gen.base, asked.base.ids, text, of_base, most=positions)
-            theirs = _tops(gen.guide, asked.guide.ids, text, of_guide, last=max(ours))
-        compared.append({at: (ours[at], theirs[at]) for at in ours if at in theirs})
-    everywhere = [list(item.values()) for item in compared]
-    first = _shared([[item[0]] for item in compared], k)
-    whole = _shared(everywhere, k)
+    # Spread over all of them: records stand in the order in which they ended, short answers first.
+    places = np.linspace(0, len(usable) - 1, min(items, len(usable))).astype(int).tolist()
+    reads = (_Reading(gen.pair, k).both(*usable[place], system, positions) for place in places)
+    everywhere = [list(read.values()) for read in reads]  # an answer's first position comes first
+    first, whole = _shared([read[:1] for read in everywhere], k), _shared(everywhere, k)
     assert first is not None and whole is not None
-    has_partner = tables.guide_candidates & (tables.guide_symbols < len(tables.base_candidates))
     return Overlap(
         k=k,
         threshold=threshold,
@@ -150,8 +123,8 @@ def top_overlap(
         first=first,
         confident=_shared([[p for p in i if p[0].top_prob >= threshold] for i in everywhere], k),
         uncertain=_shared([[p for p in i if p[0].top_prob < threshold] for i in everywhere], k),
-        partnered=int(has_partner.sum()),
-        candidates=int(tables.guide_candidates.sum()),
+        partnered=int((guide.candidates & (guide.symbols < len(base.symbols))).sum()),
+        candidates=int(guide.candidates.sum()),
     )
 
 
@@ -173,33 +146,63 @@ def _shared(items: list[list[tuple[_Top, _Top]]], k: int) -> Shared | None:
     )
 
 
-def _tops(
-    model: Model,
-    prompt: list[int],
-    text: bytes,
-    top: Callable[[Rows], list[_Top]],
-    *,
-    most: int | None = None,
-    last: int | None = None,
-) -> dict[int, _Top]:
-    """What a model says before each of its tokens of a text, by their byte offsets; 0 is in it.
+class _Reading(NamedTuple):
+    """Answers read by the models of a pair, which are compared by their top k symbols."""
 
-    Of `most` tokens at most, none beyond the offset `last`, and no more than its context holds.
-    """
-    from ...models.context import Context
+    pair: Pair
+    k: int
 
-    room = None if model.max_length is None else model.max_length - len(prompt) + 1
-    tokens, offsets = _own_tokens(model.vocabulary, text)
-    offsets = offsets[: min(limit for limit in (most, room, len(offsets)) if limit is not None)]
-    offsets = [offset for offset in offsets if last is None or offset <= last]
-    context = Context(list(prompt), expected=len(prompt) + len(offsets))
-    found: dict[int, _Top] = {}
-    for begin in range(0, len(offsets), POSITIONS_AT_ONCE):
-        some = offsets[begin : begin + POSITIONS_AT_ONCE]
-        context.ids += tokens[len(context.ids) - len(prompt) : begin + len(some) - 1]
-        views = top(model.forward(context, len(some)))
-        found |= zip(some, views, strict=True)
-    return found
+    def both(
+        self, record: Record, prompt: Prompt, system: str | None, positions: int
+    ) -> dict[int, tuple[_Top, _Top]]:
+        """What base and guide say of one answer, by the byte offsets where both have a token."""
+        import torch
+
+        from ...engine.request import Request
+        from ...policy import Blend
+
+        pair, text = self.pair, record.text.encode()
+        asked = Request.of(prompt, None, None, default_policy=Blend(), system=system).read(pair)
+        assert asked.base is not None and asked.guide is not None
+        with torch.inference_mode():
+            base = self._tops(
+                pair.base, asked.base.ids, text, pair.predict_base, max_tokens=positions
+            )
+            guide = self._tops(
+                pair.guide, asked.guide.ids, text, pair.predict_guide, last_offset=max(base)
+            )
+        return {at: (base[at], guide[at]) for at in base if at in guide}
+
+    def _tops(
+        self,
+        model: Model,
+        prompt: list[int],
+        text: bytes,
+        predict: Callable[[NextTokens], Prediction],
+        *,
+        max_tokens: int | None = None,
+        last_offset: int | None = None,
+    ) -> dict[int, _Top]:
+        """What a model says before each of its tokens of a text, by byte offset; 0 is the first.
+
+        It reads no more than `max_tokens`, nothing beyond `last_offset`, and no more than its
+        context holds.
+        """
+        from ...models.context import Context
+
+        room = None if model.max_length is None else model.max_length - len(prompt) + 1
+        tokens, offsets = _own_tokens(model.vocabulary, text)
+        bounds = (max_tokens, room, len(offsets))
+        offsets = offsets[: min(bound for bound in bounds if bound is not None)]
+        offsets = [at for at in offsets if last_offset is None or at <= last_offset]
+        context = Context(list(prompt), expected=len(prompt) + len(offsets))
+        found: dict[int, _Top] = {}
+        for begin in range(0, len(offsets), POSITIONS_AT_ONCE):
+            some = offsets[begin : begin + POSITIONS_AT_ONCE]
+            context.ids += tokens[len(context.ids) - len(prompt) : begin + len(some) - 1]
+            prediction = predict(model.forward(context, len(some)))
+            found |= zip(some, _listed(prediction, self.k), strict=True)
+        return found
 
 
 def _own_tokens(vocabulary: Vocabulary, text: bytes) -> tuple[list[int], list[int]]:
@@ -218,8 +221,9 @@ def _own_tokens(vocabulary: Vocabulary, text: bytes) -> tuple[list[int], list[in
     return tokens, offsets[:-1] or [0]
 
 
-def _listed(candidates: Candidates, top_prob: Tensor, k: int) -> list[_Top]:
+def _listed(prediction: Prediction, k: int) -> list[_Top]:
     """The k likeliest of the candidates, among which END stands beside k others."""
+    candidates = prediction.top(k)
     best = candidates.probs.topk(k, dim=-1).indices
     symbols = candidates.symbols.gather(-1, best).tolist()
-    return [_Top(*row) for row in zip(symbols, top_prob.tolist(), strict=True)]
+    return [_Top(*row) for row in zip(symbols, prediction.top_prob.tolist(), strict=True)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ...decision.top_logprobs import Listed
+from ...decision.top_logprobs import TopLogprobs as Listed
 from ...prompts import prompt_ids
 from ...vocab.vocabulary import Vocabulary
 from ..context import Context

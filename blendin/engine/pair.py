@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ..decision.fused import checked_kernel_tables
+from ..decision.predict import NextTokens, predict
+from ..decision.prediction import Prediction
+from ..models.context import Context
+from ..models.local import Model
 from ..speculation.cost_model import Pace
 from ..vocab.alignment import Alignment
-from .context import Context
-from .local import Model
 
 
 class Pair:
@@ -14,10 +16,9 @@ class Pair:
 
     Attributes:
         tables: the alignment on the device of the base's logits, where steps are decided.
-        fused: the same for the Triton kernels; None where they do not run.
-        pace: what their steps cost here, learned while they run.
+        base_kernels: the base's tables for the Triton kernels; None where these do not run.
+        guide_kernels: likewise, the guide's.
         is_remote: whether a server has a part in it.
-        base_seconds: spent so far on asking the base, its decisions included.
     """
 
     def __init__(self, base: Model, guide: Model, fused: bool | None = None) -> None:
@@ -26,16 +27,35 @@ class Pair:
         Args:
             base: the base.
             guide: the guide.
-            fused: whether the kernels decide greedy blends; by default on CUDA devices.
+            fused: whether the Triton kernels read the logits; by default on CUDA devices.
         """
         self.base, self.guide = base, guide
         self.pace, self.base_seconds = Pace(), 0.0
         self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
         self.tables = self.alignment.tables.to(base.device)
+        self.device = base.device
         self.is_remote = base.is_remote or guide.is_remote
         if fused is None:
             fused = base.device.type == "cuda" and not self.is_remote
-        self.fused = checked_kernel_tables(self.tables, self.alignment.same) if fused else None
+        self.base_kernels = checked_kernel_tables(self.tables.base) if fused else None
+        self.guide_kernels = checked_kernel_tables(self.tables.guide) if fused else None
+
+    def predict_base(self, returned: NextTokens) -> Prediction:
+        """What the base says of the next tokens."""
+        return predict(returned.to(self.device), self.tables.base, kernels=self.base_kernels)
+
+    def predict_guide(self, returned: NextTokens, candidates_only: bool = True) -> Prediction:
+        """What the guide says; all its tokens count where it decodes alone."""
+        return predict(
+            returned.to(self.device),
+            self.tables.guide,
+            candidates_only=candidates_only,
+            kernels=self.guide_kernels,
+        )
+
+    def model(self, role: str) -> Model:
+        """The "base" or the "guide"."""
+        return self.base if role == "base" else self.guide
 
     def leave(self, base: Context | None, guide: Context | None) -> None:
         """Frees the caches of a sequence's contexts, and ends what servers are still asked for."""
