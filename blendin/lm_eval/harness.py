@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,6 +154,42 @@ def check_length(model: Model, text: str) -> None:
         )
 
 
+def check_chat_template(guide: Model) -> None:
+    """Whether the guide can read contexts as a user's turns.
+
+    Raises:
+        ValueError: where it has no chat template.
+    """
+    if not guide.tokenizer.chat_template:
+        raise ValueError(
+            f"guide={guide.name} has no chat template to read contexts in: choose an "
+            "instruction-tuned guide, or policy=base"
+        )
+
+
+def refuse_unknown(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Checks the names of arguments.
+
+    Raises:
+        ValueError: for one that is not known; the message lists those that are.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{what} {', '.join(unknown)}: unknown; use {', '.join(known)}")
+
+
+def refuse_several_processes() -> None:
+    """Checks how the program was started.
+
+    Raises:
+        ValueError: this process is one of several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "blendin runs in one process: start it without `accelerate launch` or torchrun; "
+            "device_map=auto spreads the models over the devices there are"
+        )
+
+
 def chosen_policy(policy: str | Policy, **settings: Any) -> Policy:
     """A policy from its name and settings, which may come as texts.
 
@@ -180,11 +217,7 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: for one that there is not.
     """
-    if unknown := sorted(given.keys() - set(GENERATION_ARGUMENTS)):
-        raise ValueError(
-            f"generation arguments {', '.join(unknown)}: unknown; use "
-            + ", ".join(GENERATION_ARGUMENTS)
-        )
+    refuse_unknown("generation arguments", given, GENERATION_ARGUMENTS)
     if given.get("num_beams", 1) != 1:
         raise ValueError(f"num_beams is {given['num_beams']!r}: blendin has no beams, use 1")
     temperature = number("temperature", given.get("temperature"))

@@ -24,7 +24,6 @@ transcript has there. A text is tokenized by itself as a continuation (SPEC.md, 
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -56,12 +55,15 @@ from .harness import (
     Count,
     batch_settings,
     chat_context,
+    check_chat_template,
     check_length,
     chosen_device,
     chosen_length,
     chosen_policy,
     flag,
     generation_settings,
+    refuse_several_processes,
+    refuse_unknown,
 )
 
 if TYPE_CHECKING:
@@ -130,16 +132,9 @@ class BlendInLM(LM):
             ValueError: for an unknown argument or a value out of range, before anything is loaded.
         """
         super().__init__()
-        if unknown:
-            known = [name for name in inspect.signature(BlendInLM).parameters if name != "unknown"]
-            raise ValueError(
-                f"model_args {', '.join(sorted(unknown))}: unknown; use {', '.join(known)}"
-            )
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(
-                "blendin runs in one process: start it without `accelerate launch` or torchrun; "
-                "device_map=auto spreads the models over the devices there are"
-            )
+        known = [name for name in inspect.signature(BlendInLM).parameters if name != "unknown"]
+        refuse_unknown("model_args", unknown, known)
+        refuse_several_processes()
         chosen = chosen_policy(
             policy,
             threshold=threshold,
@@ -158,11 +153,8 @@ class BlendInLM(LM):
             device_map=chosen_device(device) if device_map is None else device_map,
             trust_remote_code=flag("trust_remote_code", trust_remote_code),
         )
-        if not isinstance(chosen, BaseOnly) and not self.gen.guide.tokenizer.chat_template:
-            raise ValueError(
-                f"guide={self.gen.guide.name} has no chat template to read contexts in: choose an "
-                "instruction-tuned guide, or policy=base"
-            )
+        if not isinstance(chosen, BaseOnly):
+            check_chat_template(self.gen.guide)
         self._device = self.gen.base.device
         self.decoded, self.scored = Count(), Count()
 

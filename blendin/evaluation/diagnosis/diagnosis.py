@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -150,14 +150,10 @@ def diagnose(
         ValueError: no answer among the records, two of one item, one without a trace, or a policy
             that never asked the base.
     """
-    kept = _usable(records)
+    kept, failed = _usable(records)
     made, totals = [each.interventions for each in kept], [each.tokens for each in kept]
     rate, over = pooled_rate(made, totals), [each.intervention_rate > RATE_LIMIT for each in kept]
     asked = [[p for p in each.steps.base_top_prob if p is not None] for each in kept]
-    top_probs = Distribution.of([p for item in asked for p in item])
-    if top_probs is None:
-        raise ValueError("the base was never asked: diagnose a run with the policy blend or nudge")
-    numbers = [len(item) for item in asked]
     firsts = [each.steps.intervened.index(True) + 1 for each in kept if each.interventions]
     withheld, seconds = steps_withheld(kept), sum(each.elapsed for each in records)
     return Diagnosis(
@@ -167,21 +163,16 @@ def diagnose(
         top_k=top_k,
         settings=settings,
         items=len(kept),
-        failed=len(records) - len(kept),
+        failed=failed,
         steps=sum(totals),
         interventions=sum(made),
         rate=rate,
-        verdict=judged(rate, len(kept))._replace(
-            notes=tuple(notes_on(kept, len(records) - len(kept), withheld))
-        ),
+        verdict=judged(rate, len(kept))._replace(notes=tuple(notes_on(kept, failed, withheld))),
         item_rates={each.id: each.intervention_rate for each in kept},
         above=wilson(sum(over), len(kept)),
         positions=tuple(by_position(kept)),
-        base_top_prob=top_probs,
-        below=tuple(
-            Below(limit, pooled_rate([sum(p < limit for p in i) for i in asked], numbers))
-            for limit in THRESHOLDS
-        ),
+        base_top_prob=_top_probs(asked),
+        below=tuple(_below(asked)),
         alpha=Distribution.of([a for each in kept for a in each.steps.alpha if a is not None]),
         agreement=agreements(kept, top_k),
         runs=streaks_of(kept) if any(made) else None,
@@ -196,6 +187,21 @@ def diagnose(
     )
 
 
+def _top_probs(asked: Sequence[Sequence[float]]) -> Distribution:
+    found = Distribution.of([p for item in asked for p in item])
+    if found is None:
+        raise ValueError("the base was never asked: diagnose a run with the policy blend or nudge")
+    return found
+
+
+def _below(top_probs: Sequence[Sequence[float]]) -> Iterator[Below]:
+    """At each of `THRESHOLDS`, from p_b at the steps of each answer."""
+    totals = [len(item) for item in top_probs]
+    for threshold in THRESHOLDS:
+        counts = [sum(p < threshold for p in item) for item in top_probs]
+        yield Below(threshold, pooled_rate(counts, totals))
+
+
 def quantiles(values: Sequence[float]) -> dict[str, float]:
     """The least, the greatest, the median and the quartiles, and the 5th and 95th percentile."""
     names = {"min": 0, "p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95, "max": 100}
@@ -203,7 +209,8 @@ def quantiles(values: Sequence[float]) -> dict[str, float]:
     return dict(zip(names, found.tolist(), strict=True))
 
 
-def _usable(records: Sequence[Record]) -> list[Record]:
+def _usable(records: Sequence[Record]) -> tuple[list[Record], int]:
+    """The records that have an answer, and how many have none."""
     kept = [each for each in records if each.error is None and each.tokens]
     if not kept:
         raise ValueError(f"none of {len(records)} records has an answer: run items that succeed")
@@ -216,7 +223,7 @@ def _usable(records: Sequence[Record]) -> list[Record]:
                 f"the record of {each.id!r} has no trace of its steps: diagnose a run that writes "
                 "answers, not one that scores given texts"
             )
-    return kept
+    return kept, len(records) - len(kept)
 
 
 def _examples(kept: list[Record]) -> tuple[Example, ...]:

@@ -112,8 +112,11 @@ def top_overlap(
         raise ValueError("no record has an answer to compare the models on: run items that succeed")
     # Spread over all of them: records stand in the order in which they ended, short answers first.
     places = np.linspace(0, len(usable) - 1, min(items, len(usable))).astype(int).tolist()
-    reads = (_Reading(gen.pair, k).both(*usable[place], system, positions) for place in places)
-    everywhere = [list(read.values()) for read in reads]  # an answer's first position comes first
+    reading = _Reading(gen.pair, k)
+    everywhere = [  # of each answer, the first position first
+        list(reading.both(record, prompt, system, positions).values())
+        for record, prompt in map(usable.__getitem__, places)
+    ]
     first, whole = _shared([read[:1] for read in everywhere], k), _shared(everywhere, k)
     assert first is not None and whole is not None
     return Overlap(
