@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..models import default_pair
-from ..policy import BaseOnly, Blend, Nudge
+from ..policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Nudge
 from .diagnose import diagnose
 from .evaluate import evaluate, report
 from .options import (
@@ -97,7 +97,7 @@ def compare(
     models: ModelOptions,
     decoding: DecodingOptions,
     prompt: Annotated[str, typer.Argument(help="The question.")],
-    threshold: Annotated[float, typer.Option(help="τ of NUDGING and BlendIn.")] = Blend.threshold,
+    threshold: Annotated[float, typer.Option(help="τ of NUDGING and BlendIn.")] = DEFAULT_THRESHOLD,
 ) -> None:
     """Show the base alone, NUDGING and BlendIn on one prompt, side by side."""
     arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}

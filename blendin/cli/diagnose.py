@@ -13,6 +13,7 @@ from ..evaluation.tasks.data import SUBSET_SEED
 from ..models import default_pair
 from .options import (
     Base,
+    BlendOptions,
     DeviceMap,
     Dtype,
     ModelOptions,
@@ -36,6 +37,7 @@ ARM = "blend"
 
 @takes_options
 def diagnose(
+    blend: BlendOptions,
     base: Base = default_pair.DEFAULT_BASE,
     guide: Annotated[
         list[str] | None,
@@ -55,13 +57,6 @@ def diagnose(
     limit: Annotated[int | None, typer.Option(help="So many items, a fixed subset; 0: all.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the subset.")] = SUBSET_SEED,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer.")] = 128,
-    threshold: Annotated[
-        float | None, typer.Option(help="τ: the guide steps in where the base is less sure; 0.4.")
-    ] = None,
-    agreement_bonus: Annotated[float | None, typer.Option(help="λ; 0.1 by default.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Candidates; 0: the whole vocabulary; 100 by default.")
-    ] = None,
     batch_size: Annotated[int, typer.Option(help="Answers in flight at most.")] = 32,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
@@ -76,11 +71,8 @@ def diagnose(
     """
     from ..evaluation.diagnosis.ranking import rank
     from ..evaluation.diagnosis.report import write
-    from ..policy import named_policy
 
-    policy = named_policy(
-        "blend", threshold=threshold, agreement_bonus=agreement_bonus, top_k=top_k
-    )
+    policy = blend.build()
     guides = list(dict.fromkeys(guide or [default_pair.DEFAULT_GUIDE]))
     task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
     models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ..evaluation.runs.arms import FIXED, NAMES
+from ..evaluation.runs.arms import NAMES
 from ..evaluation.tasks.data import SUBSET_SEED
-from .options import ModelOptions, console, interruptible, messages, takes_options
+from .options import ArmOptions, ModelOptions, console, interruptible, messages, takes_options
 
 if TYPE_CHECKING:
     from ..evaluation.runs.folder import RunFolder
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @takes_options
 def evaluate(
     models: ModelOptions,
+    settings: ArmOptions,
     tasks: Annotated[
         list[str],
         typer.Argument(help="Of gsm8k, truthfulqa, truthfulqa-letter and xstest; one or more."),
@@ -39,17 +40,10 @@ def evaluate(
     ),
     arm: Annotated[
         list[str] | None,
-        typer.Option(help=f"Of {', '.join(NAMES)} and nudge-token; repeated for more. All six."),
+        typer.Option(
+            help=f"Of {', '.join(NAMES)}, nudge-token and defer; repeated for more. The first six."
+        ),
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="τ of every arm that has one; 0.4 by default.")
-    ] = None,
-    alpha: Annotated[float, typer.Option(help=f"α of the arm {FIXED}; the others adapt it.")] = 0.5,
-    agreement_bonus: Annotated[float | None, typer.Option(help="λ; 0.1 by default.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Candidates; 0: the whole vocabulary; 100 by default.")
-    ] = None,
-    max_rate: Annotated[float | None, typer.Option(help="Of the arm cap; 0.2 by default.")] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Of an answer; by default 256, 32 and 128, by task.")
     ] = None,
@@ -68,14 +62,7 @@ def evaluate(
     from ..evaluation.tasks.registry import load
     from ..evaluation.tasks.task import origin
 
-    policies = arms(
-        tuple(arm or NAMES),
-        threshold=threshold,
-        alpha=alpha,
-        agreement_bonus=agreement_bonus,
-        top_k=top_k,
-        max_rate=max_rate,
-    )
+    policies = arms(tuple(arm or NAMES), **settings.given())
     loaded = [load(name, data, limit, seed) for name in tasks]
     shard = Shard.from_environment()
     if models.device_map is None and shard.device is not None:

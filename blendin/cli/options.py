@@ -5,16 +5,23 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 
 from ..models import default_pair
-from ..policy import POLICY_NAMES, Policy, named_policy
+from ..policy import (
+    POLICY_NAMES,
+    Parameter,
+    Policy,
+    all_parameters,
+    named_policy,
+    parameters,
+)
 
 if TYPE_CHECKING:
     from ..generator import BlendInGenerator
@@ -103,32 +110,44 @@ class ModelOptions:
             return BlendInGenerator(**settings)
 
 
-@dataclass(frozen=True)
-class PolicyOptions:
-    """What to do at a step."""
+class PolicySettings:
+    """A group of options made from the policies' own parameters."""
 
-    policy: Annotated[str, typer.Option(help=f"One of {', '.join(POLICY_NAMES)}.")] = "blend"
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="τ: the guide steps in where the base is less sure; 0.4 by default."),
-    ] = None
-    alpha: Annotated[
-        float | None, typer.Option(help="Fixes the guide's weight α, which otherwise adapts.")
-    ] = None
-    agreement_bonus: Annotated[
-        float | None, typer.Option(help="λ, added to α on agreement; 0.1 by default.")
-    ] = None
-    top_k: Annotated[
-        int | None,
-        typer.Option(help="Candidates of each model; 0: the whole vocabulary; 100 by default."),
-    ] = None
-    max_rate: Annotated[
-        float | None, typer.Option(help="The intervention cap of --policy cap; 0.2 by default.")
-    ] = None
+    def given(self) -> dict[str, Any]:
+        """Those that were given on the command line, by name; the others are None."""
+        return {name: value for name, value in vars(self).items() if name != "policy"}
 
     def build(self) -> Policy:
-        settings = asdict(self)
-        return named_policy(settings.pop("policy"), **settings)
+        """The policy; `Blend` where the group has no --policy."""
+        return named_policy(getattr(self, "policy", "blend"), **self.given())
+
+
+def policy_settings(
+    parameters: Mapping[str, Parameter], policy: str | None = None
+) -> type[PolicySettings]:
+    """A group with an option for each of some parameters.
+
+    Args:
+        parameters: by name; None stands for a default in each.
+        policy: the default of an option --policy; None for no such option.
+    """
+    options: list[tuple[str, Any, Any]] = []
+    if policy is not None:
+        help = f"One of {', '.join(POLICY_NAMES)}."
+        options.append(("policy", Annotated[str, typer.Option(help=help)], policy))
+    for name, each in parameters.items():
+        default = "" if each.default is None else f" {each.default} by default."
+        option = typer.Option(help=f"{each.help}{default}")
+        options.append((name, Annotated[each.type | None, option], None))
+    return make_dataclass("PolicySettings", options, bases=(PolicySettings,), frozen=True)
+
+
+if TYPE_CHECKING:
+    PolicyOptions = BlendOptions = ArmOptions = PolicySettings
+else:
+    PolicyOptions = policy_settings(all_parameters(), policy="blend")
+    BlendOptions = policy_settings(parameters("blend"))
+    ArmOptions = policy_settings(all_parameters())
 
 
 @dataclass(frozen=True)
@@ -202,11 +221,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     one line and exit status 2, without a traceback.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {
-        name: kind
-        for name, kind in hints.items()
-        if kind in (ModelOptions, PolicyOptions, DecodingOptions)
-    }
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = [
         parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(command).parameters.items()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..models.local import Model
-from ..policy import Policy, named_policy
+from ..policy import Policy, all_parameters, named_policy
 from ..prompts import Message, as_messages, base_text, guide_text
 
 logger = logging.getLogger("lm_eval.blendin")  # the harness shows what its own loggers say
@@ -196,8 +196,9 @@ def chosen_policy(policy: str | Policy, **settings: Any) -> Policy:
     Raises:
         ValueError: as `named_policy`, and for settings beside a policy that has its own.
     """
+    kinds = {name: each.type for name, each in all_parameters().items()}
     given = {
-        name: number(name, value, int if name == "top_k" else float)
+        name: value if kinds[name] is str else number(name, value, kinds[name])
         for name, value in settings.items()
     }
     if isinstance(policy, str):

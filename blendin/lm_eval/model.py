@@ -48,7 +48,7 @@ from ..generator import BlendInGenerator
 from ..models import default_pair
 from ..models.loader import ModelSource
 from ..models.local import Model
-from ..policy import BaseOnly, GuideOnly, Policy, described
+from ..policy import Policy, all_parameters, described
 from .harness import (
     DEFAULT_LENGTH,
     Asked,
@@ -92,11 +92,6 @@ class BlendInLM(LM):
         guide: ModelSource = default_pair.DEFAULT_GUIDE,
         policy: str | Policy = "blend",
         *,
-        threshold: Any = None,
-        alpha: Any = None,
-        agreement_bonus: Any = None,
-        top_k: Any = None,
-        max_rate: Any = None,
         dtype: torch.dtype | str = "auto",
         device: str | None = None,
         device_map: Any = None,
@@ -105,7 +100,7 @@ class BlendInLM(LM):
         max_batch_size: Any = None,
         max_cached_tokens: Any = None,
         max_gen_toks: Any = DEFAULT_LENGTH,
-        **unknown: Any,
+        **policy_settings: Any,
     ) -> None:
         """Loads the pair; numbers may be texts, as they come from a command line.
 
@@ -113,11 +108,6 @@ class BlendInLM(LM):
             base: as for `BlendInGenerator`.
             guide: likewise, with a chat template unless the policy is "base".
             policy: one of `policy.POLICY_NAMES`, or a policy.
-            threshold: τ; this and the next four are `named_policy`'s.
-            alpha: α, fixed.
-            agreement_bonus: λ.
-            top_k: k; 0 is the whole vocabulary.
-            max_rate: of the cap.
             dtype: of both models' weights.
             device: of both models; CUDA by default where there is any.
             device_map: instead of a device, as accelerate understands it.
@@ -126,23 +116,18 @@ class BlendInLM(LM):
             max_batch_size: 32 by default.
             max_cached_tokens: tokens in each model's cache at most.
             max_gen_toks: tokens of an answer where the task does not say.
-            **unknown: refused.
+            **policy_settings: `threshold`, `alpha`, `top_k` and the like: `policy.named_policy`'s.
 
         Raises:
             ValueError: for an unknown argument or a value out of range, before anything is loaded.
         """
         super().__init__()
-        known = [name for name in inspect.signature(BlendInLM).parameters if name != "unknown"]
-        refuse_unknown("model_args", unknown, known)
+        of_policies = all_parameters()
+        known = list(inspect.signature(BlendInLM).parameters)
+        unknown = {name for name in policy_settings if name not in of_policies}
+        refuse_unknown("model_args", unknown, [*known[:-1], *of_policies])
         refuse_several_processes()
-        chosen = chosen_policy(
-            policy,
-            threshold=threshold,
-            alpha=alpha,
-            agreement_bonus=agreement_bonus,
-            top_k=top_k,
-            max_rate=max_rate,
-        )
+        chosen = chosen_policy(policy, **policy_settings)
         self._batch: dict[str, Any] = batch_settings(batch_size, max_batch_size, max_cached_tokens)
         self._max_gen_toks = chosen_length(max_gen_toks)
         self.gen = BlendInGenerator(
@@ -153,7 +138,7 @@ class BlendInLM(LM):
             device_map=chosen_device(device) if device_map is None else device_map,
             trust_remote_code=flag("trust_remote_code", trust_remote_code),
         )
-        if not isinstance(chosen, BaseOnly):
+        if chosen.reads_guide:
             check_chat_template(self.gen.guide)
         self._device = self.gen.base.device
         self.decoded, self.scored = Count(), Count()
@@ -268,13 +253,16 @@ class BlendInLM(LM):
 
     @property
     def _readers(self) -> list[Model]:
-        policy = self.gen.policy
-        without = {BaseOnly: self.gen.guide, GuideOnly: self.gen.base}.get(type(policy))
-        return [model for model in (self.gen.base, self.gen.guide) if model is not without]
+        policy, readers = self.gen.policy, list[Model]()
+        if policy.reads_base:
+            readers.append(self.gen.base)
+        if policy.reads_guide:
+            readers.append(self.gen.guide)
+        return readers
 
     def _prompts(self, asked: Sequence[Asked]) -> dict[str, list[str] | None]:
         """Both models' prompts; none for a guide that reads nothing and may have no template."""
-        guided = not isinstance(self.gen.policy, BaseOnly)
+        guided = self.gen.policy.reads_guide
         return {
             "base_prompt": [each.base_prompt(self.gen.base) for each in asked],
             "guide_prompt": [each.guide_prompt(self.gen.guide) for each in asked]
