@@ -9,13 +9,13 @@ from typing import Any, overload
 
 import torch
 
+from .engine.pair import Pair
 from .engine.request import Request, is_batch, requests
 from .engine.scoring import Score, score
 from .engine.stream import Batch, Interrupted, Stream
 from .models import default_pair as pairs
 from .models.loader import ModelSource, load, locate, without_garbage_collection
-from .models.local import Model
-from .models.pair import Pair
+from .models.protocol import Model
 from .policy import Blend, Policy
 from .prompts import Prompt
 from .trace import Generation

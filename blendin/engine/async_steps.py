@@ -15,11 +15,9 @@ from queue import SimpleQueue
 
 from ..decision.top_logprobs import Rows, some
 from ..models.context import Context
-from ..models.local import Model
-from ..models.pair import Pair
-from ..models.remote.completions import Row
-from ..models.remote.model import RemoteModel
+from ..models.protocol import Model
 from .loop import step
+from .pair import Pair
 from .sequence import Sequence
 from .stepper import Read
 
@@ -32,7 +30,7 @@ class Interleaved:
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._steps: dict[Sequence, Step] = {}
-        self._answered: SimpleQueue[tuple[Sequence, Step, RemoteModel, Future[Row]]] = SimpleQueue()
+        self._answered: SimpleQueue[tuple[Sequence, Step, Future[Rows]]] = SimpleQueue()
         self._local: dict[Model, list[tuple[Sequence, Step, Context]]] = {}
 
     def advance(self, sequences: ListLike[Sequence]) -> None:
@@ -59,24 +57,22 @@ class Interleaved:
             self._steps.pop(sequence, None)
             return
         (context,) = contexts
-        if not isinstance(model, RemoteModel):
+        if (asked := model.ask(context)) is None:
             self._local.setdefault(model, []).append((sequence, begun, context))
-        elif (asked := model.ask(context)).done():
-            self._take(sequence, begun, model, asked)
+        elif asked.done():
+            self._take(sequence, begun, asked)
         else:
-            asked.add_done_callback(partial(self._put, sequence, begun, model))
+            asked.add_done_callback(partial(self._put, sequence, begun))
 
-    def _put(self, sequence: Sequence, begun: Step, model: RemoteModel, asked: Future[Row]) -> None:
-        self._answered.put((sequence, begun, model, asked))
+    def _put(self, sequence: Sequence, begun: Step, asked: Future[Rows]) -> None:
+        self._answered.put((sequence, begun, asked))
 
-    def _take(
-        self, sequence: Sequence, begun: Step, model: RemoteModel, asked: Future[Row]
-    ) -> None:
+    def _take(self, sequence: Sequence, begun: Step, asked: Future[Rows]) -> None:
         """Goes on with a step whose answer is there, unless it was ended meanwhile."""
         if self._steps.get(sequence) is not begun:
             return
         try:
-            rows = model.listed([asked.result()])
+            rows = asked.result()
         except Exception as error:
             self.forget(sequence)
             sequence.fail(error)

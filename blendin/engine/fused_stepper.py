@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ..decision.dense import SymbolTables, rank_of
 from ..decision.top_logprobs import Rows
-from ..models.local import LanguageModel
-from ..models.pair import Pair
 from ..policy import BaseOnly, Blend
+from .pair import Pair
 from .sequence import Sequence
 from .stepper import Stepper
 from .turn import OwnView, Turn, check_finite, source
@@ -21,17 +20,14 @@ from .turn import OwnView, Turn, check_finite, source
 if TYPE_CHECKING:
     from ..kernels.parameters import Parameters
 
-KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+KERNEL_PRECISIONS = ("float16", "bfloat16", "float32")
 
 
 def stepper(pair: Pair, sequences: ListLike[Sequence]) -> Stepper:
     """The fused moves where the kernels run and know every policy, else the eager ones."""
     if pair.fused is None:
         return Stepper(pair, sequences)
-    narrow = all(
-        isinstance(lm, LanguageModel) and lm.model.dtype in KERNEL_DTYPES
-        for lm in (pair.base, pair.guide)
-    )
+    narrow = all(lm.precision in KERNEL_PRECISIONS for lm in (pair.base, pair.guide))
     known = all(
         sequence.sampling.is_argmax and isinstance(sequence.rule, Blend | BaseOnly)
         for sequence in sequences

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from collections.abc import Sequence as ListLike
 
 from ..decision.top_logprobs import Rows
-from ..models.pair import Pair
 from ..policy import Blend, GuideOnly, Nudge
 from .fused_stepper import stepper
+from .pair import Pair
 from .sequence import Sequence
 from .stepper import Read, Stepper
 from .turn import Turn
@@ -16,14 +17,23 @@ from .turn import Turn
 
 def advance(pair: Pair, sequences: ListLike[Sequence]) -> None:
     """Takes every sequence one step further, all of them together."""
+    verifications = pair.speculation.before_step(sequences)
+    bases = {sequence.base for sequence in sequences}
+    began, base_seconds = time.perf_counter(), 0.0
     waiting = step(pair, sequences)
     rows: Rows | None = None
+    asks_base = False
     while True:
         try:
             model, contexts = waiting.send(rows)  # type: ignore[arg-type]
         except StopIteration:
-            return
+            break
+        finally:
+            if asks_base:
+                base_seconds = time.perf_counter() - began
+        asks_base = contexts[0] in bases
         rows = model.forward_batch(contexts)
+    pair.speculation.after_step(verifications, base_seconds, time.perf_counter() - began)
 
 
 def step(pair: Pair, sequences: ListLike[Sequence]) -> Generator[Read, Rows, None]:

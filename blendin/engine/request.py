@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..models.context import Context
-from ..models.local import Model
-from ..models.pair import Pair
+from ..models.protocol import Model
 from ..policy import BaseOnly, Blend, GuideOnly, Nudge, Policy, described
 from ..prompts import Prompt, as_messages, base_text, guide_text
 from ..sampling import Sampling
-from ..speculation.speculator import Guesses, Speculate, check, tokens_ahead
+from ..speculation.speculator import Speculate, Speculator, check_speculate, max_draft_tokens
+from .pair import Pair
 from .sequence import Limits, Sequence
 
 SAMPLING_SETTINGS = tuple(field.name for field in fields(Sampling))
@@ -81,7 +81,7 @@ class Request:
             default_policy if policy is None else policy,
             Limits(max_new_tokens, stops),
             Sampling(**sampling_settings),
-            check(speculate),
+            check_speculate(speculate),
             index,
         )
 
@@ -131,7 +131,7 @@ class Request:
             sampling=self.sampling,
             index=self.index,
             settings=settings,
-            guesses=None if self.speculate == "off" else Guesses(self.speculate),
+            speculator=None if self.speculate == "off" else Speculator(self.speculate),
         )
 
     def _settings(self, pair: Pair) -> dict[str, Any]:
@@ -160,12 +160,12 @@ class Request:
         # A symbol of the other vocabulary may take several tokens of this one; there is more room
         # to be had for texts of such.
         expected = len(ids) + self.limits.max_new_tokens + 8
-        ahead = tokens_ahead(self.speculate) if model.is_remote else None
+        ahead = None if model.can_draft else max_draft_tokens(self.speculate)
         # Where a base is unsure the guide is asked, and mostly decides for another token; where it
         # is nearly sure its own stands in two of five cases, and a new request would cost more.
         guided = role == "base" and isinstance(self.policy, Blend | Nudge)
         sure = 0.5 * self.policy.threshold if guided else 0.0
-        return Context(ids, expected=expected, most_ahead=ahead, sure=sure)
+        return Context(ids, expected=expected, max_draft_tokens=ahead, min_top_prob=sure)
 
 
 def is_batch(prompt: Any, base_prompt: Any, guide_prompt: Any) -> bool:

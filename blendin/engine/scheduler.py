@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..models.context import Context
 from ..models.kv_pool import Pool
-from ..models.local import Model
-from ..models.pair import Pair
-from ..speculation.speculator import advance
+from ..models.protocol import Model
 from .async_steps import Interleaved
+from .loop import advance
+from .pair import Pair
 from .sequence import Sequence
 
 
@@ -58,7 +58,7 @@ class Scheduler:
         self._waiting, self._sent_back = iter(waiting), deque[Sequence]()
         self._size, self._limit = max_batch_size, max_cached_tokens
         self._pools = Pool(max_cached_tokens), Pool(max_cached_tokens)
-        self._interleaved = Interleaved(pair) if pair.is_remote else None
+        self._interleaved = Interleaved(pair) if pair.is_async else None
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[Sequence]:
         """Decodes until none is left; closing the iterator frees the caches.

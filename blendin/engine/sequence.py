@@ -16,7 +16,7 @@ from ..trace import Generation, Step, StopReason
 from ..vocab.alignment import Alignment
 
 if TYPE_CHECKING:
-    from ..speculation.speculator import Guesses
+    from ..speculation.speculator import Speculator
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Sequence:
         generator: for its draws alone, so that company does not change them.
         in_word: the guide is inside a word that it was given (`Nudge`), and the base not asked.
         crowded_out: its caches found no room at this step; it has to wait for others to end.
-        unread: bytes that the base wrote alone and the guide's context has not gained yet.
+        pending_bytes: bytes that the base wrote alone and the guide's context has not gained yet.
         data: the bytes emitted.
         output: the record.
         error: why it failed, if it did.
-        guesses: of its next tokens; None where it makes none.
+        speculator: of its next tokens; None where it does not speculate.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class Sequence:
         sampling: Sampling,
         index: int,
         settings: dict[str, Any],
-        guesses: Guesses | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         self.alignment, self.base, self.guide, self.limits = alignment, base, guide, limits
-        self.index, self.guesses = index, guesses
+        self.index, self.speculator = index, speculator
         self.cap = policy if isinstance(policy, InterventionCap) else None
         self.rule: Blend | Nudge | BaseOnly | GuideOnly = (
             policy.policy if isinstance(policy, InterventionCap) else policy
         )
         self.sampling, self.generator = sampling, sampling.generator(index)
         self.in_word = self.crowded_out = False
-        self.unread, self.data = bytearray(), bytearray()
+        self.pending_bytes, self.data = bytearray(), bytearray()
         self.output = Generation(settings=settings)
         self.error: Exception | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -101,8 +101,8 @@ class Sequence:
         return not self.in_word and not isinstance(self.rule, GuideOnly)
 
     @property
-    def asks_lead(self) -> bool:
-        """Whether its next step begins with the model that reads first."""
+    def asks_target(self) -> bool:
+        """Whether its next step begins with its target model."""
         return self.asks_base or isinstance(self.rule, GuideOnly)
 
     @property
@@ -135,7 +135,7 @@ class Sequence:
         if self.guide is None:
             return
         if not self.alignment.same:
-            self.unread += self.alignment.base.tokens[id] or b""
+            self.pending_bytes += self.alignment.base.tokens[id] or b""
         elif id < len(self.alignment.guide):
             self.guide.ids.append(id)
 
@@ -149,7 +149,7 @@ class Sequence:
         self.base.ids += base_ids
         guide_ids = self.alignment.guide_ids(symbol)
         if guide_ids is None:
-            self.unread += self.alignment.data(symbol)
+            self.pending_bytes += self.alignment.data(symbol)
         else:
             self.guide.ids += guide_ids
         return base_ids
@@ -160,11 +160,11 @@ class Sequence:
         False where the guide has no tokens for it (half a character, and no byte tokens).
         """
         assert self.guide is not None
-        ids = self.alignment.guide.spell(bytes(self.unread))
+        ids = self.alignment.guide.encode_bytes(bytes(self.pending_bytes))
         if ids is None:
             return False
         self.guide.ids += ids
-        self.unread.clear()
+        self.pending_bytes.clear()
         return True
 
     def record(self, data: bytes, **fields: Any) -> Step:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Generator, Iterable
 from collections.abc import Sequence as ListLike
 from functools import partial
@@ -16,9 +15,9 @@ from torch import Tensor
 from ..decision.dense import SymbolTables, blend
 from ..decision.top_logprobs import Rows, consult, gate, some
 from ..models.context import Context
-from ..models.local import Model
-from ..models.pair import Pair
+from ..models.protocol import Model
 from ..policy import Blend
+from .pair import Pair
 from .sequence import Sequence
 from .turn import Nudged, OwnView, Turn, check_finite, source
 
@@ -51,13 +50,11 @@ class Stepper:
 
     def ask_base(self, sequences: ListLike[Sequence]) -> Generator[Read, Rows, list[Turn]]:
         """The base's view of each, in one forward; without those that ended or must wait."""
-        began = time.perf_counter()
         turns = [Turn(sequence) for sequence in sequences]
         turns, rows = yield from self._read(turns, self.pair.base, lambda sequence: sequence.base)
         if rows is None:
             return []
         views = self.own_views(rows, self.pair.tables, turns)  # waits for the device
-        self.pair.base_seconds += time.perf_counter() - began
         return self._checked(zip(turns, views, strict=True), self.pair.base)
 
     def ask_guide(

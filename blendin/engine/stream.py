@@ -9,10 +9,10 @@ from typing import Self
 
 from tqdm.auto import tqdm
 
-from ..models.pair import Pair
 from ..models.remote.completions import ServerError
-from ..speculation.speculator import advance
 from ..trace import Generation, Step
+from .loop import advance
+from .pair import Pair
 from .request import Request
 from .scheduler import Scheduler
 from .sequence import Sequence

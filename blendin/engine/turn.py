@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..decision.dense import GuideView
 from ..decision.top_logprobs import ListedGuide, Rows, scores_of
-from ..models.local import Model
+from ..models.protocol import Model
 from ..trace import Source
 from .sequence import Sequence
 

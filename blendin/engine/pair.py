@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ..decision.fused import checked_kernel_tables
-from ..speculation.cost_model import Pace
+from ..models.context import Context
+from ..models.protocol import Model
+from ..speculation.speculator import Speculation
 from ..vocab.alignment import Alignment
-from .context import Context
-from .local import Model
 
 
 class Pair:
@@ -15,9 +15,8 @@ class Pair:
     Attributes:
         tables: the alignment on the device of the base's logits, where steps are decided.
         fused: the same for the Triton kernels; None where they do not run.
-        pace: what their steps cost here, learned while they run.
-        is_remote: whether a server has a part in it.
-        base_seconds: spent so far on asking the base, its decisions included.
+        speculation: the drafts of its sequences.
+        is_async: whether predictions take a while to arrive, as servers' do.
     """
 
     def __init__(self, base: Model, guide: Model, fused: bool | None = None) -> None:
@@ -29,12 +28,12 @@ class Pair:
             fused: whether the kernels decide greedy blends; by default on CUDA devices.
         """
         self.base, self.guide = base, guide
-        self.pace, self.base_seconds = Pace(), 0.0
         self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
         self.tables = self.alignment.tables.to(base.device)
-        self.is_remote = base.is_remote or guide.is_remote
+        self.speculation = Speculation(base, guide, self.alignment)
+        self.is_async = base.is_async or guide.is_async
         if fused is None:
-            fused = base.device.type == "cuda" and not self.is_remote
+            fused = base.device.type == "cuda" and not self.is_async
         self.fused = checked_kernel_tables(self.tables, self.alignment.same) if fused else None
 
     def leave(self, base: Context | None, guide: Context | None) -> None:
