@@ -14,7 +14,7 @@ from .engine.scoring import Score, score
 from .engine.stream import Batch, Interrupted, Stream
 from .models import default_pair
 from .models.loader import ModelSource, load, locate, without_garbage_collection
-from .models.local import Model
+from .models.protocol import Model
 from .policy import Blend, Policy, as_policy
 from .prompts import Prompt
 from .settings import (

@@ -149,7 +149,7 @@ def check_company(
         "with drafts": [
             gen.generate(prompt, policy=policy, max_new_tokens=max_new_tokens, speculate=3)
             for prompt in prompts
-            if not gen.pair.is_remote
+            if not gen.pair.is_async
         ],
     }
     for where, outs in company.items():

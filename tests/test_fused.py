@@ -15,7 +15,7 @@ from blendin.decision.fused import checked_kernel_tables
 from blendin.engine.fused_stepper import FusedStepper, stepper
 from blendin.engine.request import Request
 from blendin.engine.sequence import Limits
-from blendin.models.pair import Pair
+from blendin.engine.pair import Pair
 from blendin.sampling import Sampling
 
 pytest.importorskip("triton")

@@ -14,15 +14,13 @@ from queue import SimpleQueue
 
 from ..decision.predict import NextTokens, rows_of
 from ..models.context import Context
-from ..models.local import Model
-from ..models.remote.completions import Row
-from ..models.remote.model import RemoteModel
+from ..models.protocol import Model
 from .loop import Read, step
 from .pair import Pair
 from .sequence import SequenceState
 
 PendingStep = Generator[Read, NextTokens, None]
-Answer = tuple[SequenceState, PendingStep, RemoteModel, Future[Row]]
+Answer = tuple[SequenceState, PendingStep, Future[NextTokens]]
 
 
 class AsyncSteps:
@@ -31,9 +29,7 @@ class AsyncSteps:
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._steps: dict[SequenceState, PendingStep] = {}
-        self._answered: SimpleQueue[tuple[SequenceState, PendingStep, RemoteModel, Future[Row]]] = (
-            SimpleQueue()
-        )
+        self._answered: SimpleQueue[Answer] = SimpleQueue()
         self._local: dict[Model, list[tuple[SequenceState, PendingStep, Context]]] = {}
 
     def advance(self, sequences: Sequence[SequenceState]) -> None:
@@ -62,26 +58,22 @@ class AsyncSteps:
             self._steps.pop(sequence, None)
             return
         (context,) = contexts
-        if not isinstance(model, RemoteModel):
+        if (asked := model.ask(context)) is None:
             self._local.setdefault(model, []).append((sequence, begun, context))
-        elif (asked := model.ask(context)).done():
-            self._take(sequence, begun, model, asked)
+        elif asked.done():
+            self._take(sequence, begun, asked)
         else:
-            asked.add_done_callback(partial(self._put, sequence, begun, model))
+            asked.add_done_callback(partial(self._put, sequence, begun))
 
-    def _put(
-        self, sequence: SequenceState, begun: PendingStep, model: RemoteModel, asked: Future[Row]
-    ) -> None:
-        self._answered.put((sequence, begun, model, asked))
+    def _put(self, sequence: SequenceState, begun: PendingStep, asked: Future[NextTokens]) -> None:
+        self._answered.put((sequence, begun, asked))
 
-    def _take(
-        self, sequence: SequenceState, begun: PendingStep, model: RemoteModel, asked: Future[Row]
-    ) -> None:
+    def _take(self, sequence: SequenceState, begun: PendingStep, asked: Future[NextTokens]) -> None:
         """Goes on with a step whose answer is there, unless it was ended meanwhile."""
         if self._steps.get(sequence) is not begun:
             return
         try:
-            returned = model.listed([asked.result()])
+            returned = asked.result()
         except Exception as error:
             self.forget(sequence)
             sequence.fail(error)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..decision.choice import draw
 from ..decision.mixture import Mixture
 from ..decision.prediction import Prediction
-from ..models.local import Model
+from ..models.protocol import Model
 from ..trace import Source
 from .pair import Pair
 from .sequence import SequenceState

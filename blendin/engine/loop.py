@@ -25,7 +25,7 @@ from torch import Tensor
 from ..decision.predict import NextTokens, rows_of
 from ..decision.prediction import Prediction
 from ..models.context import Context
-from ..models.local import Model
+from ..models.protocol import Model
 from ..policy import Policy
 from .emission import check_finite, choose, emit_mixed, emit_own
 from .pair import Pair
@@ -61,6 +61,7 @@ class Asked(NamedTuple):
 
 def advance(pair: Pair, sequences: Sequence[SequenceState]) -> None:
     """Takes every sequence one step further, all of them together."""
+    verifications = pair.speculation.before_step(sequences)
     began, base_seconds = time.perf_counter(), None
     waiting = step(pair, sequences)
     returned: NextTokens | None = None
@@ -72,7 +73,10 @@ def advance(pair: Pair, sequences: Sequence[SequenceState]) -> None:
         if role == "guide":
             base_seconds = time.perf_counter() - began
         returned = model.forward_batch(contexts)
-    pair.base_seconds += time.perf_counter() - began if base_seconds is None else base_seconds
+    seconds = time.perf_counter() - began
+    pair.speculation.after_step(
+        verifications, seconds if base_seconds is None else base_seconds, seconds
+    )
 
 
 def step(pair: Pair, sequences: Sequence[SequenceState]) -> Generator[Read, NextTokens, None]:

@@ -6,8 +6,8 @@ from ..decision.fused import checked_kernel_tables
 from ..decision.predict import NextTokens, predict
 from ..decision.prediction import Prediction
 from ..models.context import Context
-from ..models.local import Model
-from ..speculation.cost_model import Pace
+from ..models.protocol import Model
+from ..speculation.speculator import Speculation
 from ..vocab.alignment import Alignment
 
 
@@ -18,7 +18,8 @@ class Pair:
         tables: the alignment on the device of the base's logits, where steps are decided.
         base_kernels: the base's tables for the Triton kernels; None where these do not run.
         guide_kernels: likewise, the guide's.
-        is_remote: whether a server has a part in it.
+        speculation: the drafts of its sequences.
+        is_async: whether predictions take a while to arrive, as servers' do.
     """
 
     def __init__(self, base: Model, guide: Model, fused: bool | None = None) -> None:
@@ -30,13 +31,13 @@ class Pair:
             fused: whether the Triton kernels read the logits; by default on CUDA devices.
         """
         self.base, self.guide = base, guide
-        self.pace, self.base_seconds = Pace(), 0.0
         self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
         self.tables = self.alignment.tables.to(base.device)
         self.device = base.device
-        self.is_remote = base.is_remote or guide.is_remote
+        self.speculation = Speculation(base, guide, self.alignment)
+        self.is_async = base.is_async or guide.is_async
         if fused is None:
-            fused = base.device.type == "cuda" and not self.is_remote
+            fused = base.device.type == "cuda" and not self.is_async
         self.base_kernels = checked_kernel_tables(self.tables.base) if fused else None
         self.guide_kernels = checked_kernel_tables(self.tables.guide) if fused else None
 

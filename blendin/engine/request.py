@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Unpack
 
 from ..models.context import Context
-from ..models.local import Model
+from ..models.protocol import Model
 from ..policy import Policy, as_policy, described
 from ..prompts import Prompt, as_messages, base_text, guide_text
 from ..sampling import Sampling
-from ..settings import DEFAULTS, GenerationSettings
-from ..speculation.speculator import Guesses, Speculate, check, tokens_ahead
+from ..settings import DEFAULTS, GenerationSettings, Speculate
+from ..speculation.speculator import Speculator, check_speculate, max_draft_tokens
 from .pair import Pair
 from .sequence import Limits, SequenceState
 
@@ -78,7 +78,7 @@ class Request:
             default_policy if policy is None else as_policy(policy),
             Limits(given["max_new_tokens"], stops),
             Sampling(**{name: given[name] for name in SAMPLING_SETTINGS}),
-            check(given["speculate"]),
+            check_speculate(given["speculate"]),
             index,
         )
 
@@ -128,7 +128,7 @@ class Request:
             sampling=self.sampling,
             index=self.index,
             settings=settings,
-            guesses=None if self.speculate == "off" else Guesses(self.speculate),
+            speculator=None if self.speculate == "off" else Speculator(self.speculate),
         )
 
     def _settings(self, pair: Pair) -> dict[str, Any]:
@@ -157,11 +157,11 @@ class Request:
         # A symbol of the other vocabulary may take several tokens of this one; there is more room
         # to be had for texts of such.
         expected = len(ids) + self.limits.max_new_tokens + 8
-        ahead = tokens_ahead(self.speculate) if model.is_remote else None
+        ahead = None if model.can_draft else max_draft_tokens(self.speculate)
         # Where a base is unsure the guide is asked, and mostly decides for another token; where it
         # is nearly sure its own stands in two of five cases, and a new request would cost more.
-        sure = 0.5 * self.policy.uncertain_below if role == "base" else 0.0
-        return Context(ids, expected=expected, most_ahead=ahead, sure=sure)
+        unlikely = 0.5 * self.policy.uncertain_below if role == "base" else 0.0
+        return Context(ids, expected=expected, max_draft_tokens=ahead, min_top_prob=unlikely)
 
 
 def is_batch(prompt: Any, base_prompt: Any, guide_prompt: Any) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..models.context import Context
 from ..models.kv_pool import Pool
-from ..models.local import Model
-from ..speculation.speculator import advance
+from ..models.protocol import Model
 from .async_steps import AsyncSteps
+from .loop import advance
 from .pair import Pair
 from .sequence import SequenceState
 
@@ -58,7 +58,7 @@ class Scheduler:
         self._waiting, self._preempted = iter(waiting), deque[SequenceState]()
         self._size, self._limit = max_batch_size, max_cached_tokens
         self._pools = Pool(max_cached_tokens), Pool(max_cached_tokens)
-        self._async_steps = AsyncSteps(pair) if pair.is_remote else None
+        self._async_steps = AsyncSteps(pair) if pair.is_async else None
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[SequenceState]:
         """Decodes until none is left; closing the iterator frees the caches.

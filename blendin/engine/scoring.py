@@ -17,7 +17,7 @@ from ..decision.predict import NextTokens, rows_of
 from ..decision.prediction import Prediction
 from ..models.context import Context
 from ..models.kv_pool import Pool
-from ..models.local import Model
+from ..models.protocol import Model
 from .loop import ROWS_AT_ONCE
 from .pair import Pair
 from .sequence import SequenceState
@@ -71,7 +71,7 @@ class _Reading:
         self.alone = not self.policy.reads_base
         first = pair.guide if self.alone else pair.base
         context = sequence.guide if self.alone else sequence.base
-        tokens = first.vocabulary.spell(text.encode())
+        tokens = first.vocabulary.encode_bytes(text.encode())
         if not tokens:
             raise ValueError("the text to score is empty: pass one with something in it")
         assert context is not None
@@ -193,7 +193,7 @@ def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
 def _score_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
     """Scores the interventions of each text."""
     contexts, positions = [], []
-    beyond = int(pair.guide.is_remote)
+    beyond = int(pair.guide.reads_whole_texts)
     for reading, places in pending.items():
         assert reading.guide is not None and reading.sequence.guide is not None
         known, first, last = len(reading.guide.ids), places[0][1], places[-1][1]
@@ -246,8 +246,9 @@ def _read(
     """
     if not readings:
         return
-    beyond = int(model.is_remote)
-    share = max(len(reading.tokens) for reading in readings) if model.is_remote else max(1, share)
+    beyond = int(model.reads_whole_texts)
+    longest = max(len(reading.tokens) for reading in readings)
+    share = longest if model.reads_whole_texts else max(1, share)
     counts = [reading.take(share, beyond) for reading in readings]
     contexts = [reading.own for reading in readings]
     for context in contexts:

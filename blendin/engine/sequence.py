@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..models.context import Context
-from ..models.local import Model
+from ..models.protocol import Model
 from ..policy import Policy
 from ..sampling import Sampling
 from ..trace import Generation, Step, StopReason
 from ..vocab.alignment import Alignment
 
 if TYPE_CHECKING:
-    from ..speculation.speculator import Guesses
+    from ..speculation.speculator import Speculator
 
 logger = logging.getLogger("blendin")
 
@@ -61,7 +61,7 @@ class SequenceState:
         data: the bytes emitted.
         output: the record.
         error: why it failed, if it did.
-        guesses: of its next tokens; None where it makes none.
+        speculator: of its next tokens; None where it does not speculate.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class SequenceState:
         sampling: Sampling,
         index: int,
         settings: dict[str, Any],
-        guesses: Guesses | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         self.alignment, self.base, self.guide, self.limits = alignment, base, guide, limits
-        self.index, self.guesses = index, guesses
+        self.index, self.speculator = index, speculator
         self.policy, self.memory = policy, policy.memory()
         self.sampling, self.generator = sampling, sampling.generator(index)
         self.preempted, self.interventions = False, 0
@@ -187,7 +187,7 @@ class SequenceState:
         False where the guide has no tokens for it (half a character, and no byte tokens).
         """
         assert self.guide is not None
-        ids = self.alignment.guide.spell(bytes(self.pending_bytes))
+        ids = self.alignment.guide.encode_bytes(bytes(self.pending_bytes))
         if ids is None:
             return False
         self.guide.ids += ids

@@ -9,8 +9,8 @@ from typing import Self
 from tqdm.auto import tqdm
 
 from ..models.remote.completions import ServerError
-from ..speculation.speculator import advance
 from ..trace import Generation, Step
+from .loop import advance
 from .pair import Pair
 from .request import Request
 from .scheduler import Scheduler

@@ -37,7 +37,7 @@ class Alignment:
             if base_id is not None and base_id not in barred:
                 self.guide_of_base[base_id] = guide_id
                 symbols[guide_id] = base_id
-            elif not base.spellable(data):
+            elif not base.can_encode(data):
                 guide_candidates[guide_id] = False
         self.tables = SymbolTables(
             base_ends=torch.tensor(sorted(base_ends)),
@@ -63,8 +63,8 @@ class Alignment:
         """How a chosen symbol enters the base's context."""
         if symbol < len(self.base):
             return [symbol]
-        ids = self.base.spell(self.data(symbol))
-        assert ids is not None, "a symbol that the base cannot spell is no candidate"
+        ids = self.base.encode_bytes(self.data(symbol))
+        assert ids is not None, "a symbol that the base cannot encode is no candidate"
         return ids
 
     def guide_ids(self, symbol: int) -> list[int] | None:
@@ -76,7 +76,7 @@ class Alignment:
             return [symbol - len(self.base)]
         if (partner := self.guide_of_base.get(symbol)) is not None:
             return [partner]
-        return self.guide.spell(self.data(symbol))
+        return self.guide.encode_bytes(self.data(symbol))
 
 
 def _candidates(vocabulary: Vocabulary, ends: Collection[int]) -> torch.Tensor:

@@ -214,7 +214,7 @@ def _own_tokens(vocabulary: Vocabulary, text: bytes) -> tuple[list[int], list[in
     They end where the tokens' bytes are not the text's (a vocabulary that cannot spell it).
     """
     tokens, offsets, offset = [], [0], 0
-    for id in vocabulary.spell(text) or ():
+    for id in vocabulary.encode_bytes(text) or ():
         data = vocabulary.tokens[id] or b""
         if not data or not text.startswith(data, offset):
             break
