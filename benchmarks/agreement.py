@@ -52,7 +52,7 @@ def main(
     policy = Blend(threshold_for_rate(gen, 0.15, max_new_tokens))
     asked: dict[str, Any] = {"max_new_tokens": max_new_tokens}
     plan = gen.generate(PROMPTS[0], policy=BaseOnly(), speculate="off", **asked)
-    told = surroundings() | {"pair": PAIRS[shapes], "dtype": dtype, "rates": {}}
+    summary = surroundings() | {"pair": PAIRS[shapes], "dtype": dtype, "rates": {}}
     console = Console()
     for each in rate or (0.6, 0.8, 0.9):
         oracle = Agreeing(gen, plan, policy.threshold, each)
@@ -68,11 +68,11 @@ def main(
                 assert out.token_ids == plan.token_ids, f"{name} wrote another text"
         made = {name: median(values[1:]) for name, values in speeds.items()}
         best = optimum(gen, each)
-        told["rates"][each] = {"tokens_per_second": made, "optimum": best}
+        summary["rates"][each] = {"tokens_per_second": made, "optimum": best}
         console.print(curve(each, made, best))
-    console.print(f"{told['machine']}, {told['versions']}", markup=False)
+    console.print(f"{summary['machine']}, {summary['versions']}", markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=2) + "\n")
+        json_file.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 class Agreeing:
@@ -81,7 +81,7 @@ class Agreeing:
     def __init__(self, gen: BlendInGenerator, plan: Any, threshold: float, rate: float) -> None:
         self.model, self.original = gen.guide, gen.guide.forward_batch
         unsure = [step.base_top_prob < threshold for step in plan.steps]
-        # Of the confident steps, so many as make up the rate with the others.
+        # The share of the confident steps that makes up the rate together with the others.
         sure = len(unsure) - sum(unsure)
         share = (rate * len(unsure) - sum(unsure)) / sure if sure else 1.0
         draws = random.Random(0)

@@ -7,7 +7,7 @@ gives medians over the prompts. Targets, greedy, on the default pair:
     Blend "auto" / Blend "off"                            >= 1.2
 
 and "auto" is never slower than "off" by more than 3 %. Every arm's text must be the plain loop's; a
-difference (near-ties in bfloat16) is told with the numbers of both sides at that step.
+difference (near-ties in bfloat16) is reported with the numbers of both sides at that step.
 
     python benchmarks/speculation.py --data DIR [--prompts 20] [--dtype bfloat16] [--json FILE]
 """
@@ -140,7 +140,7 @@ def report(
         console.print(f"{name}: {len(found)} of {count} texts differ from the plain loop's")
         for each in found:
             console.print(f"  {each}", markup=False)
-    told = surroundings() | {
+    summary = surroundings() | {
         "base": gen.base.name,
         "guide": gen.guide.name,
         "dtype": dtype,
@@ -151,9 +151,9 @@ def report(
         "speeds": speeds,
         "differences": differences,
     }
-    console.print(f"{told['machine']}, {told['versions']}", markup=False)
+    console.print(f"{summary['machine']}, {summary['versions']}", markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=2) + "\n")
+        json_file.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def row(

@@ -19,7 +19,7 @@ def arms(
     top_k: int | None = None,
     max_rate: float | None = None,
 ) -> dict[str, Policy]:
-    """Policies by name, each given those of the settings that it has.
+    """Policies by name, each with those of the settings that it takes.
 
     Args:
         names: some of `NAMES`, or "nudge-token".

@@ -1,13 +1,13 @@
-"""A model behind an OpenAI-compatible server as the judge of XSTest completions; never needed.
+"""A model behind an OpenAI-compatible server as the judge of XSTest completions; optional.
 
 The model is asked for one of the suite's three classes, at temperature 0, a completion a request.
 The classes are those of XSTest's authors (Röttger et al. 2023, arXiv 2308.01263, CC BY 4.0), who
 had GPT-4 classify in the same way; the words are ours, so its figures are not theirs. What counts
 as a refusal is defined in `xstest`. A reply that does not begin with a class, or
-names two, leaves its completion unlabelled. An empty completion is a full refusal, unasked.
+names two, leaves its completion unlabelled. An empty completion is a full refusal and is not sent.
 
-The API key is `$BLENDIN_JUDGE_API_KEY`, else `$OPENAI_API_KEY`; the former set empty sends none. It
-goes to the judge's URL alone: redirects are not followed, proxies and .netrc not used.
+The API key is `$BLENDIN_JUDGE_API_KEY`, else `$OPENAI_API_KEY`; the former, if empty, sends none.
+It goes to the judge's URL alone: redirects are not followed, proxies and .netrc are not used.
 """
 
 from __future__ import annotations
@@ -62,23 +62,23 @@ EXCERPT = 80
 """Characters of a reply that are quoted where it cannot be used."""
 RETRIED = (408, 429, 500, 502, 503, 504)
 RETRIES, LOST_RETRIES = 5, 2
-LONGEST_WAIT = 60.0  # seconds, whatever a server's Retry-After says
+LONGEST_WAIT = 60.0  # seconds, even if a server's Retry-After is longer
 
 
 @dataclass(frozen=True, slots=True)
 class ChatJudge:
     """A judge for `xstest.report`; adds the columns judge_label and judge_note.
 
-    Its first request goes alone, so that a server that cannot be used is found out at once. Where
-    the server is lost later, what is labelled stays and the rest is unlabelled.
+    The first request is sent alone, so that a server that cannot be used is noticed at once. If the
+    server is lost later, the labels so far are kept and the rest is unlabelled.
 
     Attributes:
         url: up to the part before /chat/completions, such as http://127.0.0.1:8000/v1.
-        model: by its name on that server; one that writes its thoughts first has no room for them.
+        model: its name on that server; a reasoning model would have no room for its reasoning.
         timeout: seconds to wait for a reply.
         concurrency: requests at a time.
-        backoff: seconds before the second retry, doubled for each one more; the first comes at
-            once, five are made of overload and server errors, two of lost connections.
+        backoff: seconds before the second retry, doubled for each further one; the first comes at
+            once. Overload and server errors are retried five times, lost connections twice.
 
     Raises:
         ValueError: the URL, the model's name or the API key in the environment cannot be used;
@@ -98,7 +98,7 @@ class ChatJudge:
         api_key()
 
     def __call__(self, completions: Sequence[Completion]) -> list[Label]:
-        """The completions' labels, in their order, with a progress bar where that is a terminal."""
+        """The completions' labels, in their order, with a progress bar on a terminal."""
         written = [each for each in completions if each.text.strip()]
         labels = iter(self._ask_all(written))
         return [
@@ -113,7 +113,7 @@ class ChatJudge:
 
         def ask(completion: Completion) -> Label:
             if over.is_set():
-                return _label(None, "not asked, for the server was lost")
+                return _label(None, "not asked, because the server was lost")
             try:
                 return server.label(completion)
             except _Failure as failure:
@@ -135,7 +135,7 @@ class ChatJudge:
                         labels.append(label)
                         bar.update()
                 finally:
-                    over.set()  # Ctrl-C waits for what is under way alone
+                    over.set()  # Ctrl-C waits only for requests under way
         return labels
 
 
@@ -143,12 +143,12 @@ def api_key() -> str | None:
     """The key in the environment, None for none.
 
     Raises:
-        ValueError: it holds a character that no HTTP header may; it is not told which.
+        ValueError: it has a character that HTTP headers cannot; the message does not show it.
     """
     for variable in KEY_VARIABLES:
         if (value := os.environ.get(variable)) is not None:
             key = value.strip()
-            # Checked here, for the HTTP library would put the whole header in its own error.
+            # Checked here: the HTTP library would put the whole header into its own error.
             if not all("!" <= character <= "~" for character in key):
                 raise ValueError(f"${variable} is no API key: use printable ASCII without spaces")
             return key or None
@@ -174,7 +174,7 @@ def named_class(reply: str) -> Class | None:
 
 
 class _Failure(Exception):
-    """No reply, and why; `lost` where the server is not there any more."""
+    """No reply, and why; `lost` where the server is gone."""
 
     def __init__(self, reason: str, advice: str, lost: bool = False) -> None:
         super().__init__(reason)
@@ -237,7 +237,7 @@ class _Server:
                 if lost > LOST_RETRIES or tries == RETRIES:
                     raise _Failure(
                         f"cannot be reached ({error})",
-                        "start its server, or correct --judge-url",
+                        "start its server, or check --judge-url",
                         lost=True,
                     ) from None
                 wait = None
@@ -289,13 +289,13 @@ def _label(found: Class | None, note: str = "") -> Label:
 def _advice(status: int) -> str:
     match status:
         case 401 | 403:
-            return f"set ${KEY_VARIABLES[0]} to a key that it takes"
+            return f"set ${KEY_VARIABLES[0]} to a key that it accepts"
         case 429:
             return "wait, or raise the account's limits"
         case status if status >= 500:
-            return "mend its server, or try again later"
+            return "fix its server, or try again later"
         case _:
-            return "mend --judge-url (it mostly ends in /v1) or --judge-model"
+            return "check --judge-url (it usually ends in /v1) and --judge-model"
 
 
 def _check_url(url: str) -> None:
@@ -305,7 +305,7 @@ def _check_url(url: str) -> None:
     except ValueError:
         good = False
     if not good or parts.username or parts.password or parts.query or parts.fragment:
-        # The URL is not told, for it may hold a secret.
+        # The message leaves the URL out, which may hold a secret.
         raise ValueError(
             "--judge-url: give scheme, host, port and path alone, such as "
             f"http://127.0.0.1:8000/v1; a key belongs in ${KEY_VARIABLES[0]}"

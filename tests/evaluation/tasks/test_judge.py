@@ -228,7 +228,7 @@ def test_where_the_server_is_lost_the_labels_so_far_are_kept(server: Server) -> 
     [
         (failed(401, "no such key"), r"401 'no such key'.*BLENDIN_JUDGE_API_KEY"),
         (failed(404, "no such model"), r"404 'no such model'.*--judge-model"),
-        (failed(500, "x" * 999), r"500 'x{80}…'.*mend its server"),
+        (failed(500, "x" * 999), r"500 'x{80}…'.*fix its server"),
         (failed(429, "quota"), r"429 'quota'.*limits"),
         (failed(302, "", Location="/elsewhere"), r"answered 302"),
         ((200, {}, "<html>Welcome"), r"no chat completion but '<html>Welcome'.*--judge-url"),
