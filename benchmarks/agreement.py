@@ -1,10 +1,10 @@
-"""Guesses by the guide against how often it agrees with the base, on random models of real shapes.
+"""Drafts by the guide against how often it agrees with the base, on random models of real shapes.
 
 The guide is a random model whose forwards run in full; then the logits that it gives are made to
 prefer, at a given rate, the token that the base is going to write, and another one elsewhere. At
 steps where the base is unsure it always agrees, so that the text is the base's own and every arm
 writes the same. What is measured stands beside what the costs measured in the same run allow at
-best: with acceptance a, n guesses a round, base steps of T(1 + n) and guide steps of G,
+best: with acceptance a, n draft tokens a round, base steps of T(1 + n) and guide steps of G,
 
     (1 - a^(n + 1)) / (1 - a) / (T(1 + n) + n·G)   tokens a second.
 
@@ -108,7 +108,7 @@ class Agreeing:
 
 
 def optimum(gen: BlendInGenerator, rate: float) -> dict[str, float]:
-    """Tokens a second that the costs measured here allow, by the number of guesses."""
+    """Tokens a second that the costs measured here allow, by the number of draft tokens."""
     prompt = PROMPTS[:1]
     base = {
         n: step_seconds(gen.base, prompt, width=1 + n, keep=False, room=512) for n in (0, *LENGTHS)
@@ -120,7 +120,9 @@ def optimum(gen: BlendInGenerator, rate: float) -> dict[str, float]:
 
 def curve(rate: float, made: dict[str, float], best: dict[str, float]) -> Table:
     """Measured and best possible, beside each other."""
-    table = Table("guesses", "tok/s", "of the base alone", "optimum", title=f"agreement {rate}")
+    table = Table(
+        "draft tokens", "tok/s", "of the base alone", "optimum", title=f"agreement {rate}"
+    )
     for name, speed in made.items():
         possible = best.get({"base alone": "0"}.get(name, name))
         table.add_row(

@@ -1,4 +1,4 @@
-"""What guesses that are read ahead gain: BlendIn with and without, beside the base alone.
+"""What drafts gain: BlendIn with and without speculation, beside the base alone.
 
 All arms run in one process, interleaved, prompt by prompt, in an order that changes; the table
 gives medians over the prompts. Targets, greedy, on the default pair:
@@ -129,7 +129,7 @@ def report(
         name: differing(outputs, runs[PLAIN[name.split()[0]]]) for name, outputs in runs.items()
     }
     console = Console(soft_wrap=True)
-    columns = ["tok/s", "of generate", "of plain", "guesses right", "base forwards a token"]
+    columns = ["tok/s", "of generate", "of plain", "drafts accepted", "base forwards a token"]
     table = Table(
         "arm", *columns, title=f"{count} prompts, up to {length} tokens, {dtype}, medians"
     )
