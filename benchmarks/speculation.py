@@ -1,4 +1,4 @@
-"""What guesses that are read ahead gain: BlendIn with and without, beside the base alone.
+"""What drafts gain: BlendIn with and without speculation, beside the base alone.
 
 All arms run in one process, interleaved, prompt by prompt, in an order that changes; the table
 gives medians over the prompts. Targets, greedy, on the default pair:
@@ -7,7 +7,7 @@ gives medians over the prompts. Targets, greedy, on the default pair:
     Blend "auto" / Blend "off"                            >= 1.2
 
 and "auto" is never slower than "off" by more than 3 %. Every arm's text must be the plain loop's; a
-difference (near-ties in bfloat16) is told with the numbers of both sides at that step.
+difference (near-ties in bfloat16) is reported with the numbers of both sides at that step.
 
     python benchmarks/speculation.py --data DIR [--prompts 20] [--dtype bfloat16] [--json FILE]
 """
@@ -129,7 +129,7 @@ def report(
         name: differing(outputs, runs[PLAIN[name.split()[0]]]) for name, outputs in runs.items()
     }
     console = Console(soft_wrap=True)
-    columns = ["tok/s", "of generate", "of plain", "guesses right", "base forwards a token"]
+    columns = ["tok/s", "of generate", "of plain", "drafts accepted", "base forwards a token"]
     table = Table(
         "arm", *columns, title=f"{count} prompts, up to {length} tokens, {dtype}, medians"
     )
@@ -140,7 +140,7 @@ def report(
         console.print(f"{name}: {len(found)} of {count} texts differ from the plain loop's")
         for each in found:
             console.print(f"  {each}", markup=False)
-    told = surroundings() | {
+    summary = surroundings() | {
         "base": gen.base.name,
         "guide": gen.guide.name,
         "dtype": dtype,
@@ -151,9 +151,9 @@ def report(
         "speeds": speeds,
         "differences": differences,
     }
-    console.print(f"{told['machine']}, {told['versions']}", markup=False)
+    console.print(f"{summary['machine']}, {summary['versions']}", markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=2) + "\n")
+        json_file.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def row(

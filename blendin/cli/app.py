@@ -48,13 +48,13 @@ def generate(
     policy: PolicyOptions,
     decoding: DecodingOptions,
     prompt: Annotated[
-        str | None, typer.Argument(help="The question; read from standard input where missing.")
+        str | None, typer.Argument(help="The question; read from standard input if missing.")
     ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write every step to this file as JSON lines.")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print all of it as one JSON object.")
+        bool, typer.Option("--json", help="Print everything as one JSON object.")
     ] = False,
 ) -> None:
     """Answer one prompt; tokens coloured by the model that chose them."""
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def show(stream: Stream, stop: list[str], quiet: bool = False) -> None:
-    """Runs a stream to its end (or to Ctrl-C) and shows it as it comes."""
+    """Runs a stream to its end, or until Ctrl-C, and shows it as it comes."""
     from . import terminal as view
 
     try:
@@ -182,7 +182,7 @@ def show_legend() -> None:
 
 
 def read_line() -> str | None:
-    """The next turn; None where there is none."""
+    """The next turn; None at the end."""
     try:
         return input("> " if sys.stdin.isatty() else "").strip() or None
     except (EOFError, KeyboardInterrupt):
@@ -190,7 +190,7 @@ def read_line() -> str | None:
 
 
 def check_writable(path: Path) -> None:
-    """An error now rather than after the work, for a file that cannot be written."""
+    """Fails now rather than after the work for a file that cannot be written."""
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(f"--trace {path} cannot be written: name a file in a writable folder")

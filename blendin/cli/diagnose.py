@@ -27,6 +27,7 @@ from .options import (
 if TYPE_CHECKING:
     from ..evaluation.diagnosis.diagnosis import Diagnosis
     from ..evaluation.diagnosis.ranking import Ranking
+    from ..evaluation.runs.folder import RunFolder
     from ..evaluation.tasks.task import Task
     from ..generator import BlendInGenerator
     from ..models.local import Model
@@ -54,20 +55,23 @@ def diagnose(
         Path | None,
         typer.Option(help="Folder of the tasks' files; else $BLENDIN_DATA, else the hub."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="So many items, a fixed subset; 0: all.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the subset.")] = SUBSET_SEED,
-    max_new_tokens: Annotated[int, typer.Option(help="Of an answer.")] = 128,
-    batch_size: Annotated[int, typer.Option(help="Answers in flight at most.")] = 32,
+    limit: Annotated[
+        int | None, typer.Option(help="How many items, a fixed subset; 0: all.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the subset.")] = SUBSET_SEED,
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     trust_remote_code: TrustRemoteCode = False,
     out: Annotated[
-        Path, typer.Option(help="Folder of the report, its numbers and the runs; made if missing.")
+        Path,
+        typer.Option(help="Folder for the report, its numbers and the runs; created if missing."),
     ] = Path("diagnosis"),
 ) -> None:
     """Measure how often, where and why the guide is asked; report.html and report.json.
 
-    A run that was stopped goes on where it was.
+    A run that was stopped continues where it was.
     """
     from ..evaluation.diagnosis.ranking import rank
     from ..evaluation.diagnosis.report import write
@@ -85,7 +89,7 @@ def diagnose(
         found.append(of_pair(gen, task, policy, folder, max_new_tokens, batch_size, limit, seed))
     ranking = rank(found) if len(found) > 1 else None
     write(found, ranking, html_path=out / "report.html", json_path=out / "report.json")
-    tell(found, ranking)
+    show_verdicts(found, ranking)
     messages.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
 
 
@@ -111,7 +115,7 @@ def of_pair(
     limit: int | None,
     seed: int,
 ) -> Diagnosis:
-    """One guide's run, or what is left of it, and its analysis."""
+    """One guide's run, or the rest of it, and its analysis."""
     from ..evaluation.diagnosis.diagnosis import diagnose as analyse
     from ..evaluation.diagnosis.overlap import top_overlap
     from ..evaluation.runs.benchmark import config, run
@@ -140,13 +144,13 @@ def of_pair(
         guide=gen.guide.name,
         task=task.name,
         top_k=policy.top_k,
-        settings=told(results),
+        settings=facts(results),
         vocabulary_overlap=overlap,
     )
 
 
-def told(results: Any) -> dict[str, Any]:
-    """What the report says of a run: its configuration, policy, versions and machine."""
+def facts(results: RunFolder) -> dict[str, Any]:
+    """What the report says about a run: its configuration, policy, versions and machine."""
     session = results.manifest["sessions"][-1]
     return {
         **results.manifest["config"],
@@ -156,7 +160,7 @@ def told(results: Any) -> dict[str, Any]:
     }
 
 
-def tell(found: list[Diagnosis], ranking: Ranking | None) -> None:
+def show_verdicts(found: list[Diagnosis], ranking: Ranking | None) -> None:
     """The verdicts, the best pair first."""
     for place in range(len(found)) if ranking is None else ranking.order:
         each = found[place]

@@ -26,35 +26,36 @@ def evaluate(
     settings: ArmOptions,
     tasks: Annotated[
         list[str],
-        typer.Argument(help="Of gsm8k, truthfulqa, truthfulqa-letter and xstest; one or more."),
+        typer.Argument(help="One or more of gsm8k, truthfulqa, truthfulqa-letter and xstest."),
     ],
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of the data files; else $BLENDIN_DATA, else the hub."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="So many items, a fixed subset; all where missing.")
+        int | None, typer.Option(help="How many items, a fixed subset; all by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the subset and of the options' order.")] = (
+    seed: Annotated[int, typer.Option(help="Seed of the subset and of the options' order.")] = (
         SUBSET_SEED
     ),
     arm: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Of {', '.join(NAMES)}, nudge-token and defer; repeated for more. The first six."
+            help=f"By default {', '.join(NAMES)}; others: nudge-token, defer. May be repeated."
         ),
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Of an answer; by default 256, 32 and 128, by task.")
+        int | None,
+        typer.Option(help="The most tokens of an answer; 256, 32 or 128 by default, by task."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Answers in flight at most.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
     out: Annotated[
-        Path, typer.Option(help="Results are kept in a folder of this one for each task.")
+        Path, typer.Option(help="Folder of the results, with one in it for each task.")
     ] = Path("runs"),
 ) -> None:
     """Compare policies on the same items: scores with intervals, rates, tokens a second.
 
-    A run that was stopped goes on where it was; `accelerate launch` splits the items.
+    A run that was stopped continues where it was; `accelerate launch` splits the items.
     """
     from ..evaluation.runs.arms import arms
     from ..evaluation.runs.benchmark import config, run

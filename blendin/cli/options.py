@@ -72,9 +72,13 @@ class ModelOptions:
     trust_remote_code: TrustRemoteCode = False
     base_tokenizer: Annotated[
         str | None,
-        typer.Option(help="The base's, where it is not the model's own or a server does not tell."),
+        typer.Option(
+            help="The base's tokenizer, if not the model's own or if a server does not name it."
+        ),
     ] = None
-    guide_tokenizer: Annotated[str | None, typer.Option(help="The guide's, likewise.")] = None
+    guide_tokenizer: Annotated[
+        str | None, typer.Option(help="The guide's tokenizer, likewise.")
+    ] = None
     top_logprobs: Annotated[
         int | None, typer.Option(help="Tokens that servers list at each position; 100 by default.")
     ] = None
@@ -152,14 +156,14 @@ else:
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How long, and how a symbol is taken."""
+    """How long, and how a symbol is chosen."""
 
-    max_new_tokens: Annotated[int, typer.Option(help="Steps at most.")] = 256
+    max_new_tokens: Annotated[int, typer.Option(help="The most steps.")] = 256
     system: Annotated[str | None, typer.Option(help="System text for both models.")] = None
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="Text to stop before, repeated for more; \\n is a newline, an empty text is none. "
+            help="Text to stop before; may be repeated. \\n is a newline, an empty text is none. "
             "By default \\nQuestion:"
         ),
     ] = None
@@ -170,12 +174,12 @@ class DecodingOptions:
     top_p: Annotated[float, typer.Option(help="With --do-sample.")] = 1.0
     sampling_top_k: Annotated[int | None, typer.Option(help="With --do-sample.")] = None
     repetition_penalty: Annotated[float, typer.Option(help="As in transformers.")] = 1.0
-    seed: Annotated[int | None, typer.Option(help="Of the random draws.")] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the random draws.")] = None
     speculate: Annotated[
         str,
         typer.Option(
-            help="Guess next tokens and read them ahead, which changes no output: auto, off, "
-            "lookup, guide, or how many."
+            help="Draft the next tokens and verify them in one forward, which changes no "
+            "output: auto, off, lookup, guide, or how many."
         ),
     ] = "auto"
 
@@ -192,33 +196,33 @@ class DecodingOptions:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """What the user can mend ends the command with one line and exit status 2, not a traceback."""
+    """An error that the user can fix ends the command with one line and exit status 2."""
     try:
         yield
     except (ValueError, FloatingPointError, OSError, ModuleNotFoundError) as error:
-        told = str(error)
-        if isinstance(error, ModuleNotFoundError) and "pip install" not in told:
-            told += ": `pip install 'blendin[eval]'` brings what the evaluation needs"
+        message = str(error)
+        if isinstance(error, ModuleNotFoundError) and "pip install" not in message:
+            message += ": `pip install 'blendin[eval]'` brings what the evaluation needs"
         messages.print("[bold red]error:[/] ", end="")
-        messages.print(told, markup=False, soft_wrap=True)
+        messages.print(message, markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C during a run that is kept as it goes ends the command with what to do next."""
+    """On Ctrl-C, ends the command with how to continue the run, which is kept as it goes."""
     try:
         yield
     except KeyboardInterrupt:
-        messages.print("[yellow]interrupted[/]: the same command goes on from here")
+        messages.print("[yellow]interrupted[/]: the same command continues from here")
         raise typer.Exit(130) from None
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """Spreads a command's parameters that are option groups into options of their own.
 
-    What the user can mend (a value out of range, a model that is not there) ends the command with
-    one line and exit status 2, without a traceback.
+    An error that the user can fix (a value out of range, a missing model) ends the command with one
+    line and exit status 2, without a traceback.
     """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..evaluation.tasks.xstest import Completion, Report
 
 NOTES = 3
-"""Unlabelled completions that are told one by one."""
+"""Unlabelled completions that are reported one by one."""
 
 score_app = typer.Typer(
     help="Score completions that are already written.", no_args_is_help=True, name="score"
@@ -65,7 +65,7 @@ def score_xstest(
         Path | None, typer.Option("--json", help="Write the figures to this file.")
     ] = None,
 ) -> None:
-    """Label completions as refusal or compliance; against people's labels where there are any."""
+    """Label completions as refusal or compliance; compare with people's labels if there are any."""
     from ..evaluation.tasks.xstest import report, write_labels
 
     for destination in (out, json_file):
@@ -77,15 +77,15 @@ def score_xstest(
     judged = None if judge is None else report(rows, judge)
     if out is not None:
         write_labels(out, ours, *([judged] if judged else []))
-    told = figures(ours)
+    values = figures(ours)
     _show(ours, "the classifier")
     if judged is not None:
-        told["judge"] = {"model": judge_model, **figures(judged)}
-        told["agreement"] = _show_judge(judged, ours)
+        values["judge"] = {"model": judge_model, **figures(judged)}
+        values["agreement"] = _show_judge(judged, ours)
     if out is not None:
         messages.print(f"labels written to {out}", markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+        json_file.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 @takes_options
@@ -183,8 +183,8 @@ def _completions(path: Path, data: Path | None) -> list[Completion]:
     if folder:
         rows = with_types(rows, read_prompts(folder))
     if not any(row.type for row in rows):
-        mend = "none of its prompts is XSTest's" if folder else "--data DIR would give them"
-        messages.print(f"no rates by type: {path} has no column 'type', and {mend}", markup=False)
+        hint = "none of its prompts is XSTest's" if folder else "--data DIR would give them"
+        messages.print(f"no rates by type: {path} has no column 'type', and {hint}", markup=False)
     return rows
 
 

@@ -88,7 +88,7 @@ def figures(output: Generation) -> Text:
         text.append(f" · mean α {output.mean_alpha:.2f}")
     text.append(f" · {output.tokens_per_second:.1f} tok/s")
     if accepted := output.stats["accepted"]:
-        text.append(f" · {accepted} came as guessed")
+        text.append(f" · {accepted} draft tokens accepted")
     text.append(f" · stopped by {output.stop_reason or 'interruption'}")
     return text
 

@@ -1,6 +1,6 @@
 """What lm-evaluation-harness hands to a model, in blendin's terms: contexts, settings, arguments.
 
-`lm_eval` has the protocol; nothing here needs the harness.
+The protocol is in `model`; nothing here needs the harness.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..prompts import Message, as_messages, base_text, guide_text
 logger = logging.getLogger("lm_eval.blendin")  # the harness shows what its own loggers say
 
 CHAT = '{"blendin_messages": '
-"""With which a context begins that is messages: the harness wants their rendering to be a text."""
+"""How a context of messages begins; the harness requires rendered messages to be text."""
 
 MAX_BATCH_SIZE = 32
 DEFAULT_LENGTH = 256
@@ -39,7 +39,7 @@ GENERATION_ARGUMENTS = (
 
 
 def chat_context(messages: Sequence[Message]) -> str:
-    """Messages as the text that a context has to be; `Asked.of` reads them back."""
+    """Messages as text, which contexts have to be; `Asked.of` reads them back."""
     return f"{CHAT}{json.dumps(list(messages), ensure_ascii=False)}}}"
 
 
@@ -57,7 +57,7 @@ class Asked:
 
     @classmethod
     def of(cls, context: str) -> Asked:
-        """Tells messages (`BlendInLM.apply_chat_template`) from plain text.
+        """Distinguishes messages (`BlendInLM.apply_chat_template`) from plain text.
 
         Raises:
             ValueError: where a task has added to the rendered messages.
@@ -68,8 +68,8 @@ class Asked:
             (messages,) = json.loads(context).values()
         except ValueError as error:
             raise ValueError(
-                "the task changes its context after the chat template was applied, so that it is "
-                "no messages any more: run it without --apply_chat_template"
+                "the task changes its context after the chat template was applied, so that it no "
+                "longer holds messages: run it without --apply_chat_template"
             ) from error
         begun = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
         return cls(begun, tuple(as_messages(messages, None)))
@@ -99,7 +99,7 @@ class Asked:
 
 @dataclass
 class Count:
-    """Of tokens, and of those at which the guide was asked."""
+    """How many tokens, and at how many of them the guide was asked."""
 
     tokens: int = 0
     interventions: int = 0
@@ -191,7 +191,7 @@ def refuse_several_processes() -> None:
 
 
 def chosen_policy(policy: str | Policy, **settings: Any) -> Policy:
-    """A policy from its name and settings, which may come as texts.
+    """A policy from its name and settings, which may be given as text.
 
     Raises:
         ValueError: as `named_policy`, and for settings beside a policy that has its own.
@@ -216,7 +216,7 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
             at temperature 0, decoding is greedy and the other sampling arguments do not count.
 
     Raises:
-        ValueError: for one that there is not.
+        ValueError: for an unknown one.
     """
     refuse_unknown("generation arguments", given, GENERATION_ARGUMENTS)
     if given.get("num_beams", 1) != 1:
@@ -245,7 +245,7 @@ def batch_settings(size: Any, largest: Any, max_cached_tokens: Any) -> dict[str,
     """Settings of `BlendInGenerator.stream_batch` from a batch size, "auto" or "auto:N".
 
     "auto" is `largest`, by default `MAX_BATCH_SIZE`: sequences are admitted as others end, so that
-    there is nothing to try out.
+    no size has to be tried out.
     """
     if str(size).partition(":")[0] == "auto":
         size = MAX_BATCH_SIZE if largest is None else largest
@@ -276,9 +276,9 @@ def chosen_length(asked: Any) -> int:
 
 
 def chosen_device(asked: str | None) -> str | None:
-    """A device_map: as the harness' own models, the CPU where CUDA is asked for and is not there.
+    """A device_map; the CPU, as with the harness' own models, where CUDA is asked for but missing.
 
-    Its command line asks for cuda:0 where the user asks for nothing.
+    The harness' command line asks for cuda:0 where the user names no device.
     """
     if asked is None or asked.startswith("cuda"):
         return (asked or "cuda") if torch.cuda.is_available() else None
@@ -286,7 +286,7 @@ def chosen_device(asked: str | None) -> str | None:
 
 
 def number(name: str, value: Any, kind: type[int] | type[float] = float) -> Any:
-    """A number, or None, that may come as a text.
+    """A number or None, which may be given as text.
 
     Raises:
         ValueError: for anything else.
@@ -314,7 +314,7 @@ def number_or(name: str, given: Mapping[str, Any], default: float) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """A truth value that may come as a text.
+    """A truth value, which may be given as text.
 
     Raises:
         ValueError: for anything else.

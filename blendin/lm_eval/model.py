@@ -2,12 +2,12 @@
 
     blendin lm-eval run --model blendin --model_args base=...,guide=...,policy=blend --tasks ...
 
-The harness finds no models outside of itself: importing this module registers ours with it, and
+The harness does not look for models elsewhere: importing this module registers ours with it, and
 `blendin lm-eval` does so before it hands its arguments over to the harness' own command line.
 
 What each model reads:
 
-- A context (few-shot examples, if any, and all): the base reads it as it is, the guide as the
+- A context, few-shot examples included: the base reads it as it is, the guide as the
   user's turn of its chat template.
 - With --apply_chat_template, the harness' messages, as `BlendInGenerator.generate` reads messages:
   the base a plain transcript ("Question: ...\\nAnswer:"), the guide its chat template. An answer
@@ -77,8 +77,8 @@ TEXTS_AT_ONCE = 64
 class BlendInLM(LM):
     """A base model guided by a small one, as a model of the harness.
 
-    Requests are decoded together, and no answer depends on its company. Of answers that come from
-    the harness' cache (`use_cache`) the intervention rates know nothing.
+    Requests are decoded together, and no answer depends on the others. Answers from the harness'
+    cache (`use_cache`) are not counted in the intervention rates.
 
     Attributes:
         gen: the generator behind it.
@@ -102,7 +102,7 @@ class BlendInLM(LM):
         max_gen_toks: Any = DEFAULT_LENGTH,
         **policy_settings: Any,
     ) -> None:
-        """Loads the pair; numbers may be texts, as they come from a command line.
+        """Loads the pair; numbers may be text, as they are on a command line.
 
         Args:
             base: as for `BlendInGenerator`.

@@ -1,4 +1,4 @@
-"""Will this base and guide work together? What a run's records say of how the guide steps in."""
+"""Will this base and guide work together? What a run's records say about its interventions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 
 
 class Distribution(NamedTuple):
-    """Of numbers in 0..1; `counts` are of `BINS` bins of equal width."""
+    """Numbers in 0..1, summed up; `counts` are those of `BINS` bins of equal width."""
 
     n: int
     mean: float
@@ -65,7 +65,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What the records of one pair on one task say; rates have 95 % intervals over the items.
+    """What the records of one pair on one task show; rates have 95 % intervals over the items.
 
     Attributes:
         base, guide, task: names.

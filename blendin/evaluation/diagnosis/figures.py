@@ -114,7 +114,7 @@ def _top_probs(found: Diagnosis, name: str) -> Figure:
     shares: list[list[Cell]] = [[f"{threshold:g}", share] for threshold, share in found.below]
     return Figure(
         Markup(plots.top_probs(found.base_top_prob, _threshold(found.settings), f"{name}-top")),
-        "Left of τ the guide is asked. The numbers tell which share of the steps would be left of "
+        "Left of τ the guide is asked. The numbers show which share of the steps would be left of "
         "other thresholds; at another τ the answers would differ, so that is a first guess, and "
         f"the {LINE} is not known to hold there.",
         (
@@ -126,7 +126,7 @@ def _top_probs(found: Diagnosis, name: str) -> Figure:
 
 
 def _threshold(settings: Mapping[str, Any]) -> float | None:
-    """τ, wherever the settings have it."""
+    """τ, at whatever depth the settings have it."""
     for key, value in settings.items():
         found = _threshold(value) if isinstance(value, Mapping) else None
         if key == "threshold" and isinstance(value, int | float):
@@ -170,7 +170,7 @@ def _streaks(found: Streaks, name: str) -> Figure:
     expected = found.independent_mean
     rows: list[list[Cell]] = [
         ["mean length", f"{found.mean:.2f}", "–" if expected is None else f"{expected:.2f}"],
-        ["likewise, each answer in random order", None, f"{found.shuffled_mean:.2f}"],
+        ["the same, with each answer in random order", None, f"{found.shuffled_mean:.2f}"],
         [
             f"interventions in runs of {LONG_STREAK} or more",
             found.in_long,

@@ -1,4 +1,4 @@
-"""Where in the answers the guide steps in, in what runs, and how often the base says the same."""
+"""Where in the answers the guide intervenes, in what streaks, and how often the base agrees."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONG_STREAK = 3  # interventions in a row
 
 
 class Position(NamedTuple):
-    """The rate over the steps `first` to `last` (from 1) of the answers that came so far."""
+    """The rate over the steps `first` to `last` (from 1) of the answers that are that long."""
 
     first: int
     last: int
@@ -29,7 +29,7 @@ class Agreement(NamedTuple):
     """What the guide's choice is to the base, as shares of the interventions that asked both.
 
     Attributes:
-        steps: so many interventions.
+        steps: how many interventions that is.
         own: it is the base's own choice.
         in_top_k: it is among the base's top k, its own choice included; with k None, anywhere in
             its vocabulary.
@@ -81,7 +81,7 @@ def by_position(kept: list[Record]) -> Iterator[Position]:
 def _spans(lengths: list[int]) -> Iterator[tuple[int, int]]:
     """First and last positions, from 1: 1, 2, 3, 4, 5-6, 7-8, 9-12, 13-16, 17-24, 25-32, ...
 
-    The last span takes the rest in where fewer than `LEAST_ITEMS` answers go on.
+    The last span includes the rest where fewer than `LEAST_ITEMS` answers go on.
     """
     longest, first, width = max(lengths), 1, 1
     while first <= longest:

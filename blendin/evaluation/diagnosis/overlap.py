@@ -1,4 +1,4 @@
-"""How alike two models are: the top symbols that they share over answers that were written."""
+"""How alike two models are: the top symbols that they share over a run's answers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Shared(NamedTuple):
     """How alike the two models' top k symbols are, over some positions of some items.
 
     Attributes:
-        items, positions: so many.
+        items, positions: how many there are.
         jaccard: symbols in both lists over symbols in either, a mean over the positions.
-        in_both: symbols in both lists, likewise.
+        in_both: number of symbols in both lists, also a mean.
         same_choice: the share of positions at which the two lists begin with the same symbol.
     """
 
@@ -49,7 +49,7 @@ class Overlap(NamedTuple):
         everywhere: at all positions; `first` at the answers' first, `confident` where p_b >= τ,
             `uncertain` where not; None where there is no such position.
         partnered: how many of the guide's candidate tokens the base's vocabulary has too.
-        candidates: of so many.
+        candidates: how many candidate tokens the guide has.
     """
 
     k: int
@@ -80,24 +80,24 @@ def top_overlap(
     items: int = 20,
     positions: int = 128,
 ) -> Overlap:
-    """How many of their top k symbols base and guide share, over answers that were written.
+    """How many of their top k symbols base and guide share, over the answers of a run.
 
     Both read the same answers, each in its own tokens, and are compared before the answer and
-    wherever a token of both ends at the same byte; END is a symbol like others. The text is
+    wherever a token of both ends at the same byte; END is a symbol like any other. The text is
     tokenized anew, so that p_b may differ a little from the record's.
 
     Args:
         gen: the pair.
         records: of a run; some of those without an error are read.
         prompts: theirs, in their order, as they were given to `generate`.
-        system: likewise.
+        system: the system text that they were given with.
         threshold: τ, which divides the positions into confident and uncertain ones.
         k: length of the lists.
         items: answers read at most.
         positions: tokens of the base read of each at most.
 
     Raises:
-        ValueError: prompts that are not as many, no answer, or a k that a vocabulary has not.
+        ValueError: not one prompt per record, no answer, or a k larger than a vocabulary.
     """
     if len(prompts) != len(records):
         raise ValueError(f"there are {len(prompts)} prompts for {len(records)} records: give each")

@@ -1,4 +1,4 @@
-"""The diagnosis in pictures: SVG to stand in a page, coloured by the page's own CSS variables."""
+"""The diagnosis in pictures: SVG to embed in a page, coloured by the page's CSS variables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ WIDTH = 5.8  # inches
 
 
 def rate_by_position(diagnoses: Sequence[Diagnosis], name: str) -> str:
-    """The rate over the position in the answer, with bands, above how many answers come so far."""
+    """The rate by position in the answer, with bands, above the number of answers that long."""
 
     def paint(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
@@ -72,7 +72,7 @@ def rate_by_position(diagnoses: Sequence[Diagnosis], name: str) -> str:
 
 
 def _line(upper: Axes, lower: Axes, place: int, found: Diagnosis) -> float:
-    """Draws one guide's rate and count; gives the highest bound."""
+    """Draws one guide's rate and count; returns the highest bound."""
     colour, dashes = SERIES[place % len(SERIES)], DASHES[place // len(SERIES) % len(DASHES)]
     spans = found.positions
     edges = [spans[0].first - 0.5, *(span.last + 0.5 for span in spans)]
@@ -369,11 +369,11 @@ def _drawn(name: str, label: str, paint: Callable[[Figure], None], height: float
     svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
     box = re.search(r'viewBox="[^"]*"', svg)
     assert box is not None
-    told = escape(label)
+    accessible_name = escape(label)
     return re.sub(
         r"<svg[^>]*>",
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'{box[0]} role="img" aria-label="{told}"><title>{told}</title>',
+        f'{box[0]} role="img" aria-label="{accessible_name}"><title>{accessible_name}</title>',
         svg,
         count=1,
     )

@@ -75,10 +75,10 @@ def _gap(better: Diagnosis, worse: Diagnosis, confidence: float) -> Gap:
         confidence,
     )
     settled = difference.low > 0 and len(common) >= LEAST_ITEMS
-    told = f"difference {difference:+z.3f} over {len(common)} items"
+    measured = f"difference {difference:+z.3f} over {len(common)} items"
     sentence = (
-        f"{better.guide} intervenes less than {worse.guide}: {told}."
+        f"{better.guide} intervenes less than {worse.guide}: {measured}."
         if settled
-        else f"The order of {better.guide} and {worse.guide} is not settled: {told}."
+        else f"The order of {better.guide} and {worse.guide} is not settled: {measured}."
     )
     return Gap(better.guide, worse.guide, len(common), difference, settled, sentence)

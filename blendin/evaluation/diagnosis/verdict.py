@@ -1,4 +1,4 @@
-"""Where an intervention rate stands against the paper's line, and what bears on it in a run."""
+"""Where an intervention rate stands against the paper's line, and what in the run affects it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ CAUTION = (
     "are the same."
 )
 LEAST_ITEMS = 10
-"""Of fewer items no verdict is given, nor a span of positions of its own that so few reach."""
+"""With fewer items there is no verdict; positions that fewer answers reach share a span."""
 BEGINNING = 16
-"""So many steps are an answer's beginning, where it is compared with the rest."""
+"""Steps that count as the beginning of an answer, to be compared with the rest."""
 Word = Literal["below", "above", "undecided"]
 
 
 class Verdict(NamedTuple):
     """Where the rate stands against `RATE_LIMIT`, judged by the whole interval.
 
-    `items_needed` estimates how many items would decide, where these do not and it can be told;
-    `notes` say what else bears on the rate in this run.
+    `items_needed` estimates how many items would decide, where these do not and an estimate is
+    possible; `notes` say what else in this run affects the rate.
     """
 
     word: Word
@@ -40,22 +40,22 @@ class Verdict(NamedTuple):
 
 def judged(rate: Interval, items: int) -> Verdict:
     line = f"the {100 * RATE_LIMIT:.0f} % line"
-    told = f"Rate {rate:.3f}"
+    shown = f"Rate {rate:.3f}"
     if items < LEAST_ITEMS:
         sentence = (
-            f"{told}: undecided. An interval over {items} items is not to be trusted; use 100 or "
+            f"{shown}: undecided. An interval over {items} items is not to be trusted; use 100 or "
             f"more, and at least {LEAST_ITEMS}."
         )
         return Verdict("undecided", sentence, None, ())
     if rate.high < RATE_LIMIT:
         sentence = (
-            f"{told}: below {line}. The rate gives no reason to expect this pair to fail on this "
+            f"{shown}: below {line}. The rate gives no reason to expect this pair to fail on this "
             "task; whether it works only its scores can tell."
         )
         return Verdict("below", sentence, None, ())
     if rate.low > RATE_LIMIT:
         sentence = (
-            f"{told}: above {line}. In the paper pairs like this tended to fail; try another "
+            f"{shown}: above {line}. In the paper pairs like this tended to fail; try another "
             "guide, and do not rely on this one before its scores say otherwise."
         )
         return Verdict("above", sentence, None, ())
@@ -65,7 +65,7 @@ def judged(rate: Interval, items: int) -> Verdict:
         if needed is not None
         else "It is so close to the line that more items will hardly help."
     )
-    sentence = f"{told}: undecided. {line.capitalize()} lies within; {items} items do not decide. "
+    sentence = f"{shown}: undecided. {line.capitalize()} lies within; {items} items do not decide. "
     return Verdict("undecided", sentence + more, needed, ())
 
 
@@ -99,7 +99,9 @@ def notes_on(kept: list[Record], failed: int, withheld: int) -> Iterator[str]:
     late = [float(np.mean(flags[BEGINNING:])) for flags in long]
     difference = paired_difference(early, late)
     if difference.low > 0 or difference.high < 0:
-        told = f"{np.mean(early):.2f} in the first {BEGINNING} steps and {np.mean(late):.2f} after"
+        change = (
+            f"{np.mean(early):.2f} in the first {BEGINNING} steps and {np.mean(late):.2f} after"
+        )
         effect = "over" if difference.low > 0 else "under"
         more = f": cut off, they probably {effect}state the rate of whole answers" if cut else ""
-        yield f"The rate changes within an answer, {told}{more}."
+        yield f"The rate changes within an answer, {change}{more}."

@@ -13,7 +13,7 @@ NAMES = ("base", "guide", "nudge", "blend", FIXED, "cap")
 def arms(
     names: tuple[str, ...] = NAMES, *, alpha: float | None = None, **settings: Any
 ) -> dict[str, Policy]:
-    """Policies by name, each given those of the settings that it has.
+    """Policies by name, each with those of the settings that it takes.
 
     Args:
         names: some of `NAMES`, or another name of a policy.

@@ -1,4 +1,4 @@
-"""A task under several policies on the same items, each result kept as it is finished."""
+"""A task under several policies on the same items, each result kept as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..tasks.task import Item, Task
 from .folder import RunFolder
 
 QUESTIONS_AT_ONCE = 4
-"""Given texts are scored for so many questions together; a killed run loses no more."""
+"""Questions whose given texts are scored together; a killed run loses no more than these."""
 
 
 def config(
     gen: BlendInGenerator, task: Task, *, max_new_tokens: int | None = None, **further: Any
 ) -> dict[str, Any]:
-    """What a run's results depend on, beside its arms: the manifest's `config`.
+    """What a run's results depend on, besides its arms: the manifest's `config`.
 
     Args:
         gen: the models.
         task: the task.
         max_new_tokens: of an answer; None: the task's.
-        **further: where the items came from, and whatever else belongs there.
+        **further: where the items came from, and anything else to record.
     """
     return {
         "task": task.name,
@@ -54,21 +54,21 @@ def run(
     max_batch_size: int = 32,
     progress: bool | None = None,
 ) -> None:
-    """Runs what is not done yet of this process's share of the items, arm after arm.
+    """Runs the items of this process's shard that are not finished yet, arm after arm.
 
     An item that fails (too long for a model, for example) is recorded with its error and has no
-    score. Ctrl-C leaves all that is finished.
+    score. Ctrl-C keeps everything that is finished.
 
     Args:
         gen: the models.
         task: the items and their scorer.
         arms: policies by the names under which results are kept.
-        results: where they are kept; its configuration says how long an answer may be.
-        max_batch_size: answers in flight at most.
+        results: where records are kept; its configuration limits the length of answers.
+        max_batch_size: the most answers in flight.
         progress: whether to show a bar on stderr; None: where that is a terminal.
 
     Raises:
-        ValueError: for an arm whose results are there under other settings.
+        ValueError: the folder holds an arm's results under other settings.
     """
     for name, policy in arms.items():
         results.add_arm(name, described(policy))
@@ -105,7 +105,7 @@ def run(
 
 
 class _Seconds:
-    """A stop watch: each call gives the time since the last."""
+    """A stopwatch: each call returns the time since the last."""
 
     def __init__(self) -> None:
         self.total, self._last = 0.0, time.perf_counter()
@@ -126,7 +126,7 @@ def _answers(
     max_batch_size: int,
     settings: Mapping[str, Any],
 ) -> Iterator[Record]:
-    """Answers written."""
+    """Generates answers."""
     batch = gen.stream_batch(
         [item.prompt for item in items],
         system=task.system,
@@ -144,7 +144,7 @@ def _answers(
 def _likelihoods(
     gen: BlendInGenerator, task: Task, policy: Policy, items: Sequence[Item], seconds: _Seconds
 ) -> Iterator[Record]:
-    """Given texts scored.
+    """Scores given texts.
 
     A text follows "Answer:" with a space between; the guide alone reads it without, for its chat
     template has opened the answer's own line.

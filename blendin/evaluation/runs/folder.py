@@ -1,7 +1,7 @@
 """A run's folder: a manifest that reproduces it, and one file of records for each arm.
 
-A record is written as soon as its item is finished, so a run that was killed goes on where it
-stopped. Several processes may share a folder (`accelerate launch`, on one host or over a shared
+A record is written as soon as its item is finished, so a run that was killed continues where
+it stopped. Several processes may share a folder (`accelerate launch`, on one host or over a shared
 file system): each takes its own items and writes its own files, and nobody waits for anybody.
 """
 
@@ -44,20 +44,20 @@ class Shard:
 
     @classmethod
     def from_environment(cls) -> Self:
-        """As `accelerate launch` and `torchrun` say it."""
+        """From the variables that `accelerate launch` and `torchrun` set."""
 
-        def told(name: str, least: int) -> int:
+        def variable(name: str, least: int) -> int:
             return max(least, int(os.environ.get(name, least)))
 
-        return cls(told("RANK", 0), told("WORLD_SIZE", 1), told("LOCAL_RANK", 0))
+        return cls(variable("RANK", 0), variable("WORLD_SIZE", 1), variable("LOCAL_RANK", 0))
 
     def of_items(self, items: Sequence[T]) -> list[T]:
-        """Its items: every `of`-th, whatever is done already."""
+        """This process's items: every `of`-th, finished or not."""
         return list(items[self.rank :: self.of])
 
     @property
     def device(self) -> str | None:
-        """Its own accelerator, where several processes share a host's; else None."""
+        """This process's accelerator where several processes share a host, else None."""
         accelerator = torch.accelerator.current_accelerator() if self.of > 1 else None
         return None if accelerator is None else f"{accelerator.type}:{self.local}"
 
@@ -73,16 +73,16 @@ class RunFolder:
     def __init__(
         self, folder: str | Path, config: Mapping[str, Any], shard: Shard | None = None
     ) -> None:
-        """Opens a run, or begins it.
+        """Opens a run or starts a new one.
 
         Args:
-            folder: created where it is missing.
-            config: all that the results depend on, for JSON: data, models, lengths, seeds. Arms
-                come by `add_arm`.
+            folder: created if missing.
+            config: everything that the results depend on, as JSON: data, models, lengths, seeds.
+                Arms are added by `add_arm`.
             shard: which process this is; None for the only one.
 
         Raises:
-            ValueError: the folder has another configuration's results; tells the first difference.
+            ValueError: the folder has another configuration's results; names the first difference.
         """
         self.folder, self.shard = Path(folder), shard or Shard()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,17 +98,17 @@ class RunFolder:
         return self._manifest
 
     def add_arm(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Notes an arm's settings, or finds them noted.
+        """Records an arm's settings, or checks them against those on record.
 
         Raises:
-            ValueError: the folder has this arm's results under other settings.
+            ValueError: the folder holds this arm's results under other settings.
         """
         own = json.loads(json.dumps(settings))
         noted = self._manifest["arms"].setdefault(name, own)
         self._refuse_other(f"arms.{name}", noted, own)
 
     def begin(self, **facts: Any) -> None:
-        """Writes the manifest, with a new session of these facts beside versions and machine."""
+        """Writes the manifest with a new session: these facts, the versions and the machine."""
         session = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": versions(),
@@ -121,7 +121,7 @@ class RunFolder:
             write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
 
     def records(self, arm: str) -> dict[str, Record]:
-        """What all processes have finished of an arm, by item; the first of two of one item."""
+        """An arm's finished records from all processes, by item; the first of duplicates."""
         found: dict[str, Record] = {}
         for path in self._files(arm):
             for record in _read(path):
@@ -137,7 +137,7 @@ class RunFolder:
 
     @contextmanager
     def writer(self, arm: str) -> Iterator[Callable[[Record], None]]:
-        """A function that adds a record to this process's file, on disk when it returns."""
+        """A function that adds a record to this process's file and flushes it."""
         path = self.folder / f"{arm}.{self.shard.rank:03}.jsonl"
         _drop_half_a_line(path)
         with path.open("a", encoding="utf-8") as file:
@@ -154,8 +154,8 @@ class RunFolder:
     def _refuse_other(self, name: str, noted: Any, own: Any) -> None:
         if difference := _difference(name, noted, own):
             raise ValueError(
-                f"{self.folder} has results of another run ({difference}): go on with its settings "
-                "or choose another folder (--out)"
+                f"{self.folder} has results of another run ({difference}): continue with its "
+                "settings or choose another folder (--out)"
             )
 
 
@@ -177,13 +177,13 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What the results were made on."""
+    """The machine that the results were made on."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that whoever reads it finds the old text or the new."""
+    """Replaces a file at once: a reader finds either the old text or the new."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(text, "utf-8")
     draft.replace(path)
@@ -192,7 +192,7 @@ def write_whole(path: Path, text: str) -> None:
 def _read(path: Path) -> Iterator[Record]:
     with path.open(encoding="utf-8") as file:
         for line in file:
-            if line.endswith("\n"):  # else its writer was killed, or is just writing
+            if line.endswith("\n"):  # else its writer was killed or is still writing
                 yield Record.from_json(line)
 
 

@@ -1,4 +1,4 @@
-"""Results of several runs as one page of Markdown, made from their folders and nothing else."""
+"""Results of several runs as one page of Markdown, made from their folders alone."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ def read_results(folder: str | Path, data: str | Path | None = None) -> Results:
 
     Args:
         folder: the run's.
-        data: where the data lie, as `data.rows` takes it.
+        data: the folder of the data, as for `data.rows`.
 
     Raises:
-        ValueError: there is no run, or the data's items are others.
+        ValueError: there is no run, or its items differ from those of the data.
     """
     if not (Path(folder) / MANIFEST).is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: name a folder that `blendin evaluate` made")
     config = read_manifest(folder)["config"]
     task = load(config["task"], data, config["limit"], config["seed"])
     if origin(task, config["limit"], config["seed"])["items_sha256"] != config["items_sha256"]:
-        raise ValueError(f"{folder} was run on another edition of the data: pass --data with that")
+        raise ValueError(
+            f"{folder} was run on another edition of the data: pass --data with that edition"
+        )
     return Results(task, RunFolder(folder, config))
 
 
@@ -99,29 +101,29 @@ def _section(results: Results) -> str:
 
 
 def _floor(results: Results) -> list[str]:
-    """A plain word where no arm can do the task."""
+    """A plain statement where no arm can do the task."""
     scores = [arm.figures["accuracy"] for arm in results.arms if "accuracy" in arm.figures]
     if results.task.name != "gsm8k" or not scores or max(s.high for s in scores) > 2 * FLOOR:
         return []
     best = max(score.estimate for score in scores)
     return [
         f"No arm gets more than {best:.0%} right: models of this size cannot do these problems, "
-        "and this table says nothing of the method's effect on reasoning. What it does show is "
+        "and this table says nothing about the method's effect on reasoning. What it does show is "
         "the form of the answers, below."
     ]
 
 
 def _settings(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    def spelled(settings: Mapping[str, Any]) -> str:
+    def listed(settings: Mapping[str, Any]) -> str:
         parts = []
         for key, value in settings.items():
             if isinstance(value, Mapping):
-                parts.append(spelled(value))
+                parts.append(listed(value))
             elif key != "name" and value is not None:
                 parts.append(f"{key} {value}")
         return ", ".join(parts)
 
-    return [f"`{name}`: {spelled(own)}" for name, own in arms.items() if spelled(own)]
+    return [f"`{name}`: {listed(own)}" for name, own in arms.items() if listed(own)]
 
 
 def _examples(results: Results) -> list[str]:
@@ -135,7 +137,7 @@ def _examples(results: Results) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """One line, escaped for Markdown."""
     line = " ⏎ ".join(part.strip() for part in text.strip().splitlines() if part.strip())
     if len(line) > SHOWN:
         line = line[:SHOWN].rstrip() + " …"

@@ -1,4 +1,4 @@
-"""What a run shows: scores with intervals, and what may be concluded of any two arms."""
+"""What a run shows: scores with intervals, and what may be concluded about any two arms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AGAINST = {
     "nudge": ("base",),
     "cap": ("blend",),
 }
-"""The comparisons that a method's user asks for: each arm with those it must beat or justify."""
+"""The comparisons of interest: each arm with those that it has to beat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Arm:
     Attributes:
         name: of the arm.
         n: items scored.
-        failed: items that could not be.
+        failed: items that could not be scored.
         figures: the task's rates and means.
         rate: interventions over tokens, all items together.
-        finished: of answers written, the share that ended by themselves, neither cut off at the
-            limit nor failed; None where given texts were scored.
-        length: tokens an answer, or an item, on the average.
+        finished: the share of answers that ended by themselves, neither cut off at the limit nor
+            failed; None where given texts were scored.
+        length: tokens per answer, or per item, on average.
         tokens_per_second: written or scored.
     """
 
@@ -60,7 +60,7 @@ class Results:
     """
 
     def __init__(self, task: Task, run: RunFolder) -> None:
-        """Reads what there is; arms may be unfinished."""
+        """Reads the results so far; arms may be unfinished."""
         self.task, self.manifest = task, run.manifest
         self._items = {item.id: item for item in task.items}
         self._records: dict[str, dict[str, Record]] = {}
@@ -121,9 +121,9 @@ class Results:
                         yield f"{metric}: {conclusion(name, ours, other, theirs)}"
 
     def caution(self) -> str:
-        """How much the comparisons together bear, and what the run leaves open."""
+        """How far the comparisons together can be trusted, and what the run leaves open."""
         count = len(self.conclusions)
-        said = (
+        text = (
             f"{count} comparison{'s' * (count != 1)} at the 5 % level each: about "
             f"{count * 0.05:.1f} would come out significant by chance alone. Figures of a subset "
             "are of that subset; the interval says what they may be on more such items."
@@ -131,11 +131,11 @@ class Results:
         limit = self.manifest["config"]["max_new_tokens"]
         cut = [arm for arm in self.arms if arm.finished is not None and arm.finished < 0.9]
         if cut:
-            said += (
+            text += (
                 f" Many answers were cut off at {limit} tokens (see 'ended'): scores are of cut "
                 "answers."
             )
-        return said
+        return text
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows, the same for every rendering."""

@@ -28,7 +28,7 @@ SUBSET_SEED = 2606
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One data set: its file, where the hub has it, and the columns that are relied on.
+    """One data set: its file, where the hub has it, and the columns that must be there.
 
     `as_in_file` gives a row of the hub the shape of the file's.
     """
@@ -76,10 +76,10 @@ def rows(name: str, folder: str | Path | None = None) -> list[Row]:
 
     Args:
         name: "gsm8k", "truthfulqa_mc" or "xstest".
-        folder: where the files lie; None for `$BLENDIN_DATA`, and without that the hub.
+        folder: where the files are; None for `$BLENDIN_DATA`, and without that the hub.
 
     Raises:
-        ValueError: where the data cannot be had, or lacks a column; the message says what to do.
+        ValueError: the data cannot be loaded or lacks a column; the message says what to do.
     """
     source = SOURCES[name]
     folder = folder or os.environ.get(FOLDER_VARIABLE)
@@ -106,7 +106,7 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a .csv, .jsonl or .json file.
 
     Raises:
-        ValueError: it is not what its name says.
+        ValueError: the content is not what the suffix says.
     """
     if path.suffix == ".csv":
         return list(read_csv(path))
@@ -124,7 +124,7 @@ def _load(source: Source) -> Sequence[Mapping[str, Any]]:
         from datasets import load_dataset
 
         return list(load_dataset(repository, configuration, split=split))
-    # Offline, gated, missing, not installed: the libraries below have an exception each.
+    # Offline, gated, missing, not installed: each of the libraries below raises its own exception.
     except Exception as error:
         raise ValueError(
             f"{repository} could not be loaded from the Hugging Face hub "
@@ -136,8 +136,8 @@ def _load(source: Source) -> Sequence[Mapping[str, Any]]:
 def permutation(length: int, seed: int | str) -> list[int]:
     """The places 0 to `length` − 1 in a seeded random order, the same everywhere.
 
-    Of Python's generator `random()` alone is promised to stay as it is from version to version,
-    hence the sort by random keys where `sample` or `shuffle` would be the natural words.
+    Python promises that `random()` alone stays the same from version to version, hence the sort by
+    random keys in place of `sample` or `shuffle`.
     """
     generator = random.Random(seed)
     keys = [generator.random() for _ in range(length)]

@@ -1,6 +1,6 @@
 """GSM8K (Cobbe et al., arXiv 2110.14168): grade-school problems whose answer is a number.
 
-Protocol: zero-shot. The user's turn is the question as it is (`prompt`), the system's text is
+Protocol: zero-shot. The user's turn is the question as it is (`prompt`), the system text is
 `SYSTEM`, NUDGING's chain-of-thought instruction; nothing asks for a format. An answer is correct if
 its final number equals the reference's, as exact fractions: 18, 18.00 and 36/2 are one number.
 
@@ -18,7 +18,7 @@ How numbers are read: "," groups thousands; currency signs, percent signs and un
 over, so 18% is 18; 1/2 and 1 1/2 are fractions, so are ½ and \\frac. A hyphen that touches the
 number is a minus unless something that it could join stands before it: "10-12" ends in 12,
 "3-year-old" in 3. A clock's h:mm is a number of hours: 5:00 is 5 and 3:30 is 7/2, but never 30.
-Digits within a word or in an exponent (CO2, m^2) are no numbers. Not read: numbers in words, 1e6,
+Digits within a word or in an exponent (CO2, m^2) do not count. Not read: numbers in words, 1e6,
 and 1.000,50 for 1,000.50.
 """
 
@@ -85,7 +85,7 @@ def read(folder: str | Path | None = None) -> list[Problem]:
 
 
 def prompt(problem: Problem) -> str:
-    """The user's turn: the question and nothing else. `SYSTEM` is the system's."""
+    """The user's turn: the question and nothing else. `SYSTEM` is the system text."""
     return problem.question
 
 
@@ -118,7 +118,7 @@ def _in_plain_signs(text: str) -> str:
 
 
 def _after_hashes(text: str, numbers: list[re.Match[str]]) -> Iterator[re.Match[str]]:
-    """Numbers after "####", the last mark's first; a Markdown heading's own number is none."""
+    """Numbers after "####", the last mark's first; a Markdown heading's number does not count."""
     for mark in reversed(list(_HASHES.finditer(text))):
         found = _first_from(mark.end(), numbers)
         if (

@@ -25,12 +25,12 @@ def load(
 
     Args:
         name: one of `NAMES`.
-        folder: where the data lie, as `data.rows` takes it.
-        limit: so many items drawn with `seed`; None for all.
+        folder: where the data is, as for `data.rows`.
+        limit: how many items, drawn with `seed`; None for all.
         seed: of the subset, and of the order in which letters name the options.
 
     Raises:
-        ValueError: for an unknown name or a limit below 1, or where the data cannot be had.
+        ValueError: for an unknown name or a limit below 1, or if the data cannot be loaded.
     """
     if name not in TASKS:
         raise ValueError(f"task {name!r} is unknown; use one of {', '.join(NAMES)}")
@@ -40,10 +40,10 @@ def load(
 def of_prompts(
     path: str | Path, limit: int | None = None, seed: int = SUBSET_SEED, max_new_tokens: int = 128
 ) -> Task:
-    """Prompts of one's own, answered and not scored.
+    """A task of the user's own prompts, answered but not scored.
 
     Args:
-        path: a text file with a prompt a line, or .jsonl, .json or .csv with a column "prompt" or
+        path: a text file with a prompt per line, or .jsonl, .json or .csv with a column "prompt" or
             "question".
         limit: as for `load`.
         seed: as for `load`.
@@ -60,7 +60,7 @@ def of_prompts(
     else:
         prompts = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     if not prompts:
-        raise ValueError(f"{path} has no prompt: write one a line")
+        raise ValueError(f"{path} has no prompt: write one per line")
     items = _items([(prompt, None, ()) for prompt in prompts], limit, seed)
     return Task(
         path.name, path.name, items, unscored, lambda _: {}, (), max_new_tokens=max_new_tokens

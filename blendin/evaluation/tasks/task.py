@@ -41,13 +41,13 @@ class Task:
 
     Attributes:
         name: one of `NAMES`.
-        title: for people.
+        title: for display.
         items: the questions, in the data set's order.
         score: an item and its answer, or the log-likelihoods of its texts, to numbers by name.
         figures: all items with their records, to the table's rates and means, by name.
         compared: of the scores, those by which arms are compared; higher is better.
         system: the system's text for both models.
-        max_new_tokens: of an answer, unless told otherwise.
+        max_new_tokens: the limit of an answer where the run sets no other.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Task:
 
 
 def answered(task: Task, max_new_tokens: int = 128) -> Task:
-    """The task with answers written; one that scores given texts has its questions answered."""
+    """The task with its questions answered, unscored where it scores given texts."""
     if task.writes:
         return task
     return replace(
@@ -79,7 +79,7 @@ def unscored(item: Item, answer: Any) -> Metrics:
 
 
 def origin(task: Task, limit: int | None, seed: int) -> dict[str, Any]:
-    """Which items a run was on, for its manifest."""
+    """What identifies the items of a run, for its manifest."""
     content = json.dumps([[item.id, item.prompt, item.texts] for item in task.items])
     digest = hashlib.sha256(content.encode()).hexdigest()
     return {"limit": limit, "seed": seed, "items_sha256": digest}

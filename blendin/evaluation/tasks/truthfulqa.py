@@ -4,10 +4,10 @@ Protocols:
 
 - MC1, MC2 (the authors'): every choice is scored by its log-likelihood as the answer to the
   question, the sum over its tokens, not divided by their number. MC1 is whether the one true choice
-  scores above every false one: a tie is a miss, whatever the order of the choices. MC2 is the
+  scores above every false one: a tie is a miss in any order of the choices. MC2 is the
   probability of the true choices over that of all, the likelihoods normalised over the choices.
   The release of 2025 has an empty text among the choices of some questions, left by a stray ";": it
-  is no answer and is left out.
+  is not an answer and is left out.
 - Letter choice (BlendIn's): the MC1 choices are listed as "A) ...", "B) ..." in an order that is
   drawn for each question (the files list the true one first), the model is asked for the letter,
   and its text is read by `chosen_letter`. No letter is a miss.
@@ -112,7 +112,7 @@ def letters(item: Question) -> str:
 def letter_question(item: Question, seed: int = SUBSET_SEED) -> tuple[str, str]:
     """The question with its options and the instruction, and the letter of the true one.
 
-    The order depends on the seed and the question alone, not on the company it is read in.
+    The order depends on the seed and the question alone, not on the other questions.
 
     Raises:
         ValueError: for more options than there are letters.

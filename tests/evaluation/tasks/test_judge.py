@@ -19,7 +19,8 @@ import pytest
 from typer.testing import CliRunner
 
 from blendin.cli.app import app
-from blendin.evaluation.tasks.judge import KEY_VARIABLES, ChatJudge, api_key, named_class
+from blendin.evaluation.tasks.chat_server import KEY_VARIABLES, api_key
+from blendin.evaluation.tasks.judge import ChatJudge, named_class
 from blendin.evaluation.tasks.xstest import CLASSES, Completion
 
 KEY = "sk-a-secret-of-ours"
@@ -178,7 +179,7 @@ def test_waiting_follows_the_server_within_bounds_and_doubles_otherwise(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("blendin.evaluation.tasks.judge.time.sleep", waits.append)
+    monkeypatch.setattr("blendin.evaluation.tasks.chat_server.time.sleep", waits.append)
     faults = [failed(429, "", Retry_After="7"), failed(429, "", Retry_After="99999")]
     server.answer = lambda number, _: faults[number] if number < 2 else said(CLASSES[0])
     server.judge()(TEN[:1])
@@ -194,7 +195,7 @@ def test_a_wait_may_be_asked_for_by_a_date_and_nonsense_is_passed_over(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("blendin.evaluation.tasks.judge.time.sleep", waits.append)
+    monkeypatch.setattr("blendin.evaluation.tasks.chat_server.time.sleep", waits.append)
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     faults = [failed(503, "", Retry_After=value) for value in (date, "soon", "-5")]
     server.answer = lambda number, _: faults[number] if number < 3 else said(CLASSES[0])
@@ -228,7 +229,7 @@ def test_where_the_server_is_lost_the_labels_so_far_are_kept(server: Server) -> 
     [
         (failed(401, "no such key"), r"401 'no such key'.*BLENDIN_JUDGE_API_KEY"),
         (failed(404, "no such model"), r"404 'no such model'.*--judge-model"),
-        (failed(500, "x" * 999), r"500 'x{80}…'.*mend its server"),
+        (failed(500, "x" * 999), r"500 'x{80}…'.*fix its server"),
         (failed(429, "quota"), r"429 'quota'.*limits"),
         (failed(302, "", Location="/elsewhere"), r"answered 302"),
         ((200, {}, "<html>Welcome"), r"no chat completion but '<html>Welcome'.*--judge-url"),
