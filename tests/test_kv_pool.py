@@ -15,7 +15,9 @@ from blendin.models.kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_pr
 @torch.inference_mode()
 def fill(pool: Pool, segment: KVSegment, ids: list[int]) -> None:
     """Stores keys and values that tell their token, as a forward does."""
-    places = torch.arange(segment.start + len(segment.ids), segment.start + len(segment.ids) + len(ids))
+    places = torch.arange(
+        segment.start + len(segment.ids), segment.start + len(segment.ids) + len(ids)
+    )
     tokens = torch.tensor(ids, dtype=torch.float32)[:, None, None]
     for layer in (0, 1):
         pool.write(layer, places, tokens + layer, -tokens - layer)
