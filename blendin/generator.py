@@ -212,9 +212,8 @@ class BlendInGenerator:
             ValueError: for an empty text or prompt, or one that does not fit into a context.
         """
         if isinstance(text, str):
-            one = Request.of(
-                prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings
-            )
+            alone: Any = settings
+            one = Request.of(prompt, base_prompt, guide_prompt, default_policy=self.policy, **alone)
             return next(score(self.pair, [(one.read(self.pair), text)]))
         asked = requests(prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings)
         texts = list(text or ())

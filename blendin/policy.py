@@ -407,7 +407,7 @@ class CapMemory(Memory):
 
 def described(policy: Policy) -> dict[str, Any]:
     """A policy's name and settings, for JSON."""
-    settings = asdict(policy) if is_dataclass(policy) else {}
+    settings: dict[str, Any] = asdict(policy) if is_dataclass(policy) else {}
     return {"name": type(policy).__name__, **settings}
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..evaluation.runs.folder import RunFolder
     from ..evaluation.tasks.task import Task
     from ..generator import BlendInGenerator
-    from ..models.local import Model
+    from ..models.protocol import Model
     from ..policy import Policy
 
 ARM = "blend"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @takes_options
 def evaluate(
     models: ModelOptions,
-    settings: ArmOptions,
+    arm_settings: ArmOptions,
     tasks: Annotated[
         list[str],
         typer.Argument(help="One or more of gsm8k, truthfulqa, truthfulqa-letter and xstest."),
@@ -63,7 +63,7 @@ def evaluate(
     from ..evaluation.tasks.registry import load
     from ..evaluation.tasks.task import origin
 
-    policies = arms(tuple(arm or NAMES), **settings.given())
+    policies = arms(tuple(arm or NAMES), **arm_settings.given())
     loaded = [load(name, data, limit, seed) for name in tasks]
     shard = Shard.from_environment()
     if models.device_map is None and shard.device is not None:

@@ -25,7 +25,7 @@ from ..policy import (
 
 if TYPE_CHECKING:
     from ..generator import BlendInGenerator
-    from ..models.local import Model
+    from ..models.protocol import Model
 
 console = Console(highlight=False, soft_wrap=True)
 messages = Console(highlight=False, stderr=True)
@@ -147,7 +147,13 @@ def policy_settings(
 
 
 if TYPE_CHECKING:
-    PolicyOptions = BlendOptions = ArmOptions = PolicySettings
+
+    class PolicyOptions(PolicySettings): ...
+
+    class BlendOptions(PolicySettings): ...
+
+    class ArmOptions(PolicySettings): ...
+
 else:
     PolicyOptions = policy_settings(all_parameters(), policy="blend")
     BlendOptions = policy_settings(parameters("blend"))
@@ -225,7 +231,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     line and exit status 2, without a traceback.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = [
         parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(command).parameters.items()

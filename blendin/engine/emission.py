@@ -14,7 +14,7 @@ from ..decision.prediction import Prediction
 from ..models.protocol import Model
 from ..trace import Source
 from .pair import Pair
-from .sequence import SequenceState
+from .sequence import Role, SequenceState
 
 
 def choose(
@@ -51,7 +51,7 @@ def _seen(pair: Pair, sequence: SequenceState) -> set[int]:
 def emit_own(
     pair: Pair,
     sequence: SequenceState,
-    role: Source,
+    role: Role,
     prediction: Prediction,
     row: int,
     choice: int,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..models.local import Model
+from ..models.protocol import Model
 from ..policy import Policy, all_parameters, named_policy
 from ..prompts import Message, as_messages, base_text, guide_text
 

@@ -47,7 +47,7 @@ from .. import __version__
 from ..generator import BlendInGenerator
 from ..models import default_pair
 from ..models.loader import ModelSource
-from ..models.local import Model
+from ..models.protocol import Model
 from ..policy import Policy, all_parameters, described
 from .harness import (
     DEFAULT_LENGTH,

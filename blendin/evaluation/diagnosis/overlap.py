@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ...decision.prediction import Prediction
     from ...engine.pair import Pair
     from ...generator import BlendInGenerator
-    from ...models.local import Model
+    from ...models.protocol import Model
     from ...prompts import Prompt
     from ...vocab.vocabulary import Vocabulary
 
