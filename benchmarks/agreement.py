@@ -1,10 +1,10 @@
-"""Guesses by the guide against how often it agrees with the base, on random models of real shapes.
+"""Drafts by the guide against how often it agrees with the base, on random models of real shapes.
 
 The guide is a random model whose forwards run in full; then the logits that it gives are made to
 prefer, at a given rate, the token that the base is going to write, and another one elsewhere. At
 steps where the base is unsure it always agrees, so that the text is the base's own and every arm
 writes the same. What is measured stands beside what the costs measured in the same run allow at
-best: with acceptance a, n guesses a round, base steps of T(1 + n) and guide steps of G,
+best: with acceptance a, n draft tokens a round, base steps of T(1 + n) and guide steps of G,
 
     (1 - a^(n + 1)) / (1 - a) / (T(1 + n) + n·G)   tokens a second.
 
@@ -25,14 +25,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from decode import PROMPTS, random_pair, surroundings, threshold_for_rate, timed
+from decode import PROMPTS, random_pair, threshold_for_rate
+from measure import step_seconds, surroundings, timed
 from rich.console import Console
 from rich.table import Table
 from shapes import PAIRS
 
 from blendin import BaseOnly, Blend, BlendInGenerator
 from blendin.models.context import Context
-from blendin.models.local import LanguageModel
 from blendin.speculation import drafters
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12)
@@ -52,7 +52,7 @@ def main(
     policy = Blend(threshold_for_rate(gen, 0.15, max_new_tokens))
     asked: dict[str, Any] = {"max_new_tokens": max_new_tokens}
     plan = gen.generate(PROMPTS[0], policy=BaseOnly(), speculate="off", **asked)
-    told = surroundings() | {"pair": PAIRS[shapes], "dtype": dtype, "rates": {}}
+    summary = surroundings() | {"pair": PAIRS[shapes], "dtype": dtype, "rates": {}}
     console = Console()
     for each in rate or (0.6, 0.8, 0.9):
         oracle = Agreeing(gen, plan, policy.threshold, each)
@@ -68,11 +68,11 @@ def main(
                 assert out.token_ids == plan.token_ids, f"{name} wrote another text"
         made = {name: median(values[1:]) for name, values in speeds.items()}
         best = optimum(gen, each)
-        told["rates"][each] = {"tokens_per_second": made, "optimum": best}
+        summary["rates"][each] = {"tokens_per_second": made, "optimum": best}
         console.print(curve(each, made, best))
-    console.print(f"{told['machine']}, {told['versions']}", markup=False)
+    console.print(f"{summary['machine']}, {summary['versions']}", markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=2) + "\n")
+        json_file.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 class Agreeing:
@@ -81,7 +81,7 @@ class Agreeing:
     def __init__(self, gen: BlendInGenerator, plan: Any, threshold: float, rate: float) -> None:
         self.model, self.original = gen.guide, gen.guide.forward_batch
         unsure = [step.base_top_prob < threshold for step in plan.steps]
-        # Of the confident steps, so many as make up the rate with the others.
+        # The share of the confident steps that makes up the rate together with the others.
         sure = len(unsure) - sum(unsure)
         share = (rate * len(unsure) - sum(unsure)) / sure if sure else 1.0
         draws = random.Random(0)
@@ -108,28 +108,21 @@ class Agreeing:
 
 
 def optimum(gen: BlendInGenerator, rate: float) -> dict[str, float]:
-    """Tokens a second that the costs measured here allow, by the number of guesses."""
-    base = {n: step_seconds(gen.base, 1 + n) for n in (0, *LENGTHS)}
-    guide = step_seconds(gen.guide, 1)
+    """Tokens a second that the costs measured here allow, by the number of draft tokens."""
+    prompt = PROMPTS[:1]
+    base = {
+        n: step_seconds(gen.base, prompt, width=1 + n, keep=False, room=512) for n in (0, *LENGTHS)
+    }
+    guide = step_seconds(gen.guide, prompt, keep=False, room=512)
     found = {str(n): (1 - rate ** (n + 1)) / (1 - rate) / (base[n] + n * guide) for n in LENGTHS}
     return {"0": 1 / base[0]} | found
 
 
-def step_seconds(model: LanguageModel, width: int, repeats: int = 12) -> float:
-    """The median time of one forward of so many tokens, all of them scored and then taken back."""
-    context = Context(model.encode_prompt(PROMPTS[0]), expected=512)
-    model.forward(context)
-    times = []
-    for _ in range(repeats):
-        context.ids += context.ids[-1:] * width
-        times.append(timed(lambda: model.forward(context, width))[1])
-        model.rollback(context, width)
-    return median(times)
-
-
 def curve(rate: float, made: dict[str, float], best: dict[str, float]) -> Table:
     """Measured and best possible, beside each other."""
-    table = Table("guesses", "tok/s", "of the base alone", "optimum", title=f"agreement {rate}")
+    table = Table(
+        "draft tokens", "tok/s", "of the base alone", "optimum", title=f"agreement {rate}"
+    )
     for name, speed in made.items():
         possible = best.get({"base alone": "0"}.get(name, name))
         table.add_row(

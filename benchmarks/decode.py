@@ -21,25 +21,22 @@ the copy bandwidth measured in the same run. Targets: time a token <= 1.3 × the
 from __future__ import annotations
 
 import json
-import platform
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import torch
 import transformers
 import typer
+from measure import step_seconds, surroundings, timed
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from shapes import PAIRS, random_model, weight_bytes
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, GuideOnly, Nudge
-from blendin.models import default_pair as pairs
-from blendin.models.context import Context
+from blendin.models import default_pair
 from blendin.models.local import LanguageModel
 
 PROMPTS = (
@@ -50,8 +47,6 @@ PROMPTS = (
     "Write a short note to thank a colleague for help with a report.",
     "Why is the sky blue, and why are sunsets red?",
 )
-
-T = TypeVar("T")
 
 ARMS = {
     "BaseOnly": BaseOnly(),
@@ -74,39 +69,9 @@ def plain_generate(model: LanguageModel, text: str, length: int) -> int:
     return out.shape[1] - ids.shape[1]
 
 
-def step_seconds(model: LanguageModel, text: str, repeats: int) -> float:
-    """The median time of one forward of one token after a prompt."""
-    context = Context(model.encode_prompt(text))
-    model.forward(context)
-    times = []
-    for _ in range(repeats):
-        context.ids.append(context.ids[-1])
-        times.append(timed(lambda: model.forward(context))[1])
-    return statistics.median(times)
-
-
-def surroundings() -> dict[str, Any]:
-    """The machine and the versions, for a result."""
-    return {
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
-
-
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    result = work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return result, time.perf_counter() - started
-
-
 def main(
-    base: str = pairs.DEFAULT_BASE,
-    guide: str = pairs.DEFAULT_GUIDE,
+    base: str = default_pair.DEFAULT_BASE,
+    guide: str = default_pair.DEFAULT_GUIDE,
     dtype: str = "float32",
     device_map: str | None = None,
     shapes: Annotated[
@@ -147,7 +112,9 @@ def main(
             outputs[arm] = out
             speeds[arm].append(out.tokens_per_second)
             relative[arm].append(out.tokens_per_second / plain)
-        cost = step_seconds(gen.guide, text, 24) / step_seconds(gen.base, text, 24)
+        cost = step_seconds(gen.guide, [text], repeats=24) / step_seconds(
+            gen.base, [text], repeats=24
+        )
         costs.append(cost)
         rates.append(outputs["Blend"].intervention_rate)
         targets.append(relative["Blend"][-1] * (1 + rates[-1] * cost))

@@ -19,14 +19,14 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from decode import surroundings
+from measure import surroundings
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from speculation import differing
 
 from blendin import BlendInGenerator, Generation
-from blendin.evaluation import tasks
+from blendin.evaluation.tasks import registry as tasks
 from blendin.models.remote import completions
 from blendin.models.remote.model import RemoteModel
 
@@ -113,7 +113,7 @@ class Waiting:
 
 
 def server_alone(model: RemoteModel, ids: list[int], count: int, top: int | None) -> float:
-    """Seconds for so many tokens of the base, streamed in one request."""
+    """Seconds for a number of tokens of the base, streamed in one request."""
     url = model.replicas.all[0].url
     body = completions.body(model.name, ids, count, 0) | {"logprobs": top, "ignore_eos": True}
     began = time.perf_counter()
@@ -140,15 +140,15 @@ def report(
         "one sequence", "tok/s", "of one request a token", "base requests a token", "r",
         title=f"{len(singles['off'])} prompts; speeds are totals, ratios medians over the prompts",
     )  # fmt: skip
-    told: dict[str, Any] = {"one": {}, "in flight": {}}
+    results: dict[str, Any] = {"one": {}, "in flight": {}}
     for name, each in seconds.items():
         ratio = median(off / own for off, own in zip(seconds["off"], each, strict=True))
         speed = len(each) / sum(each)
         cells = [f"{speed:.2f}", f"{ratio:.2f}", "", ""]
-        told["one"][name] = {"tokens_per_second": speed, "of_off": ratio}
+        results["one"][name] = {"tokens_per_second": speed, "of_off": ratio}
         if name in singles:
-            told["one"][name] |= counted(singles[name]) | {"waited_seconds": waited[name]}
-            cells[2:] = _cells(told["one"][name])
+            results["one"][name] |= counted(singles[name]) | {"waited_seconds": waited[name]}
+            cells[2:] = _cells(results["one"][name])
         table.add_row(name, *cells)
     console.print(table)
     for name in WAYS:
@@ -162,24 +162,24 @@ def report(
     )  # fmt: skip
     for name in WAYS:
         speed, ratio = median(speeds[name]), median(speeds[name]) / median(speeds["off"])
-        told["in flight"][name] = {"tokens_per_second": speed, "of_off": ratio}
-        told["in flight"][name] |= counted(together[name]) | {"rounds": speeds[name]}
-        cells = [f"{speed:.2f}", f"{ratio:.2f}", *_cells(told["in flight"][name])]
+        results["in flight"][name] = {"tokens_per_second": speed, "of_off": ratio}
+        results["in flight"][name] |= counted(together[name]) | {"rounds": speeds[name]}
+        cells = [f"{speed:.2f}", f"{ratio:.2f}", *_cells(results["in flight"][name])]
         table.add_row(name, *cells)
     console.print(table)
-    told["differences"] = {
+    results["differences"] = {
         "one": differing(singles["auto"], singles["off"]),
         "in flight": differing(together["auto"], singles["off"]),
     }
-    for name, found in told["differences"].items():
+    for name, found in results["differences"].items():
         count = len(singles["off"])
         console.print(f"{name}: {len(found)} of {count} texts are not those of one request a token")
         for each in found:
             console.print(f"  {each}", markup=False)
-    told |= surroundings() | {"base": gen.base.name, "guide": gen.guide.name}
-    console.print(f"{told['machine']}, {told['versions']}", markup=False)
+    results |= surroundings() | {"base": gen.base.name, "guide": gen.guide.name}
+    console.print(f"{results['machine']}, {results['versions']}", markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=2) + "\n")
+        json_file.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def counted(outs: list[Generation]) -> dict[str, float]:
@@ -192,10 +192,10 @@ def counted(outs: list[Generation]) -> dict[str, float]:
     }
 
 
-def _cells(told: dict[str, Any]) -> list[str]:
-    rate = told["intervention_rate"]
+def _cells(results: dict[str, Any]) -> list[str]:
+    rate = results["intervention_rate"]
     bound = 2 * rate + 0.05
-    return [f"{told['base_requests_a_token']:.2f} (bound {bound:.2f})", f"{rate:.2f}"]
+    return [f"{results['base_requests_a_token']:.2f} (bound {bound:.2f})", f"{rate:.2f}"]
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from decode import surroundings
+from measure import surroundings
 from rich.console import Console
 from speculation import differing
 
 from blendin import BlendInGenerator, Generation
-from blendin.evaluation import tasks
+from blendin.evaluation.tasks import registry as tasks
 from blendin.models.remote.model import RemoteModel
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "vllm"
@@ -42,7 +42,7 @@ def main(
     gen = BlendInGenerator(base, guide)
     task = tasks.load("xstest", data, sequences)
     prompts = [item.prompt for item in task.items]
-    told: dict[str, Any] = surroundings() | {"sequences": len(prompts)}
+    results: dict[str, Any] = surroundings() | {"sequences": len(prompts)}
     runs: dict[str, list[Generation]] = {}
     for name in ("undisturbed", "disturbed"):
         disturbance = Disturbance(gen.base, kill_at * len(prompts) * max_new_tokens)
@@ -56,7 +56,7 @@ def main(
         if name == "disturbed":
             disturbance.join()
         tokens = sum(len(out.steps) for out in runs[name])
-        told[name] = {
+        results[name] = {
             "seconds": seconds,
             "tokens": tokens,
             "base_requests": gen.base.forwards - before,
@@ -64,19 +64,19 @@ def main(
             "errors": [out.error for out in runs[name] if out.error],
             "events": disturbance.events,
         }
-        console.print(f"{name}: {tokens} tokens in {seconds:.0f} s, {told[name]}", markup=False)
+        console.print(f"{name}: {tokens} tokens in {seconds:.0f} s, {results[name]}", markup=False)
     found = differing(runs["disturbed"], runs["undisturbed"])
-    told["differences"] = found
+    results["differences"] = found
     console.print(f"{len(found)} of {len(prompts)} sequences differ from their undisturbed run")
     for each in found:
         console.print(f"  {each}", markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=2) + "\n")
-    raise typer.Exit(0 if not found and not told["disturbed"]["errors"] else 1)
+        json_file.write_text(json.dumps(results, indent=2) + "\n")
+    raise typer.Exit(0 if not found and not results["disturbed"]["errors"] else 1)
 
 
 class Disturbance(threading.Thread):
-    """Kills the base's first server once so many requests were made, and starts it again."""
+    """Kills the base's first server after a number of requests, and starts it again."""
 
     def __init__(self, model: Any, tokens: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What guesses that are read ahead gain: BlendIn with and without, beside the base alone.
+"""What drafts gain: BlendIn with and without speculation, beside the base alone.
 
 All arms run in one process, interleaved, prompt by prompt, in an order that changes; the table
 gives medians over the prompts. Targets, greedy, on the default pair:
@@ -7,7 +7,7 @@ gives medians over the prompts. Targets, greedy, on the default pair:
     Blend "auto" / Blend "off"                            >= 1.2
 
 and "auto" is never slower than "off" by more than 3 %. Every arm's text must be the plain loop's; a
-difference (near-ties in bfloat16) is told with the numbers of both sides at that step.
+difference (near-ties in bfloat16) is reported with the numbers of both sides at that step.
 
     python benchmarks/speculation.py --data DIR [--prompts 20] [--dtype bfloat16] [--json FILE]
 """
@@ -23,14 +23,15 @@ from typing import Annotated, Any
 
 import transformers
 import typer
-from decode import plain_generate, surroundings, timed
+from decode import plain_generate
+from measure import surroundings, timed
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation
-from blendin.evaluation import tasks
-from blendin.models import default_pair as pairs
+from blendin.evaluation.tasks import registry as tasks
+from blendin.models import default_pair
 from blendin.policy import Policy
 from blendin.prompts import BASE_STOP
 
@@ -47,8 +48,8 @@ ARMS: dict[str, tuple[Policy, Any]] = {
 
 
 def main(
-    base: str = pairs.DEFAULT_BASE,
-    guide: str = pairs.DEFAULT_GUIDE,
+    base: str = default_pair.DEFAULT_BASE,
+    guide: str = default_pair.DEFAULT_GUIDE,
     dtype: str = "float32",
     device_map: str | None = None,
     data: Annotated[Path | None, typer.Option(help="Folder of GSM8K and XSTest.")] = None,
@@ -128,7 +129,7 @@ def report(
         name: differing(outputs, runs[PLAIN[name.split()[0]]]) for name, outputs in runs.items()
     }
     console = Console(soft_wrap=True)
-    columns = ["tok/s", "of generate", "of plain", "guesses right", "base forwards a token"]
+    columns = ["tok/s", "of generate", "of plain", "drafts accepted", "base forwards a token"]
     table = Table(
         "arm", *columns, title=f"{count} prompts, up to {length} tokens, {dtype}, medians"
     )
@@ -139,7 +140,7 @@ def report(
         console.print(f"{name}: {len(found)} of {count} texts differ from the plain loop's")
         for each in found:
             console.print(f"  {each}", markup=False)
-    told = surroundings() | {
+    summary = surroundings() | {
         "base": gen.base.name,
         "guide": gen.guide.name,
         "dtype": dtype,
@@ -150,9 +151,9 @@ def report(
         "speeds": speeds,
         "differences": differences,
     }
-    console.print(f"{told['machine']}, {told['versions']}", markup=False)
+    console.print(f"{summary['machine']}, {summary['versions']}", markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=2) + "\n")
+        json_file.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def row(

@@ -28,15 +28,14 @@ from typing import Annotated, Any
 import torch
 import transformers
 import typer
-from decode import random_pair, surroundings, threshold_for_rate, timed
+from decode import random_pair, threshold_for_rate
+from measure import step_seconds, surroundings, timed
 from rich.console import Console
 from rich.table import Table
 from shapes import PAIRS
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, Nudge
-from blendin.models import default_pair as pairs
-from blendin.models.context import Context
-from blendin.models.kv_pool import Pool
+from blendin.models import default_pair
 from blendin.models.local import LanguageModel
 
 console = Console()
@@ -82,30 +81,112 @@ def padded_generate(lm: LanguageModel, texts: list[str], batch: int, length: int
     return made
 
 
-def step_seconds(lm: LanguageModel, texts: list[str], repeats: int = 12) -> float:
-    """The median time of one token for each of many sequences, in one forward."""
-    pool = Pool()
-    contexts = [Context(lm.encode_prompt(text)) for text in texts]
-    for context in contexts:
-        context.expected = len(context.ids) + repeats + 1
-        lm.join(context, pool)
-    lm.forward_batch(contexts)
-    times = []
-    for _ in range(repeats):
-        for context in contexts:
-            context.ids.append(context.ids[-1])
-        times.append(timed(lambda: lm.forward_batch(contexts))[1])
-    return statistics.median(times)
-
-
 def speed(outs: list[Generation], seconds: float) -> float:
     assert all(out.error is None for out in outs), [out.error for out in outs]
     return sum(len(out.steps) for out in outs) / seconds
 
 
+class Speeds:
+    """Tokens a second of every arm, round after round.
+
+    Attributes:
+        curves: of each arm by batch size.
+        plain: of transformers' `generate` at the largest batch size.
+        alone: of BlendIn, one prompt after the other.
+        rates: BlendIn's intervention rates at the largest batch size.
+    """
+
+    def __init__(
+        self,
+        gen: BlendInGenerator,
+        threshold: float,
+        texts: list[str],
+        sizes: list[int],
+        max_new_tokens: int,
+        max_cached_tokens: int | None,
+    ) -> None:
+        self.gen, self.texts, self.largest = gen, texts, sizes[-1]
+        self.max_new_tokens, self.max_cached_tokens = max_new_tokens, max_cached_tokens
+        self.arms: dict[str, Any] = {
+            "base alone": BaseOnly(),
+            "NUDGING": Nudge(threshold),
+            "BlendIn": Blend(threshold),
+        }
+        prompts = [gen.generate([t], policy=BaseOnly(), max_new_tokens=1)[0] for t in texts]
+        self.base_texts = [out.settings["base_prompt"] for out in prompts]
+        self.curves: dict[str, dict[int, list[float]]] = {
+            arm: {size: [] for size in sizes} for arm in self.arms
+        }
+        self.plain: list[float] = []
+        self.alone: list[float] = []
+        self.rates: list[float] = []
+
+    def measure_arms(self, size: int) -> None:
+        """Every arm at one batch size."""
+        count = len(self.texts) if size == self.largest else max(8, 4 * size)
+        for arm, policy in self.arms.items():
+            outs, seconds = timed(
+                partial(
+                    self.gen.generate,
+                    self.texts[:count],
+                    policy=policy,
+                    max_batch_size=size,
+                    max_cached_tokens=self.max_cached_tokens,
+                    max_new_tokens=self.max_new_tokens,
+                    progress=False,
+                )
+            )
+            self.curves[arm][size].append(speed(outs, seconds))
+            console.print(f"{arm}, batch size {size}: {self.curves[arm][size][-1]:.1f} tok/s")
+            if arm == "BlendIn" and size == self.largest:
+                steps = sum(len(out.steps) for out in outs)
+                self.rates.append(sum(out.interventions for out in outs) / steps)
+
+    def measure_generate(self, size: int) -> None:
+        """transformers' own batches of the base."""
+        made, seconds = timed(
+            partial(padded_generate, self.gen.base, self.base_texts, size, self.max_new_tokens)
+        )
+        self.plain.append(made / seconds)
+        console.print(f"generate, batch size {size}: {self.plain[-1]:.1f} tok/s")
+
+    def measure_one_by_one(self) -> None:
+        """BlendIn on one prompt after the other."""
+        asked: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "speculate": "off"}
+        asked["policy"] = self.arms["BlendIn"]
+        outs, seconds = timed(lambda: [self.gen.generate(text, **asked) for text in self.texts])
+        self.alone.append(speed(outs, seconds))
+        console.print(f"BlendIn, one by one: {self.alone[-1]:.1f} tok/s")
+
+    def summary(self) -> dict[str, Any]:
+        """Medians over the rounds, and the two ratios that have targets."""
+        gen, texts = self.gen, self.base_texts[: self.largest]
+        cost = step_seconds(gen.guide, texts) / step_seconds(gen.base, texts)
+        rate, blend = statistics.median(self.rates), self.curves["BlendIn"][self.largest]
+        alone = statistics.median(self.alone) if self.alone else None
+        return {
+            "pair": [gen.base.name, gen.guide.name],
+            "questions": len(self.texts),
+            "max_new_tokens": self.max_new_tokens,
+            "tokens_per_second": {
+                arm: {size: statistics.median(values) for size, values in curve.items()}
+                for arm, curve in self.curves.items()
+            },
+            "generate": statistics.median(self.plain),
+            "one_by_one": alone,
+            "intervention_rate": rate,
+            "guide_step_over_base_step": cost,
+            "over_one_by_one": None if alone is None else statistics.median(blend) / alone,
+            "over_generate_times_1_plus_rc": statistics.median(
+                mine / theirs * (1 + rate * cost)
+                for mine, theirs in zip(blend, self.plain, strict=True)
+            ),
+        }
+
+
 def main(
-    base: str = pairs.DEFAULT_BASE,
-    guide: str = pairs.DEFAULT_GUIDE,
+    base: str = default_pair.DEFAULT_BASE,
+    guide: str = default_pair.DEFAULT_GUIDE,
     dtype: str = "float32",
     device_map: str | None = None,
     shapes: Annotated[
@@ -133,84 +214,18 @@ def main(
     else:
         gen = random_pair(shapes, dtype)
         threshold = threshold_for_rate(gen, 0.15, max_new_tokens)
-    arms: dict[str, Any] = {
-        "base alone": BaseOnly(),
-        "NUDGING": Nudge(threshold),
-        "BlendIn": Blend(threshold),
-    }
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "progress": False}
     gen.generate(texts[:2], max_new_tokens=2)  # warm
     sizes = [1 << power for power in range(largest.bit_length())]
     sizes = sizes if sweep else sizes[-1:]
-    curves: dict[str, dict[int, list[float]]] = {arm: {n: [] for n in sizes} for arm in arms}
-    plain: list[float] = []
-    alone: list[float] = []
-    rates: list[float] = []
-    prompts = [gen.generate([t], policy=BaseOnly(), max_new_tokens=1)[0] for t in texts]
-    base_texts = [out.settings["base_prompt"] for out in prompts]
+    speeds = Speeds(gen, threshold, texts, sizes, max_new_tokens, max_cached_tokens)
     for _ in range(repeats):
         for size in reversed(sizes):
-            some = texts[: count if size == sizes[-1] else min(count, max(8, 4 * size))]
-            for arm, policy in arms.items():
-                outs, seconds = timed(
-                    lambda some=some, policy=policy, size=size: gen.generate(
-                        some,
-                        policy=policy,
-                        max_batch_size=size,
-                        max_cached_tokens=max_cached_tokens,
-                        **settings,
-                    )
-                )
-                curves[arm][size].append(speed(outs, seconds))
-                console.print(f"{arm}, batch size {size}: {curves[arm][size][-1]:.1f} tok/s")
-                if arm == "BlendIn" and size == sizes[-1]:
-                    steps = sum(len(out.steps) for out in outs)
-                    rates.append(sum(out.interventions for out in outs) / steps)
+            speeds.measure_arms(size)
             if size == sizes[-1]:
-                made, seconds = timed(
-                    partial(padded_generate, gen.base, base_texts, size, max_new_tokens)
-                )
-                plain.append(made / seconds)
-                console.print(f"generate, batch size {size}: {plain[-1]:.1f} tok/s")
+                speeds.measure_generate(size)
                 if one_by_one:
-                    outs, seconds = timed(
-                        lambda: [
-                            gen.generate(
-                                text,
-                                policy=arms["BlendIn"],
-                                max_new_tokens=max_new_tokens,
-                                speculate="off",
-                            )
-                            for text in texts
-                        ]
-                    )
-                    alone.append(speed(outs, seconds))
-                    console.print(f"BlendIn, one by one: {alone[-1]:.1f} tok/s")
-    cost = step_seconds(gen.guide, base_texts[:largest]) / step_seconds(
-        gen.base, base_texts[:largest]
-    )
-    rate = statistics.median(rates)
-    blend = statistics.median(curves["BlendIn"][largest])
-    result: dict[str, Any] = {
-        **surroundings(),
-        "pair": [gen.base.name, gen.guide.name],
-        "dtype": dtype,
-        "questions": count,
-        "max_new_tokens": max_new_tokens,
-        "tokens_per_second": {
-            arm: {size: statistics.median(values) for size, values in curve.items()}
-            for arm, curve in curves.items()
-        },
-        "generate": statistics.median(plain),
-        "one_by_one": statistics.median(alone) if alone else None,
-        "intervention_rate": rate,
-        "guide_step_over_base_step": cost,
-        "over_one_by_one": blend / statistics.median(alone) if alone else None,
-        "over_generate_times_1_plus_rc": statistics.median(
-            mine / theirs * (1 + rate * cost)
-            for mine, theirs in zip(curves["BlendIn"][largest], plain, strict=True)
-        ),
-    }
+                    speeds.measure_one_by_one()
+    result = {**surroundings(), "dtype": dtype, **speeds.summary()}
     report(result)
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n")

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from .engine.scoring import Score
     from .engine.stream import Batch, Interrupted, Stream
     from .generator import BlendInGenerator
-    from .policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
+    from .policy import BaseOnly, Blend, Defer, GuideOnly, InterventionCap, Nudge, Policy
     from .sampling import Sampling
     from .trace import Generation, Step
 
@@ -18,6 +18,7 @@ __all__ = [
     "Batch",
     "Blend",
     "BlendInGenerator",
+    "Defer",
     "Generation",
     "GuideOnly",
     "Interrupted",
@@ -32,7 +33,7 @@ __all__ = [
 
 _ROOMS = {
     "generator": ("BlendInGenerator",),
-    "policy": ("BaseOnly", "Blend", "GuideOnly", "InterventionCap", "Nudge", "Policy"),
+    "policy": ("BaseOnly", "Blend", "Defer", "GuideOnly", "InterventionCap", "Nudge", "Policy"),
     "sampling": ("Sampling",),
     "engine.scoring": ("Score",),
     "engine.stream": ("Batch", "Interrupted", "Stream"),

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence as ListLike
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import torch
 
+from .engine.pair import Pair
 from .engine.request import Request, is_batch, requests
 from .engine.scoring import Score, score
 from .engine.stream import Batch, Interrupted, Stream
-from .models import default_pair as pairs
+from .models import default_pair
 from .models.loader import ModelSource, load, locate, without_garbage_collection
-from .models.local import Model
-from .models.pair import Pair
-from .policy import Blend, Policy
+from .models.protocol import Model
+from .policy import Blend, Policy, as_policy
 from .prompts import Prompt
+from .settings import (
+    BatchSettings,
+    GenerationSettings,
+    SchedulingSettings,
+    ScoreSettings,
+    shows_settings,
+)
 from .trace import Generation
 
 
@@ -38,9 +44,9 @@ class BlendInGenerator:
 
     def __init__(
         self,
-        base: ModelSource = pairs.DEFAULT_BASE,
-        guide: ModelSource = pairs.DEFAULT_GUIDE,
-        policy: Policy | None = None,
+        base: ModelSource = default_pair.DEFAULT_BASE,
+        guide: ModelSource = default_pair.DEFAULT_GUIDE,
+        policy: Policy | str | None = None,
         *,
         dtype: torch.dtype | str = "auto",
         device_map: Any = None,
@@ -56,7 +62,7 @@ class BlendInGenerator:
                 (`http://host:8000/v1#model`, replicas with commas between). Weights from files
                 must be safetensors or GGUF.
             guide: likewise. Where it is the same as the base, the model is loaded once.
-            policy: `Blend()` where None.
+            policy: a policy or its name; `Blend()` where None.
             dtype: of both models' weights; "auto" keeps the checkpoints'.
             device_map: of both, as transformers and accelerate understand it.
             trust_remote_code: whether code that a checkpoint brings may run.
@@ -75,7 +81,7 @@ class BlendInGenerator:
             common["device_map"] = device_map
         base_options = common | dict(base_kwargs or {})
         guide_options = common | dict(guide_kwargs or {})
-        self.policy: Policy = Blend() if policy is None else policy
+        self.policy = Blend() if policy is None else as_policy(policy)
         shared = _same_source(base, guide) and base_options == guide_options
         sources = {"base": base} if shared else {"base": base, "guide": guide}
         with ThreadPoolExecutor() as pool:  # embedded models are hashed, both at once
@@ -94,19 +100,20 @@ class BlendInGenerator:
         *,
         base_prompt: str | None = None,
         guide_prompt: str | None = None,
-        **settings: Any,
+        **settings: Unpack[GenerationSettings],
     ) -> Generation: ...
 
     @overload
     def generate(
         self,
-        prompt: ListLike[Prompt] | None = None,
+        prompt: Sequence[Prompt] | None = None,
         *,
-        base_prompt: ListLike[str] | None = None,
-        guide_prompt: ListLike[str] | None = None,
-        **settings: Any,
+        base_prompt: Sequence[str] | None = None,
+        guide_prompt: Sequence[str] | None = None,
+        **settings: Unpack[SchedulingSettings],
     ) -> list[Generation]: ...
 
+    @shows_settings(SchedulingSettings)
     def generate(
         self,
         prompt: Any = None,
@@ -162,20 +169,21 @@ class BlendInGenerator:
         *,
         base_prompt: str | None = None,
         guide_prompt: str | None = None,
-        **settings: Any,
+        **settings: Unpack[ScoreSettings],
     ) -> Score: ...
 
     @overload
     def score(
         self,
-        prompt: ListLike[Prompt] | None = None,
-        text: ListLike[str] | None = None,
+        prompt: Sequence[Prompt] | None = None,
+        text: Sequence[str] | None = None,
         *,
-        base_prompt: ListLike[str] | None = None,
-        guide_prompt: ListLike[str] | None = None,
-        **settings: Any,
+        base_prompt: Sequence[str] | None = None,
+        guide_prompt: Sequence[str] | None = None,
+        **settings: Unpack[ScoreSettings],
     ) -> list[Score]: ...
 
+    @shows_settings(ScoreSettings)
     def score(
         self,
         prompt: Any = None,
@@ -183,7 +191,7 @@ class BlendInGenerator:
         *,
         base_prompt: Any = None,
         guide_prompt: Any = None,
-        **settings: Any,
+        **settings: Unpack[ScoreSettings],
     ) -> Score | list[Score]:
         """How likely a given text is after a prompt, under the policy; or each of a list.
 
@@ -215,16 +223,17 @@ class BlendInGenerator:
         pairs_of = [(each.read(self.pair), own) for each, own in zip(asked, texts, strict=True)]
         return list(score(self.pair, pairs_of))
 
+    @shows_settings(BatchSettings)
     def stream_batch(
         self,
-        prompt: ListLike[Prompt] | None = None,
+        prompt: Sequence[Prompt] | None = None,
         *,
-        base_prompt: ListLike[str] | None = None,
-        guide_prompt: ListLike[str] | None = None,
+        base_prompt: Sequence[str] | None = None,
+        guide_prompt: Sequence[str] | None = None,
         max_batch_size: int = 32,
         max_cached_tokens: int | None = None,
         progress: bool | None = None,
-        **settings: Any,
+        **settings: Unpack[BatchSettings],
     ) -> Batch:
         """Decodes a list of prompts together and gives each result as it is finished.
 
@@ -256,13 +265,14 @@ class BlendInGenerator:
             progress=progress,
         )
 
+    @shows_settings(GenerationSettings)
     def stream(
         self,
         prompt: Prompt | None = None,
         *,
         base_prompt: str | None = None,
         guide_prompt: str | None = None,
-        **settings: Any,
+        **settings: Unpack[GenerationSettings],
     ) -> Stream:
         """Decodes one prompt, giving each step as it is decided.
 

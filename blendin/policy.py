@@ -1,21 +1,98 @@
-"""What to do at a step: the policies, as plain data.
+"""What to do at a step: the policies.
 
-`decode` reads them; they hold no state, so one policy serves any number of sequences.
+A policy is plain data with two decisions: where to intervene, and what to emit there. It sees
+`Prediction`s (what a model says of N next tokens) and returns a `Mixture`; it holds nothing of a
+sequence but what `memory` gives it. To add one, subclass `Policy`; for a name on the command line
+and in `policy="..."` add it to `POLICIES`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .decision.mixture import Mixture
+    from .decision.prediction import Prediction
 
 DEFAULT_THRESHOLD = 0.4
+MAX_THRESHOLD = 2.0
+
+
+class Memory:
+    """What a policy keeps of one sequence; this one keeps nothing."""
+
+    asks_base: bool = True
+    """Whether the next step begins with the base; otherwise the guide is run at once."""
+
+    def allows(self, steps: int, interventions: int) -> bool:
+        """Whether the next step may be an intervention, after so many steps and interventions."""
+        return True
+
+    def accepts(self, data: bytes) -> bool:
+        """Whether a symbol chosen at an intervention is emitted; if not, the base is asked."""
+        return True
+
+
+class Policy:
+    """Where to intervene, and what to emit there. Subclasses are frozen dataclasses.
+
+    Attributes:
+        reads_base: whether the base is run at all.
+        reads_guide: whether the guide may be run.
+    """
+
+    reads_base: ClassVar[bool] = True
+    reads_guide: ClassVar[bool] = True
+
+    def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
+        """Which steps are interventions, `[N]` bool; the guide is run for these alone.
+
+        Args:
+            base: what the base says, N rows.
+            greedy: the mixture's argmax will be emitted, not a draw from it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say where it intervenes")
+
+    def mix(self, base: Prediction | None, guide: Prediction, greedy: bool = True) -> Mixture:
+        """The distribution that interventions emit from.
+
+        Args:
+            base: what the base says, N rows; None where `Memory.asks_base` is False.
+            guide: what the guide says, the same rows.
+            greedy: only the mixture's argmax is needed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what it emits")
+
+    def memory(self) -> Memory:
+        """What it keeps of a new sequence."""
+        return Memory()
+
+    @property
+    def scoring(self) -> Policy:
+        """The policy by which given texts are scored, where unlikely tokens need a probability."""
+        return self
+
+    @property
+    def uncertain_below(self) -> float:
+        """The guide may be asked where p_b is below this, and mostly decides otherwise there."""
+        return 0.0
+
+
+def parameter(default: Any, help: str) -> Any:
+    """A dataclass field of a policy, with its line for the command line's help."""
+    return field(default=default, metadata={"help": help})
 
 
 def _check_threshold(threshold: float) -> None:
-    if not threshold >= 0:
+    if not 0 <= threshold <= MAX_THRESHOLD:
         raise ValueError(
             f"threshold (τ) is {threshold!r}; it is compared with a probability: use 0 (never "
-            "intervene) to 1, or more than 1 to intervene at every step"
+            "intervene) to 1, or a little more than 1 to intervene at every step"
         )
 
 
@@ -25,8 +102,10 @@ def _check_unit_interval(name: str, value: float) -> None:
 
 
 @dataclass(frozen=True)
-class Blend:
+class Blend(Policy):
     """BlendIn: where the base is unsure, choose from both models' distributions, blended.
+
+    Source: BlendIn (arXiv 2606.11201), Algorithm 1.
 
     Attributes:
         threshold: τ, the base is unsure where its top probability p_b is below this.
@@ -35,10 +114,12 @@ class Blend:
         alpha: fixes the guide's weight α in [0, 1]; None adapts it at each step.
     """
 
-    threshold: float = DEFAULT_THRESHOLD
-    agreement_bonus: float = 0.1
-    top_k: int | None = 100
-    alpha: float | None = None
+    threshold: float = parameter(
+        DEFAULT_THRESHOLD, "τ: the guide steps in where the base is less sure."
+    )
+    agreement_bonus: float = parameter(0.1, "λ, added to α on agreement.")
+    top_k: int | None = parameter(100, "Candidates of each model; 0: the whole vocabulary.")
+    alpha: float | None = parameter(None, "Fixes the guide's weight α, which otherwise adapts.")
 
     def __post_init__(self) -> None:
         _check_threshold(self.threshold)
@@ -54,10 +135,40 @@ class Blend:
         if self.alpha is not None:
             _check_unit_interval("alpha (α)", self.alpha)
 
+    def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
+        return base.top_prob < self.threshold
+
+    def mix(self, base: Prediction | None, guide: Prediction, greedy: bool = True) -> Mixture:
+        assert base is not None
+        agreement = base.prob_of(guide.choice)
+        if self.alpha is None:
+            alpha = mixing_weight(base.top_prob, guide.top_prob, agreement, self.agreement_bonus)
+        else:
+            alpha = guide.top_prob.new_full(guide.top_prob.shape, self.alpha)
+        return base.top(self.top_k).mixed_with(guide.top(self.top_k), alpha, agreement)
+
+    @property
+    def scoring(self) -> Policy:
+        return replace(self, top_k=None)
+
+    @property
+    def uncertain_below(self) -> float:
+        return self.threshold
+
+
+def mixing_weight(
+    base_top_prob: Tensor, guide_top_prob: Tensor, agreement: Tensor, agreement_bonus: float
+) -> Tensor:
+    """The adaptive α = clip(p_g / (p_b + p_g) + λ · P_B(t_g), 0, 1), `[N]` float32 each."""
+    confidence = guide_top_prob / (base_top_prob + guide_top_prob)
+    return (confidence + agreement_bonus * agreement).clamp(0, 1)
+
 
 @dataclass(frozen=True)
-class Nudge:
+class Nudge(Policy):
     """NUDGING: where the base is unsure, accept the guide's word (or token) as it is.
+
+    Source: NUDGING (arXiv 2410.09300).
 
     Attributes:
         threshold: τ.
@@ -65,116 +176,335 @@ class Nudge:
             paper; "token" accepts one.
     """
 
-    threshold: float = DEFAULT_THRESHOLD
-    unit: Literal["word", "token"] = "word"
+    threshold: float = parameter(
+        DEFAULT_THRESHOLD, "τ: the guide steps in where the base is less sure."
+    )
+    unit: Literal["word", "token"] = parameter("word", "What is accepted: a word or a token.")
 
     def __post_init__(self) -> None:
         _check_threshold(self.threshold)
-        if self.unit not in ("word", "token"):
-            raise ValueError(f'unit is {self.unit!r}; use "word" or "token"')
+        _check_choice("unit", self.unit, ("word", "token"))
+
+    def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
+        return base.top_prob < self.threshold
+
+    def mix(self, base: Prediction | None, guide: Prediction, greedy: bool = True) -> Mixture:
+        from .decision.mixture import Mixture  # here, or `blendin --help` would import torch
+
+        agreement = None if base is None else base.prob_of(guide.choice)
+        if greedy:
+            return Mixture.of_guide(guide.choice[:, None], guide.top_prob[:, None], agreement)
+        candidates = guide.top(None)
+        return Mixture.of_guide(candidates.symbols, candidates.probs, agreement)
+
+    def memory(self) -> Memory:
+        return WordMemory() if self.unit == "word" else Memory()
+
+    @property
+    def scoring(self) -> Policy:
+        return replace(self, unit="token")
+
+    @property
+    def uncertain_below(self) -> float:
+        return self.threshold
+
+
+class WordMemory(Memory):
+    """Whether the guide is inside a word that it was given; the base is not asked there."""
+
+    inside = False
+
+    @property
+    def asks_base(self) -> bool:  # type: ignore[override]
+        return not self.inside
+
+    def accepts(self, data: bytes) -> bool:
+        begins_word = data.decode("utf-8", "ignore")[:1].isspace()
+        self.inside, was_inside = not (self.inside and begins_word), self.inside
+        return not (was_inside and begins_word)
 
 
 @dataclass(frozen=True)
-class BaseOnly:
+class Defer(Policy):
+    """The base hands the probability of its doubtful tokens to the guide.
+
+    With a mask d over the base's symbols and m = Σ d(v)·P_B(v), the next symbol comes from
+    P(v) = (1 − d(v))·P_B(v) + m·P_G(v). There is no gate: the guide is run where it can change
+    what is emitted. α of the trace is m.
+
+    Source: KAD (arXiv 2510.27017), rules "token" and "budget"; the confidence bet
+    (arXiv 2604.16146), rule "bet".
+
+    Attributes:
+        threshold: θ of the rule.
+        rule: "token" defers symbols with P_B(v) < θ; "budget" the least likely ones, as long as
+            their summed P_B stays within θ; "bet" those with P_B(v) < p_g − θ.
+    """
+
+    threshold: float = parameter(
+        DEFAULT_THRESHOLD, "τ: the guide steps in where the base is less sure."
+    )
+    rule: Literal["token", "budget", "bet"] = parameter(
+        "token", "Which of its tokens the base defers to the guide: token, budget or bet."
+    )
+
+    def __post_init__(self) -> None:
+        _check_threshold(self.threshold)
+        _check_choice("rule", self.rule, ("token", "budget", "bet"))
+
+    def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
+        is_symbol = (base.top(1).symbols == base.choice[:, None]).any(dim=-1)
+        kept_from = 1 - self.threshold if self.rule == "bet" else self.threshold
+        # More than half that is kept: nothing that the others and the guide add up to exceeds it.
+        settled = is_symbol & (base.top_prob > max(0.5, kept_from)) & greedy
+        open_rows = (~settled).nonzero()[:, 0].tolist()
+        if open_rows:
+            settled[open_rows] = ~self._can_change(base.rows(open_rows), greedy)
+        return ~settled
+
+    def mix(self, base: Prediction | None, guide: Prediction, greedy: bool = True) -> Mixture:
+        assert base is not None
+        of_base = base.top(None)
+        deferred = self._deferred(of_base.probs, guide.top_prob)
+        mass = (of_base.probs * deferred).sum(dim=-1) + of_base.unlisted
+        kept = of_base._replace(
+            probs=of_base.probs.masked_fill(deferred, 0), unlisted=0 * of_base.unlisted
+        )
+        return kept.mixed_with(
+            guide.top(None),
+            mass.clamp(0, 1),
+            base.prob_of(guide.choice),
+            base_weight=mass.new_ones(mass.shape),
+        )
+
+    def _can_change(self, base: Prediction, greedy: bool) -> Tensor:
+        """Whether some distribution of the guide's changes what is emitted, `[N]` bool."""
+        symbols, probs, unlisted, _ = base.top(None)
+        most = self._deferred(probs, probs.new_ones(len(probs)))  # where the guide is certain
+        mass = (probs * most).sum(dim=-1) + unlisted
+        if not greedy:
+            return mass > 0
+        own = symbols == base.choice[:, None]  # nowhere, if the choice is a special token
+        own_prob = (probs * own).sum(dim=-1)
+        stays = own_prob > (probs * most * own).sum(dim=-1)
+        if self.rule == "bet":
+            runner_up = probs.masked_fill(own, 0).amax(dim=-1)
+            # The runner-up gains most where the guide is as sure as leaves it undeferred, or all.
+            guide_prob = (runner_up + self.threshold).clamp(max=1)
+            partial_mass = (probs * self._deferred(probs, guide_prob)).sum(dim=-1) + unlisted
+            rival = (runner_up + partial_mass * guide_prob).maximum(mass)
+        else:
+            rival = (probs * ~most).masked_fill(own, 0).amax(dim=-1) + mass
+        return (mass > 0) & (~stays | (rival >= own_prob))
+
+    def _deferred(self, probs: Tensor, guide_top_prob: Tensor) -> Tensor:
+        """The mask d, `[N, C]` bool, of the base's `[N, C]` probabilities."""
+        if self.rule == "token":
+            return probs < self.threshold
+        if self.rule == "bet":
+            return probs < (guide_top_prob - self.threshold)[:, None]
+        for count in (min(512, probs.shape[1]), probs.shape[1]):
+            likeliest, places = probs.topk(count, dim=-1)
+            likelier = likeliest.double().cumsum(dim=-1) - likeliest.double()
+            # Kept: what, with everything less likely, exceeds the budget.
+            kept = probs.double().sum(dim=-1, keepdim=True) - likelier > self.threshold
+            if not bool(kept[:, -1].any()):
+                break
+        return probs.new_ones(probs.shape).bool().scatter(-1, places, ~kept)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; use one of {', '.join(map(repr, choices))}")
+
+
+@dataclass(frozen=True)
+class BaseOnly(Policy):
     """The base alone (τ = 0)."""
 
+    reads_guide: ClassVar[bool] = False
+
+    def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
+        return base.top_prob < 0
+
 
 @dataclass(frozen=True)
-class GuideOnly:
-    """The guide alone, from its own prompt."""
+class GuideOnly(Policy):
+    """The guide alone, from its own prompt: each step is its own choice."""
+
+    reads_base: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
-class InterventionCap:
+class InterventionCap(Policy):
     """The paper's negative baseline: another policy whose intervention rate is held down.
 
-    Once `grace_steps` steps are made, the base goes on alone where one more intervention would
-    lift the rate over the steps so far above `max_rate`.
+    After `grace_steps` steps, the base goes on alone where one more intervention would lift the
+    intervention rate of the text so far above `max_rate`.
 
     Attributes:
         policy: what to do at the interventions that are let through.
         max_rate: in [0, 1].
-        grace_steps: the cap is not applied before so many steps.
+        grace_steps: the number of steps before the cap applies.
     """
 
-    policy: Blend | Nudge = field(default_factory=Blend)
-    max_rate: float = 0.2
-    grace_steps: int = 20
+    policy: Policy = field(default_factory=Blend)
+    max_rate: float = parameter(0.2, "The highest intervention rate that is allowed.")
+    grace_steps: int = parameter(20, "Steps before the cap applies.")
 
     def __post_init__(self) -> None:
-        if not isinstance(self.policy, Blend | Nudge):
+        capped = self.policy
+        has_interventions = (
+            isinstance(capped, Policy)
+            and (capped.reads_base and capped.reads_guide)
+            and not isinstance(capped, InterventionCap)
+        )
+        if not has_interventions:
             raise ValueError(
                 f"InterventionCap caps {self.policy!r}, which has no interventions to cap; "
-                "use Blend(...) or Nudge(...)"
+                "use Blend(...), Nudge(...) or Defer(...)"
             )
         _check_unit_interval("max_rate", self.max_rate)
         if self.grace_steps < 0:
             raise ValueError(f"grace_steps is {self.grace_steps!r}; use an integer from 0 up")
 
-    def allows(self, interventions: int, steps: int) -> bool:
-        """Whether a further intervention is let through after so many steps."""
-        return steps < self.grace_steps or interventions + 1 <= self.max_rate * (steps + 1)
+    def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
+        return self.policy.intervenes(base, greedy)
+
+    def mix(self, base: Prediction | None, guide: Prediction, greedy: bool = True) -> Mixture:
+        return self.policy.mix(base, guide, greedy)
+
+    def memory(self) -> Memory:
+        return CapMemory(self, self.policy.memory())
+
+    @property
+    def scoring(self) -> Policy:
+        return replace(self, policy=self.policy.scoring)
+
+    @property
+    def uncertain_below(self) -> float:
+        return self.policy.uncertain_below
 
 
-Policy = Blend | Nudge | BaseOnly | GuideOnly | InterventionCap
+class CapMemory(Memory):
+    """The capped policy's own memory, and the cap."""
+
+    def __init__(self, cap: InterventionCap, inner: Memory) -> None:
+        self._cap, self._inner = cap, inner
+
+    @property
+    def asks_base(self) -> bool:  # type: ignore[override]
+        return self._inner.asks_base
+
+    def allows(self, steps: int, interventions: int) -> bool:
+        within = interventions + 1 <= self._cap.max_rate * (steps + 1)
+        free = steps < self._cap.grace_steps or within
+        return free and self._inner.allows(steps, interventions)
+
+    def accepts(self, data: bytes) -> bool:
+        return self._inner.accepts(data)
 
 
 def described(policy: Policy) -> dict[str, Any]:
     """A policy's name and settings, for JSON."""
-    return {"name": type(policy).__name__, **asdict(policy)}
+    settings = asdict(policy) if is_dataclass(policy) else {}
+    return {"name": type(policy).__name__, **settings}
 
 
-POLICY_NAMES = ("blend", "nudge", "nudge-token", "base", "guide", "cap")
+def _capped_blend(
+    max_rate: float = InterventionCap.max_rate,
+    grace_steps: int = InterventionCap.grace_steps,
+    **settings: Any,
+) -> InterventionCap:
+    return InterventionCap(Blend(**settings), max_rate, grace_steps)
 
 
-def named_policy(
-    name: str,
-    *,
-    threshold: float | None = None,
-    alpha: float | None = None,
-    agreement_bonus: float | None = None,
-    top_k: int | None = None,
-    max_rate: float | None = None,
-) -> Policy:
-    """A policy from its name and those of its settings that are given (the CLI's way).
+POLICIES: Mapping[str, tuple[Callable[..., Policy], tuple[type[Policy], ...], tuple[str, ...]]] = {
+    "blend": (Blend, (Blend,), ()),
+    "nudge": (Nudge, (Nudge,), ("unit",)),
+    "nudge-token": (partial(Nudge, unit="token"), (Nudge,), ("unit",)),
+    "defer": (Defer, (Defer,), ()),
+    "base": (BaseOnly, (), ()),
+    "guide": (GuideOnly, (), ()),
+    "cap": (_capped_blend, (Blend, InterventionCap), ("policy",)),
+}
+"""By name: how it is made, whose parameters it takes, and which of them the name settles."""
+
+POLICY_NAMES = tuple(POLICIES)
+
+
+class Parameter(NamedTuple):
+    """A setting of one or more policies.
+
+    Attributes:
+        type: of its values; a literal's is `str`.
+        default: where it is left out.
+        help: one line.
+    """
+
+    type: Any
+    default: Any
+    help: str
+
+
+def parameters(name: str) -> dict[str, Parameter]:
+    """The settings of a named policy, which are written down once: in its class."""
+    _, classes, settled = POLICIES[name]
+    found = {}
+    for owner in classes:
+        hints = get_type_hints(owner)
+        for each in fields(owner):  # type: ignore[arg-type]
+            if each.name in settled or "help" not in each.metadata:
+                continue
+            of_values = get_args(hints[each.name]) or (hints[each.name],)
+            kind = next(kind for kind in of_values if kind is not type(None))
+            found[each.name] = Parameter(
+                kind if isinstance(kind, type) else str, each.default, each.metadata["help"]
+            )
+    return found
+
+
+def all_parameters() -> dict[str, Parameter]:
+    """Those of every policy, for a command line that takes any."""
+    found: dict[str, Parameter] = {}
+    for name in POLICIES:
+        for key, value in parameters(name).items():
+            found.setdefault(key, value)
+    return found
+
+
+def named_policy(name: str, **settings: Any) -> Policy:
+    """A policy from its name and those of its settings that are given.
 
     Args:
         name: one of `POLICY_NAMES`; "cap" is `InterventionCap(Blend(...))`.
-        threshold: τ.
-        alpha: α, fixed.
-        agreement_bonus: λ.
-        top_k: k; 0 is the whole vocabulary.
-        max_rate: of the cap.
+        **settings: as its class takes them, None where left out; `top_k=0` is the whole
+            vocabulary.
 
     Raises:
-        ValueError: for an unknown name, a value out of range or a setting the policy has not.
+        ValueError: for an unknown name, a value out of range or a setting the policy lacks.
     """
-    if name not in POLICY_NAMES:
-        raise ValueError(f"policy {name!r} is unknown; use one of {', '.join(POLICY_NAMES)}")
-    given = {
-        "threshold": threshold,
-        "alpha": alpha,
-        "agreement_bonus": agreement_bonus,
-        "top_k": top_k,
-        "max_rate": max_rate,
-    }
-    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    blend_settings = {"threshold", "alpha", "agreement_bonus", "top_k"}
-    understood = {
-        "blend": blend_settings,
-        "cap": blend_settings | {"max_rate"},
-        "nudge": {"threshold"},
-        "nudge-token": {"threshold"},
-    }.get(name, set())
-    if foreign := sorted(settings.keys() - understood):
+    if name not in POLICIES:
+        raise ValueError(f"policy {name!r} is unknown; use one of {', '.join(POLICIES)}")
+    given = {key: value for key, value in settings.items() if value is not None}
+    if foreign := sorted(given.keys() - parameters(name).keys()):
         raise ValueError(f"the policy {name!r} has no setting {', '.join(foreign)}: leave it out")
-    if settings.get("top_k") == 0:
-        settings["top_k"] = None
-    if name == "base":
-        return BaseOnly()
-    if name == "guide":
-        return GuideOnly()
-    if name in ("nudge", "nudge-token"):
-        return Nudge(unit="token" if name == "nudge-token" else "word", **settings)
-    cap = {"max_rate": settings.pop("max_rate")} if "max_rate" in settings else {}
-    return InterventionCap(Blend(**settings), **cap) if name == "cap" else Blend(**settings)
+    if given.get("top_k") == 0:
+        given["top_k"] = None
+    return POLICIES[name][0](**given)
+
+
+def as_policy(policy: Policy | str) -> Policy:
+    """A policy, given itself or by its name.
+
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for something else.
+    """
+    if isinstance(policy, str):
+        return named_policy(policy)
+    if not isinstance(policy, Policy):
+        raise TypeError(
+            f"policy is {policy!r}; use a Policy such as Blend(), or one of {', '.join(POLICIES)}"
+        )
+    return policy

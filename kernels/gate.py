@@ -1,4 +1,4 @@
-"""The gate alone: p_b, the base's choice, and whether a row needs the guide at all."""
+"""What a model chooses by itself and how sure it is of it: p_b and its symbol, or p_g and t_g."""
 
 from __future__ import annotations
 
@@ -9,123 +9,98 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .parameters import Parameters
-from .stream import Streamed, combine, stream, workspace
+from .stream import combine, stream
 from .tables import KernelTables
+
+WARPS = 4
+COLUMNS = 3  # of 64 bits
 
 
 class Gated(NamedTuple):
-    """What the base's logits say alone.
+    """What is kept of N rows of logits.
 
     Attributes:
-        raw: `[N, 4]` int32, all of the following, to be copied to the host at once.
-        streamed: spares `decide` another reading of the base's logits.
+        raw: `[N, 3]` int64 with the four properties below, so that one selection takes rows of all.
+        maxima: `[N, G]`, dtype of the logits: of the candidates in each group, for `heads`.
     """
 
     raw: Tensor
-    streamed: Streamed
+    maxima: Tensor
 
     @property
     def choice(self) -> Tensor:
-        """`[N]` int32, the base's argmax symbol: a base id, or END; -1 at an error."""
+        """`[N]` int64, the argmax symbol, of equal tokens the lowest; arbitrary at NaN."""
         return self.raw[:, 0]
 
     @property
+    def log_total(self) -> Tensor:
+        """`[N]` float32, log Σ exp of the logits; NaN where they have NaN or +inf, or only -inf."""
+        return self.raw.view(torch.float32)[:, 2]
+
+    @property
+    def end_score(self) -> Tensor:
+        """`[N]` float32, log Σ exp of the end tokens' logits."""
+        return self.raw.view(torch.float32)[:, 3]
+
+    @property
     def top_prob(self) -> Tensor:
-        """`[N]` float32, p_b; NaN at an error."""
-        return self.raw.view(torch.float32)[:, 1]
+        """`[N]` float32, the probability of `choice`; NaN where `log_total` is."""
+        return self.raw.view(torch.float32)[:, 4]
 
-    @property
-    def needs_guide(self) -> Tensor:
-        """`[N]` bool: p_b < τ, the policy lets the row intervene, and there is no error."""
-        return self.raw[:, 2] != 0
-
-    @property
-    def error(self) -> Tensor:
-        """`[N]` bool: the row has NaN or +inf, or nothing but -inf."""
-        return self.raw[:, 3] != 0
+    def rows(self, places: Tensor) -> Gated:
+        """Some of the rows: `[M]` int64."""
+        return Gated(self.raw.index_select(0, places), self.maxima.index_select(0, places))
 
 
-def gate(base_logits: Tensor, tables: KernelTables, parameters: Parameters) -> Gated:
-    """Reads `[N, V_b]` logits (float16, bfloat16 or float32; rows may be strided) once.
+def gate(logits: Tensor, tables: KernelTables, *, candidates_only: bool = False) -> Gated:
+    """Reads the logits once and chooses a symbol of each row, in two launches.
 
-    Rows that are sampled and confident are drawn by `decide`, which needs no guide for them.
+    Args:
+        logits: `[N, V]` float16, bfloat16 or float32; rows may be strided.
+        tables: of the model that they are of.
+        candidates_only: choose among the candidates and END, not among all tokens.
+
+    Raises:
+        ValueError: where size, strides or dtype do not fit.
     """
-    streamed = workspace(base_logits, tables.geometry, sampled=parameters.any_sampled)
-    stream(streamed, None, tables, parameters.temperature, sampled=parameters.any_sampled)
-    rows, chunks = base_logits.shape[0], streamed.statistics.shape[2]
-    raw = torch.empty(rows, 4, dtype=torch.int32, device=base_logits.device)
+    statistics, maxima = stream(logits, tables, candidates_only=candidates_only)
+    rows, chunks = len(logits), statistics.shape[2]
+    raw = torch.empty(rows, COLUMNS, dtype=torch.int64, device=logits.device)
     if rows:
         _gate[(rows,)](
-            base_logits,
-            base_logits.stride(0),
-            streamed.statistics,
-            tables.base_open_bits,
-            tables.base_ends,
-            parameters.threshold,
-            parameters.may_intervene.view(torch.uint8),
+            logits,
+            logits.stride(0),
+            statistics,
+            tables.bits if candidates_only else tables.open_bits,
+            tables.ends,
+            tables.symbols,
             raw,
-            tables.base_size,
-            tables.guide_size,
+            raw.view(torch.float32),
+            tables.size,
+            tables.end,
             rows,
             chunks,
-            tables.base_ends.numel(),
+            tables.ends.numel(),
             CHUNKS=triton.next_power_of_2(chunks),
             CHUNK=tables.geometry.chunk,
-            ENDS=triton.next_power_of_2(max(1, tables.base_ends.numel())),
-            num_warps=4,
+            ENDS=tables.ends_rounded_up,
+            num_warps=WARPS,
         )
-    return Gated(raw, streamed)
-
-
-@triton.jit
-def end_logits(logits, ends, count, ENDS: tl.constexpr):
-    """The logits of a model's end tokens, -inf beyond them; `logits` points at the row."""
-    end = tl.arange(0, ENDS)
-    token = tl.load(ends + end, mask=end < count, other=0)
-    return tl.load(logits + token, mask=end < count, other=-float("inf")).to(tl.float32)
-
-
-@triton.jit
-def end_score(x):
-    """logsumexp of `end_logits`: END's logit."""
-    peak = tl.max(x, axis=0)
-    centre = tl.where(peak == -float("inf"), 0.0, peak)
-    return centre + tl.log(tl.sum(tl.exp(x - centre), axis=0))
-
-
-@triton.jit
-def open_maxima(statistics, row, rows, chunks, CHUNKS: tl.constexpr):
-    """By chunk, the base's highest logit of a token that is no end token."""
-    chunk = tl.arange(0, CHUNKS)
-    at = statistics + 2 * rows.to(tl.int64) * chunks + row.to(tl.int64) * chunks
-    return tl.load(at + chunk, mask=chunk < chunks, other=-float("inf"))
-
-
-@triton.jit
-def open_argmax(logits, open_bits, size, maxima, CHUNKS: tl.constexpr, CHUNK: tl.constexpr):
-    """The lowest id at the maximum of `open_maxima`: one chunk is read again (from L2)."""
-    best = tl.max(maxima, axis=0)
-    chunk = tl.min(tl.where(maxima == best, tl.arange(0, CHUNKS), CHUNKS - 1), axis=0)
-    token = chunk * CHUNK + tl.arange(0, CHUNK)
-    x = tl.load(logits + token, mask=token < size, other=-float("inf")).to(tl.float32)
-    word = tl.load(open_bits + token // 32, mask=token < size, other=0)
-    hit = (x == best) & (((word >> (token % 32)) & 1) != 0)
-    return tl.min(tl.where(hit, token, size), axis=0)
+    return Gated(raw, maxima)
 
 
 @triton.jit(do_not_specialize=["rows"])  # or each batch size would be compiled anew
 def _gate(
-    base_logits,
-    base_stride,
+    logits,
+    stride,
     statistics,
-    open_bits,
-    base_ends,
-    thresholds,
-    may_intervene,
+    allowed_bits,
+    ends,
+    symbols,
     raw,
-    base_size,
-    guide_size,
+    raw_floats,
+    size,
+    end,
     rows,
     chunks,
     end_count,
@@ -134,20 +109,43 @@ def _gate(
     ENDS: tl.constexpr,
 ):
     row = tl.program_id(0)
-    logits = base_logits + row.to(tl.int64) * base_stride
-    peak, mass = combine(statistics, row, rows, chunks, CHUNKS)
-    maxima = open_maxima(statistics, row, rows, chunks, CHUNKS)
-    top = tl.max(maxima, axis=0)
-    ends = end_logits(logits, base_ends, end_count, ENDS)
-    end_prob = tl.sum(tl.exp(ends - peak), axis=0) / mass
-    top_prob = tl.maximum(tl.exp(top - peak) / mass, end_prob)
-    fine = mass > 0
-    token = open_argmax(logits, open_bits, base_size, maxima, CHUNKS, CHUNK)
-    choice = tl.where(end_score(ends) > top, base_size + guide_size, token)
-    allowed = tl.load(may_intervene + row) != 0
-    needs = fine & allowed & (top_prob.to(tl.float64) < tl.load(thresholds + row))
-    at = raw + row * 4
-    tl.store(at, tl.where(fine, choice, -1))
-    tl.store(at + 1, tl.where(fine, top_prob, float("nan")).to(tl.int32, bitcast=True))
-    tl.store(at + 2, needs.to(tl.int32))
-    tl.store(at + 3, 1 - fine.to(tl.int32))
+    logits += row.to(tl.int64) * stride
+    peak, mass, maxima = combine(statistics, row, rows, chunks, CHUNKS)
+    log_total = tl.where(mass > 0, peak + tl.log(mass), float("nan"))
+    score = tl.max(maxima, axis=0)
+    token = _argmax(logits, allowed_bits, size, maxima, score, CHUNKS, CHUNK)
+    choice = tl.load(symbols + token)
+    end_score = _log_sum_exp(end_logits(logits, ends, end_count, ENDS))
+    if end_score > score:
+        score = end_score
+        choice = end.to(tl.int64)
+    tl.store(raw + row * 3, choice)
+    tl.store(raw_floats + row * 6 + 2, log_total)
+    tl.store(raw_floats + row * 6 + 3, end_score)
+    tl.store(raw_floats + row * 6 + 4, tl.exp(score - log_total))
+
+
+@triton.jit
+def end_logits(logits, ends, count, ENDS: tl.constexpr):
+    """`[ENDS]`, a model's end tokens' logits, -inf beyond them; `logits` points at the row."""
+    end = tl.arange(0, ENDS)
+    token = tl.load(ends + end, mask=end < count, other=0)
+    return tl.load(logits + token, mask=end < count, other=-float("inf")).to(tl.float32)
+
+
+@triton.jit
+def _log_sum_exp(x):
+    peak = tl.max(x, axis=0)
+    centre = tl.where(peak == -float("inf"), 0.0, peak)
+    return centre + tl.log(tl.sum(tl.exp(x - centre), axis=0))
+
+
+@triton.jit
+def _argmax(logits, bits, size, maxima, best, CHUNKS: tl.constexpr, CHUNK: tl.constexpr):
+    """The lowest token at the highest of the maxima: one chunk is read again (from L2)."""
+    chunk = tl.min(tl.where(maxima == best, tl.arange(0, CHUNKS), CHUNKS - 1), axis=0)
+    token = chunk * CHUNK + tl.arange(0, CHUNK)
+    x = tl.load(logits + token, mask=token < size, other=-float("inf")).to(tl.float32)
+    word = tl.load(bits + token // 32, mask=token < size, other=0)
+    hit = (x == best) & (((word >> (token % 32)) & 1) != 0)
+    return tl.min(tl.where(hit, token, size - 1), axis=0)

@@ -14,30 +14,24 @@ def ordered(x):
 
 
 @triton.jit
-def unordered(key):
-    """The float32 of an `ordered` integer."""
-    return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def middle(low, high):
     """(low + high) / 2 rounded up, without overflow."""
     return (low | high) - ((low ^ high) >> 1)
 
 
 @triton.jit
-def top_slots(key, SIZE: tl.constexpr, K: tl.constexpr):
-    """Which K of SIZE >= K keys are the largest, ties to the lower index, and their new places.
+def top_slots(key, SIZE: tl.constexpr, k):
+    """Which k of SIZE >= k keys are the largest, ties to the lower index, and their new places.
 
-    Returns `[SIZE]` (chosen, slot): slots run from 0 to K-1 in the order of the indices. Some ten
+    Returns `[SIZE]` (chosen, slot): slots run from 0 to k-1 in the order of the indices. About ten
     rounds of counting where values differ, as many as bits differ where they tie.
     """
     low, high = tl.min(key, axis=0), tl.max(key, axis=0)
     above = SIZE
-    while (low < high) & (above != K):
+    while (low < high) & (above != k):
         mid = middle(low, high)
         count = tl.sum((key >= mid).to(tl.int32), axis=0)
-        if count >= K:
+        if count >= k:
             low = mid
             above = count
         else:
@@ -45,7 +39,7 @@ def top_slots(key, SIZE: tl.constexpr, K: tl.constexpr):
     greater, equal = (key > low).to(tl.int32), (key == low).to(tl.int32)
     # Two counters in one scan; blocks have fewer than 2^15 keys.
     ranks = tl.cumsum(greater + (equal << 16), axis=0)
-    wanted = K - tl.sum(greater, axis=0)
+    wanted = k - tl.sum(greater, axis=0)
     ties = ranks >> 16
     chosen = (greater != 0) | ((equal != 0) & (ties <= wanted))
     return chosen, (ranks & 0xFFFF) + tl.minimum(ties, wanted) - 1

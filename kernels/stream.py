@@ -14,39 +14,37 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .tables import Geometry, KernelTables
+from .tables import KernelTables
 
-# [HIGHEST] the maximum of a chunk's logits, [TOTAL] Σ exp(logit - maximum), [OPEN] the maximum
-# without the end tokens, [WARPED] Σ exp((logit - maximum) / temperature) where rows are sampled.
-STATISTICS = 4
+# The maximum of a chunk's logits, Σ exp(logit - maximum), and the maximum of those that `choice`
+# is among.
+STATISTICS = 3
 
 # Enough programs in flight to hide each other's latency: about 16 of 4 warps fit a multiprocessor.
 PROGRAMS_PER_MULTIPROCESSOR = 64
 WARPS = 4
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Streamed(NamedTuple):
     """What is kept of `[N, V]` logits.
 
     Attributes:
-        logits: `[N, V]`, as they were given; rows may be strided.
-        statistics: `[4, N, C]` float32, by chunk.
+        statistics: `[3, N, C]` float32, by chunk.
         maxima: `[N, C · chunk / group]`, dtype of the logits: of the candidates in each group.
-        all_maxima: likewise of all tokens; `maxima` itself where nothing is sampled.
     """
 
-    logits: Tensor
     statistics: Tensor
     maxima: Tensor
-    all_maxima: Tensor
 
 
 def chunks_per_program(chunks: int, longest: int, multiprocessors: int) -> int:
     """How many chunks a program reads: one in small batches, in very large ones a whole row.
 
     Args:
-        chunks: of all rows of both models.
-        longest: chunks of the longer row.
+        chunks: of all rows.
+        longest: of one row.
         multiprocessors: of the GPU.
     """
     return max(1, min(longest, chunks // (PROGRAMS_PER_MULTIPROCESSOR * multiprocessors)))
@@ -58,82 +56,95 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def workspace(logits: Tensor, geometry: Geometry, *, sampled: bool) -> Streamed:
-    """Room for what `stream` keeps of these logits."""
-    rows, size = logits.shape
-    chunks = triton.cdiv(size, geometry.chunk)
-    groups = chunks * geometry.chunk // geometry.group
-    maxima = logits.new_empty(rows, groups)
-    return Streamed(
-        logits,
-        torch.empty(STATISTICS, rows, chunks, dtype=torch.float32, device=logits.device),
-        maxima,
-        torch.empty_like(maxima) if sampled else maxima,
-    )
-
-
-def stream(
-    base: Streamed | None,
-    guide: Streamed | None,
-    tables: KernelTables,
-    temperature: Tensor,
-    *,
-    sampled: bool,
-) -> None:
-    """Fills the workspaces of the base's logits, the guide's, or both in one launch.
+def stream(logits: Tensor, tables: KernelTables, *, candidates_only: bool) -> Streamed:
+    """Reads the logits once, in one launch.
 
     Args:
-        base: None where it was streamed before.
-        guide: None where it is not asked; may have other rows than the base.
-        tables: the alignment.
-        temperature: `[N]` float32, of the base's rows.
-        sampled: whether any row may be drawn from the base alone.
+        logits: `[N, V]` float16, bfloat16 or float32; rows may be strided.
+        tables: of the model that they are of.
+        candidates_only: the third statistic is the maximum of the candidates, not of all tokens
+            but the end tokens.
+
+    Raises:
+        ValueError: where size, strides or dtype do not fit.
     """
-    geometry = tables.geometry
-    either = base or guide
-    if either is None:
-        return
-    counts = [0 if side is None else side.statistics.shape[1] for side in (base, guide)]
-    chunks = [0 if side is None else side.statistics.shape[2] for side in (base, guide)]
-    total = sum(rows * each for rows, each in zip(counts, chunks, strict=True))
-    each = chunks_per_program(total, max(chunks), multiprocessors(either.logits.device))
-    programs = [triton.cdiv(count, each) for count in chunks]
-    base_side, guide_side = base or either, guide or either
-    grid = (counts[0] * programs[0] + counts[1] * programs[1],)
-    if not grid[0]:
-        return
-    _stream[grid](
-        base_side.logits,
-        base_side.logits.stride(0),
-        base_side.statistics,
-        base_side.maxima,
-        base_side.all_maxima,
-        tables.base_bits,
-        tables.base_open_bits,
-        tables.base_plain,
-        tables.base_size,
-        counts[0],
-        programs[0],
-        chunks[0],
-        guide_side.logits,
-        guide_side.logits.stride(0),
-        guide_side.statistics,
-        guide_side.maxima,
-        tables.guide_bits,
-        tables.guide_plain,
-        tables.guide_size,
-        counts[1],
-        programs[1],
-        chunks[1],
-        temperature,
-        EACH=each,
-        CHUNK=geometry.chunk,
-        GROUP=geometry.group,
-        SAMPLED=sampled,
-        HAS_BASE=base is not None,
-        HAS_GUIDE=guide is not None,
-        num_warps=WARPS,
+    if logits.dim() != 2 or logits.shape[1] != tables.size or logits.stride(1) != 1:
+        raise ValueError(
+            f"the logits are {tuple(logits.shape)} with strides {logits.stride()}; they must be "
+            f"[N, {tables.size}], each row contiguous"
+        )
+    if logits.dtype not in DTYPES:
+        raise ValueError(f"the logits are {logits.dtype}; the kernels read 16 or 32 bits")
+    rows, geometry = len(logits), tables.geometry
+    chunks = triton.cdiv(tables.size, geometry.chunk)
+    streamed = Streamed(
+        torch.empty(STATISTICS, rows, chunks, dtype=torch.float32, device=logits.device),
+        logits.new_empty(rows, chunks * geometry.chunk // geometry.group),
     )
+    each = chunks_per_program(rows * chunks, chunks, multiprocessors(logits.device))
+    programs = triton.cdiv(chunks, each)
+    if rows:
+        _stream[(rows * programs,)](
+            logits,
+            logits.stride(0),
+            streamed.statistics,
+            streamed.maxima,
+            tables.bits,
+            tables.open_bits,
+            tables.plain,
+            tables.size,
+            rows,
+            programs,
+            chunks,
+            EACH=each,
+            CHUNK=geometry.chunk,
+            GROUP=geometry.group,
+            CANDIDATES_ONLY=candidates_only,
+            num_warps=WARPS,
+        )
+    return streamed
+
+
+# Counts that follow the batch: unspecialised, or each batch size would be compiled anew.
+@triton.jit(do_not_specialize=["rows", "programs"])
+def _stream(
+    logits,
+    stride,
+    statistics,
+    maxima,
+    bits,
+    open_bits,
+    plain,
+    size,
+    rows,
+    programs,
+    chunks,
+    EACH: tl.constexpr,
+    CHUNK: tl.constexpr,
+    GROUP: tl.constexpr,
+    CANDIDATES_ONLY: tl.constexpr,
+):
+    """A program reads EACH neighbouring chunks of one row."""
+    row = tl.program_id(0) // programs
+    for step in range(EACH):
+        chunk = (tl.program_id(0) % programs) * EACH + step
+        if chunk < chunks:
+            _read_chunk(
+                logits + row.to(tl.int64) * stride,
+                statistics,
+                maxima,
+                bits,
+                open_bits,
+                plain,
+                size,
+                row,
+                rows,
+                chunk,
+                chunks,
+                CHUNK,
+                GROUP,
+                CANDIDATES_ONLY,
+            )
 
 
 @triton.jit
@@ -141,7 +152,6 @@ def _read_chunk(
     logits,
     statistics,
     maxima,
-    all_maxima,
     bits,
     open_bits,
     plain,
@@ -150,11 +160,9 @@ def _read_chunk(
     rows,
     chunk,
     chunks,
-    temperature,
     CHUNK: tl.constexpr,
     GROUP: tl.constexpr,
-    SAMPLED: tl.constexpr,
-    IS_BASE: tl.constexpr,
+    CANDIDATES_ONLY: tl.constexpr,
 ):
     """One chunk of one row; `logits` points at the row."""
     GROUPS: tl.constexpr = CHUNK // GROUP
@@ -166,10 +174,7 @@ def _read_chunk(
         x = tl.load(logits + token).to(tl.float32)
         best = tl.max(x, axis=1)
         highest = tl.max(best, axis=0)
-        opened = highest
-        tl.store(maxima + place, best.to(maxima.dtype.element_ty))
-        if SAMPLED and IS_BASE:
-            tl.store(all_maxima + place, best.to(maxima.dtype.element_ty))
+        allowed = highest
     else:
         inside = token < size
         x = tl.load(logits + token, mask=inside, other=-float("inf")).to(tl.float32)
@@ -179,129 +184,34 @@ def _read_chunk(
         candidate = (tl.load(bits + word, mask=some, other=0)[:, None] >> shifts) & 1
         best = tl.max(tl.where(candidate != 0, x, -float("inf")), axis=1)
         highest = tl.max(tl.max(x, axis=1), axis=0)
-        opened = highest
-        if IS_BASE:
+        if CANDIDATES_ONLY:
+            allowed = tl.max(best, axis=0)
+        else:
             no_end = (tl.load(open_bits + word, mask=some, other=0)[:, None] >> shifts) & 1
-            opened = tl.max(tl.max(tl.where(no_end != 0, x, -float("inf")), axis=1), axis=0)
-        tl.store(maxima + place, best.to(maxima.dtype.element_ty))
-        if SAMPLED and IS_BASE:
-            tl.store(all_maxima + place, tl.max(x, axis=1).to(maxima.dtype.element_ty))
+            allowed = tl.max(tl.max(tl.where(no_end != 0, x, -float("inf")), axis=1), axis=0)
+    tl.store(maxima + place, best.to(maxima.dtype.element_ty))
     # A chunk of -inf sums to 0; NaN and +inf make the sum NaN, which `combine` reports.
     centre = tl.where(highest == -float("inf"), 0.0, highest)
-    at = row.to(tl.int64) * chunks + chunk
+    at = statistics + row.to(tl.int64) * chunks + chunk
     step = rows.to(tl.int64) * chunks
-    tl.store(statistics + at, highest)
-    tl.store(statistics + step + at, tl.sum(tl.sum(tl.exp(x - centre), axis=1), axis=0))
-    if IS_BASE:
-        tl.store(statistics + 2 * step + at, opened)
-        if SAMPLED:
-            warped = tl.exp((x - centre) / temperature)
-            tl.store(statistics + 3 * step + at, tl.sum(tl.sum(warped, axis=1), axis=0))
-
-
-# Counts that follow the batch: unspecialised, or each batch size would be compiled anew.
-@triton.jit(
-    do_not_specialize=["base_rows", "base_programs", "guide_rows", "guide_programs"],
-)
-def _stream(
-    base_logits,
-    base_stride,
-    base_statistics,
-    base_maxima,
-    base_all_maxima,
-    base_bits,
-    base_open_bits,
-    base_plain,
-    base_size,
-    base_rows,
-    base_programs,
-    base_chunks,
-    guide_logits,
-    guide_stride,
-    guide_statistics,
-    guide_maxima,
-    guide_bits,
-    guide_plain,
-    guide_size,
-    guide_rows,
-    guide_programs,
-    guide_chunks,
-    temperatures,
-    EACH: tl.constexpr,
-    CHUNK: tl.constexpr,
-    GROUP: tl.constexpr,
-    SAMPLED: tl.constexpr,
-    HAS_BASE: tl.constexpr,
-    HAS_GUIDE: tl.constexpr,
-):
-    """A program reads EACH neighbouring chunks of one row of one model."""
-    program = tl.program_id(0)
-    of_base = base_rows * base_programs
-    if HAS_BASE:
-        if program < of_base:
-            row = program // base_programs
-            temperature = 1.0
-            if SAMPLED:
-                temperature = tl.load(temperatures + row)
-            for step in range(EACH):
-                chunk = (program % base_programs) * EACH + step
-                if chunk < base_chunks:
-                    _read_chunk(
-                        base_logits + row.to(tl.int64) * base_stride,
-                        base_statistics,
-                        base_maxima,
-                        base_all_maxima,
-                        base_bits,
-                        base_open_bits,
-                        base_plain,
-                        base_size,
-                        row,
-                        base_rows,
-                        chunk,
-                        base_chunks,
-                        temperature,
-                        CHUNK,
-                        GROUP,
-                        SAMPLED,
-                        True,
-                    )
-    if HAS_GUIDE:
-        if program >= of_base:
-            row = (program - of_base) // guide_programs
-            for step in range(EACH):
-                chunk = ((program - of_base) % guide_programs) * EACH + step
-                if chunk < guide_chunks:
-                    _read_chunk(
-                        guide_logits + row.to(tl.int64) * guide_stride,
-                        guide_statistics,
-                        guide_maxima,
-                        guide_maxima,
-                        guide_bits,
-                        guide_bits,
-                        guide_plain,
-                        guide_size,
-                        row,
-                        guide_rows,
-                        chunk,
-                        guide_chunks,
-                        1.0,
-                        CHUNK,
-                        GROUP,
-                        False,
-                        False,
-                    )
+    tl.store(at, highest)
+    tl.store(at + step, tl.sum(tl.sum(tl.exp(x - centre), axis=1), axis=0))
+    tl.store(at + 2 * step, allowed)
 
 
 @triton.jit
 def combine(statistics, row, rows, chunks, CHUNKS: tl.constexpr):
-    """A row's (maximum, Σ exp(logit - maximum)); the sum is NaN or 0 where the row is no good.
+    """A row's (maximum, Σ exp(logit - maximum)), and by chunk the maximum that `choice` is among.
 
-    CHUNKS is `chunks` rounded up to a power of two.
+    The sum is NaN or 0 where the row is not numbers. CHUNKS is `chunks` rounded up to a power of
+    two.
     """
     chunk = tl.arange(0, CHUNKS)
     at = statistics + row.to(tl.int64) * chunks + chunk
+    step = rows.to(tl.int64) * chunks
     highest = tl.load(at, mask=chunk < chunks, other=-float("inf"))
-    total = tl.load(at + rows.to(tl.int64) * chunks, mask=chunk < chunks, other=0.0)
+    total = tl.load(at + step, mask=chunk < chunks, other=0.0)
+    allowed = tl.load(at + 2 * step, mask=chunk < chunks, other=-float("inf"))
     peak = tl.max(highest, axis=0)
     peak = tl.where(peak == -float("inf"), 0.0, peak)
-    return peak, tl.sum(total * tl.exp(highest - peak), axis=0)
+    return peak, tl.sum(total * tl.exp(highest - peak), axis=0), allowed

@@ -25,8 +25,8 @@ from blendin import (
     Nudge,
 )
 from blendin.engine.scheduler import Scheduler
-from blendin.engine.sequence import Sequence
-from blendin.models import varlen_batch as packed
+from blendin.engine.sequence import SequenceState
+from blendin.models import varlen_batch
 from blendin.models.kv_pool import Pool
 
 TEXTS = (
@@ -121,18 +121,18 @@ def test_every_way_of_attending(
     architecture: Any, attention: str, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The GPU's grouped attention too, and a model whose own attention is eager."""
-    monkeypatch.setattr(packed, "batches_single_tokens", lambda device: together)
+    monkeypatch.setattr(varlen_batch, "batches_single_tokens", lambda device: together)
     lm = tiny_model(architecture, tokenizer("byte-level"), 1)
     lm.set_attn_implementation(attention)
     gen = BlendInGenerator((lm, tokenizer("byte-level")), model("gemma3", "sentencepiece", 2))
     outs = gen.generate(list(TEXTS), max_new_tokens=24, max_batch_size=4)
-    assert gen.base.ragged is not None and gen.guide.ragged is not None
+    assert gen.base.varlen is not None and gen.guide.varlen is not None
     for text, out in zip(TEXTS, outs, strict=True):
         same(out, gen.generate(text, max_new_tokens=24))
     assert lm.config._attn_implementation == attention
 
 
-def test_a_model_that_cannot_pack_is_read_one_by_one(
+def test_a_model_without_varlen_is_read_one_by_one(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lm = tiny_model("llama", tokenizer("byte-level"), 1)
@@ -146,7 +146,7 @@ def test_a_model_that_cannot_pack_is_read_one_by_one(
 
 
 @pytest.mark.parametrize("fault", ["positions", "window"])
-def test_a_model_that_packs_wrongly_is_found_out(
+def test_a_model_whose_varlen_is_wrong_is_found_out(
     fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lm = tiny_model("gemma3", tokenizer("byte-level"), 1)
@@ -161,7 +161,7 @@ def test_a_model_that_packs_wrongly_is_found_out(
         lm.model.layers[0].self_attn.sliding_window = None
     monkeypatch.setattr(lm, "forward", faulty)
     gen = BlendInGenerator((lm, tokenizer("byte-level")), model("llama", "byte-level", 2))
-    assert gen.base.ragged is None
+    assert gen.base.varlen is None
     assert "one by one" in caplog.text
 
 
@@ -173,7 +173,7 @@ def gen() -> BlendInGenerator:
 def test_one_base_forward_a_step_and_nothing_padded(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert gen.base.ragged and gen.guide.ragged  # tried beforehand
+    assert gen.base.varlen and gen.guide.varlen  # tried beforehand
     base, guide = fed(gen.base, monkeypatch), fed(gen.guide, monkeypatch)
     alone = [gen.generate(text, max_new_tokens=30) for text in TEXTS]
     tokens = sum(base), sum(guide)
@@ -189,7 +189,7 @@ def test_one_base_forward_a_step_and_nothing_padded(
 def test_rows_that_do_not_need_the_guide_cost_it_nothing(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert gen.guide.ragged
+    assert gen.guide.varlen
     guide = fed(gen.guide, monkeypatch)
     gen.generate(TEXTS[0], max_new_tokens=20)
     alone = list(guide)
@@ -203,7 +203,7 @@ def test_rows_that_do_not_need_the_guide_cost_it_nothing(
 def test_a_shared_beginning_is_read_once(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    assert gen.base.ragged
+    assert gen.base.varlen
     beginning = "Question: How many apples are there?\nAnswer: There are 12 apples.\n\n" * 8
     endings = ["How many?", "And how many pears?", "Why?", "x", "Where are they?", "How many?"]
     prompts = [f"{beginning}Question: {ending}" for ending in endings]
@@ -240,14 +240,14 @@ def test_a_row_that_fails_ends_alone(
     gen: BlendInGenerator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = ["How many?", "", "x " * 3000, "y", "z"]
-    record = Sequence.record
+    record = SequenceState.record
 
-    def failing(self: Sequence, *args: Any, **kwargs: Any) -> Any:
+    def failing(self: SequenceState, *args: Any, **kwargs: Any) -> Any:
         if self.index == 4 and len(self.output.steps) == 2:
             raise RuntimeError("the disk is on fire")
         return record(self, *args, **kwargs)
 
-    monkeypatch.setattr(Sequence, "record", failing)
+    monkeypatch.setattr(SequenceState, "record", failing)
     outs = gen.generate(prompts, max_new_tokens=6)
     assert [out.error is None for out in outs] == [True, False, False, True, False]
     assert "prompt is empty" in str(outs[1].error)
@@ -265,7 +265,7 @@ def test_logits_that_are_not_numbers_end_their_row_alone(gen: BlendInGenerator) 
         output[0, 0] = float("nan")  # of the first row
         return output
 
-    assert gen.base.ragged
+    assert gen.base.varlen
     alone = [gen.generate(text, max_new_tokens=1) for text in TEXTS[1:3]]
     handle = gen.base.model.lm_head.register_forward_hook(poisoned)
     try:
@@ -293,7 +293,7 @@ def test_results_come_as_they_are_finished(gen: BlendInGenerator) -> None:
 def test_a_waiting_prompt_takes_the_place_of_one_that_ends(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert gen.base.ragged
+    assert gen.base.varlen
     base = fed(gen.base, monkeypatch)
     settings = {"max_new_tokens": [20, 5, 5, 5], "max_batch_size": 2, "speculate": "off"}
     gen.generate(["a"] * 4, policy=BaseOnly(), **settings)
@@ -321,7 +321,7 @@ def test_closing_frees_everything_and_keeps_what_is_finished(gen: BlendInGenerat
 def test_an_interrupt_keeps_what_is_finished(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert gen.base.ragged
+    assert gen.base.varlen
     forward, calls = gen.base.model.forward, []
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
@@ -348,14 +348,14 @@ def test_the_cap_on_cached_tokens_holds(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch, cap: int
 ) -> None:
     sizes, sent_back = [], []
-    advance = Scheduler._send_back
+    advance = Scheduler._preempt
 
     def watching(self: Scheduler) -> None:
         sizes.extend(pool.size for pool in self._pools)
-        sent_back.extend(each for each in self.running if each.crowded_out)
+        sent_back.extend(each for each in self.running if each.preempted)
         advance(self)
 
-    monkeypatch.setattr(Scheduler, "_send_back", watching)
+    monkeypatch.setattr(Scheduler, "_preempt", watching)
     prompts = [*TEXTS, *reversed(TEXTS)]
     alone = [gen.generate(text, policy=Nudge(threshold=2), max_new_tokens=40) for text in prompts]
     outs = gen.generate(
@@ -375,23 +375,23 @@ def test_a_sequence_that_outgrows_its_room_waits_and_goes_on(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reserved room is an estimate; what is estimated too low is made good."""
-    read = Sequence.__init__
+    read = SequenceState.__init__
 
-    def modest(self: Sequence, *args: Any, **kwargs: Any) -> None:
+    def modest(self: SequenceState, *args: Any, **kwargs: Any) -> None:
         read(self, *args, **kwargs)
         for context in (self.base, self.guide):
             if context is not None:
                 context.expected = len(context.ids) + 1
 
-    monkeypatch.setattr(Sequence, "__init__", modest)
+    monkeypatch.setattr(SequenceState, "__init__", modest)
     waited = []
-    send_back = Scheduler._send_back
+    send_back = Scheduler._preempt
 
     def watching(self: Scheduler) -> None:
-        waited.extend(each for each in self.running if each.crowded_out)
+        waited.extend(each for each in self.running if each.preempted)
         send_back(self)
 
-    monkeypatch.setattr(Scheduler, "_send_back", watching)
+    monkeypatch.setattr(Scheduler, "_preempt", watching)
     prompts = list(TEXTS) * 2
     alone = [gen.generate(text, max_new_tokens=40) for text in prompts]
     for cap in (None, 260):

@@ -10,7 +10,7 @@ from conftest import generator, model
 
 from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.models.context import Context
-from blendin.models.cuda_graphs import SMALLEST_CAPACITY, Slot, Slots
+from blendin.models.cuda_graphs import SMALLEST_CAPACITY, GraphRunner, GraphRunners
 from blendin.models.local import LanguageModel
 
 
@@ -46,51 +46,51 @@ def test_a_captured_pair_writes_what_the_plain_pair_writes(
             assert step.alpha == pytest.approx(expected.alpha, abs=1e-5)
 
 
-def test_a_slot_is_handed_from_sequence_to_sequence() -> None:
+def test_a_runner_is_handed_from_sequence_to_sequence() -> None:
     lm = captured("llama")
     first = Context([1, 2, 3])
     lm.forward(first)
-    slot = first.cache
+    runner = first.cache
     second = Context([4, 5])
     lm.forward(second)
-    assert second.cache is not slot
+    assert second.cache is not runner
     del first
     third = Context([6, 7, 8])
     lm.forward(third)
-    assert third.cache is slot
+    assert third.cache is runner
 
 
-def test_an_outgrown_slot_is_left_for_the_plain_cache() -> None:
+def test_an_outgrown_runner_is_left_for_a_pool() -> None:
     lm = captured("llama")
     context = Context(list(range(200)))
     lm.forward(context)
     context.ids += range(100)
     assert len(context.ids) > SMALLEST_CAPACITY
     scored = lm.forward(context)
-    assert not isinstance(context.cache, Slot)
+    assert not isinstance(context.cache, GraphRunner)
     with torch.inference_mode():
         expected = lm.model(torch.tensor([context.ids]), use_cache=False).logits[0, -1:]
     torch.testing.assert_close(scored, expected)
 
 
-def test_a_sliding_window_too_small_is_told_once_and_decoded_plainly(
+def test_a_sliding_window_too_small_is_logged_once_and_decoded_plainly(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    slots = Slots(model("gemma3", "byte-level")[0], "gemma")
-    assert slots.take(10) is None
-    assert slots.take(10) is None
+    runners = GraphRunners(model("gemma3", "byte-level")[0], "gemma")
+    assert runners.take(10) is None
+    assert runners.take(10) is None
     assert (
         "gemma decodes without CUDA graphs: 256 tokens do not fit into its sliding" in caplog.text
     )
 
 
-def test_a_failing_capture_is_told_once_and_decoded_plainly(
+def test_a_failing_capture_is_logged_once_and_decoded_plainly(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: Any) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(Slot, "_capture", broken)
+    monkeypatch.setattr(GraphRunner, "_capture", broken)
     lm = captured("llama")
     plain = LanguageModel(*model("llama", "byte-level"), "llama", capture=False)
     for _ in range(2):
@@ -121,8 +121,8 @@ def test_graphs_on_a_gpu_write_what_the_plain_path_writes(architecture: str) -> 
             )
             for own in (graphs, plain)
         ]
-        assert graphs._slots is not None
-        assert not graphs._slots._given_up
+        assert graphs._runners is not None
+        assert not graphs._runners._given_up
         assert outs[0].token_ids == outs[1].token_ids
     finally:
         lm.to("cpu", torch.float64)

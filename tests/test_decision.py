@@ -11,15 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blendin.decision.dense import (
-    SymbolTables,
-    blend,
-    consult,
-    gate,
-    mixing_weight,
-    rank_of,
-    top_symbol,
-)
+from blendin import Blend
+from blendin.decision.mixture import Mixture
+from blendin.decision.prediction import DensePrediction
+from blendin.decision.symbols import ModelSymbols, SymbolTables
+from blendin.policy import mixing_weight
 
 
 @dataclass
@@ -27,6 +23,18 @@ class Case:
     base_logits: torch.Tensor
     guide_logits: torch.Tensor
     tables: SymbolTables
+
+    def base(self, rows: slice = slice(None)) -> DensePrediction:
+        return DensePrediction(self.base_logits[rows], self.tables.base)
+
+    def guide(self, rows: slice = slice(None)) -> DensePrediction:
+        return DensePrediction(self.guide_logits[rows], self.tables.guide, candidates_only=True)
+
+
+def dense(mixture: Mixture, end: int) -> torch.Tensor:
+    """The normalised mixture over all symbols."""
+    probs = mixture.dense()
+    return torch.nn.functional.pad(probs, (0, end + 1 - probs.shape[1]))
 
 
 @st.composite
@@ -89,9 +97,9 @@ def test_blend_is_the_specs_formula(
     case: Case, top_k: int | None, fixed: float | None, bonus: float
 ) -> None:
     tables, end = case.tables, case.tables.end
-    base = gate(case.base_logits, tables)
-    guide = consult(case.guide_logits, tables)
-    result = blend(base, guide, tables, agreement_bonus=bonus, top_k=top_k, alpha=fixed)
+    base, guide = case.base(), case.guide()
+    result = Blend(agreement_bonus=bonus, top_k=top_k, alpha=fixed).mix(base, guide)
+    assert result.agreement is not None
     for row in range(len(case.base_logits)):
         raw = torch.softmax(case.base_logits[row].double(), -1)
         ordinary = raw.clone()
@@ -123,7 +131,7 @@ def test_blend_is_the_specs_formula(
         if t_g in of_base:
             score = logits[tables.base_ends].logsumexp(-1) if t_g == end else logits[t_g]
             expected_rank = 1 + int((logits > score).sum())
-        assert int(rank_of(case.base_logits, guide.choice, tables)[row]) == expected_rank
+        assert int(base.rank_of(guide.choice)[row]) == expected_rank
         assert float(result.alpha[row]) == pytest.approx(alpha, rel=1e-5)
         if has_tie(of_base, top_k) or has_tie(of_guide, top_k):
             continue
@@ -134,10 +142,11 @@ def test_blend_is_the_specs_formula(
         expected = torch.zeros(end + 1, dtype=torch.float64)
         for symbol, prob in mixed.items():
             expected[symbol] = prob / sum(mixed.values())
-        torch.testing.assert_close(result.probs[row].double(), expected, rtol=1e-4, atol=1e-6)
+        probs = dense(result, end)
+        torch.testing.assert_close(probs[row].double(), expected, rtol=1e-4, atol=1e-6)
         choice = int(result.choice[row])
         assert float(expected[choice]) == pytest.approx(float(expected.max()), rel=1e-5)
-        of_each = torch.stack(result.weights(result.choice))[:, row].double() / sum(mixed.values())
+        of_each = torch.stack(result.shares(result.choice))[:, row].double() / sum(mixed.values())
         assert float(of_each.sum()) == pytest.approx(float(expected[choice]), rel=1e-4)
         assert (
             bool(of_each[1] > 0) == (alpha > 0 and top(of_guide, end, top_k).get(choice, 0.0) > 0)
@@ -158,21 +167,14 @@ def has_tie(distribution: dict[int, float], k: int | None) -> bool:
 @settings(deadline=None, max_examples=100)
 @given(cases())
 def test_rows_are_independent(case: Case) -> None:
-    options: dict[str, Any] = {"agreement_bonus": 0.1, "top_k": 3, "alpha": None}
-    together = blend(
-        gate(case.base_logits, case.tables),
-        consult(case.guide_logits, case.tables),
-        case.tables,
-        **options,
-    )
+    policy, end = Blend(top_k=3), case.tables.end
+    together = dense(policy.mix(case.base(), case.guide()), end)
     for row in range(len(case.base_logits)):
-        alone = blend(
-            gate(case.base_logits[row : row + 1], case.tables),
-            consult(case.guide_logits[row : row + 1], case.tables),
-            case.tables,
-            **options,
-        )
-        torch.testing.assert_close(together.probs[row], alone.probs[0])
+        one = slice(row, row + 1)
+        alone = dense(policy.mix(case.base(one), case.guide(one)), end)
+        torch.testing.assert_close(together[row], alone[0])
+        picked = dense(policy.mix(case.base().rows([row]), case.guide().rows([row])), end)
+        assert picked.equal(alone)
 
 
 @given(st.floats(1e-6, 1), st.floats(1e-6, 1), st.floats(0, 1), st.floats(0, 100))
@@ -186,8 +188,10 @@ def test_alpha_stays_in_the_unit_interval(
 def test_end_tokens_count_together() -> None:
     """Two end tokens at 0.3 each beat an ordinary token at 0.4: END is one symbol."""
     logits = torch.tensor([[0.4, 0.3, 0.3]]).log()
-    assert int(top_symbol(logits, torch.tensor([1, 2]), end=9)) == 9
-    assert int(top_symbol(logits, torch.tensor([1]), end=9)) == 0
+    for ends, choice in (([1, 2], 9), ([1], 0)):
+        candidates = torch.ones(3, dtype=torch.bool).index_fill(0, torch.tensor(ends), False)
+        model = ModelSymbols.of(torch.tensor(ends), candidates, torch.arange(3), end=9)
+        assert int(DensePrediction(logits, model).choice) == choice
 
 
 def test_a_special_token_counts_for_the_gate_and_is_no_candidate() -> None:
@@ -199,12 +203,13 @@ def test_a_special_token_counts_for_the_gate_and_is_no_candidate() -> None:
         guide_symbols=torch.tensor([0, 1, 6, 7]),
     )
     logits = torch.tensor([[0.2, 0.1, 0.6, 0.1]]).log()
-    base, guide = gate(logits, tables), consult(logits, tables)
+    base = DensePrediction(logits, tables.base)
+    guide = DensePrediction(logits, tables.guide, candidates_only=True)
     assert float(base.top_prob) == pytest.approx(0.6)
     assert int(base.choice) == 2
     assert int(guide.choice) == 0
     assert float(guide.top_prob) == pytest.approx(0.2)
-    probs = base.candidates(tables, k=2).dense(tables.end)
+    probs = base.top(2).dense()
     assert float(probs[0, 2]) == 0
     assert float(probs[0, tables.end]) == pytest.approx(0.1)
 
@@ -213,4 +218,5 @@ def test_not_a_number_stays_visible() -> None:
     tables = SymbolTables(
         *[torch.tensor([0])] * 2, *[torch.tensor([False, True])] * 2, torch.arange(2)
     )
-    assert math.isnan(float(gate(torch.tensor([[0.0, float("nan")]]), tables).top_prob))
+    logits = torch.tensor([[0.0, float("nan")]])
+    assert math.isnan(float(DensePrediction(logits, tables.base).top_prob))

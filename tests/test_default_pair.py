@@ -104,7 +104,7 @@ def test_company_changes_nothing(default_pair: BlendInGenerator, size: int) -> N
         "max_new_tokens": [8 + 5 * (index % 4) for index in range(len(prompts))],
     }
     together = default_pair.generate(prompts, **settings, max_batch_size=size)
-    assert default_pair.base.ragged is not None and default_pair.guide.ragged is not None
+    assert default_pair.base.varlen is not None and default_pair.guide.varlen is not None
     for index, (prompt, out) in enumerate(zip(prompts, together, strict=True)):
         own = {name: values[index] for name, values in settings.items()}
         alone = default_pair.generate(prompt, **own)

@@ -1,7 +1,8 @@
-"""Decoding through the Triton kernels is decoding through the eager mathematics."""
+"""Decoding through the Triton kernels is decoding without them."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -10,13 +11,12 @@ from conftest import tokenizer
 from interpreted import DEVICE, HERE, run_interpreted
 from tiny import tiny_model
 
-from blendin import BaseOnly, Blend, BlendInGenerator, InterventionCap, Nudge
-from blendin.decision.fused import checked_kernel_tables
-from blendin.engine.fused_stepper import FusedStepper, stepper
-from blendin.engine.request import Request
-from blendin.engine.sequence import Limits
-from blendin.models.pair import Pair
-from blendin.sampling import Sampling
+from blendin import BaseOnly, Blend, BlendInGenerator, Defer, GuideOnly, InterventionCap, Nudge
+from blendin.decision.fused import FusedPrediction, checked_kernel_tables
+from blendin.decision.prediction import DensePrediction
+from blendin.decision.symbols import ModelSymbols
+from blendin.engine.pair import Pair
+from blendin.policy import Policy
 
 pytest.importorskip("triton")
 
@@ -28,13 +28,41 @@ def test_under_the_interpreter() -> None:
     run_interpreted(__file__)
 
 
-def pair_of(base: str, guide: str) -> BlendInGenerator:
-    """Tiny float32 models: the kernels read 16 or 32 bits."""
+@cache
+def pairs_of(base: str, guide: str) -> tuple[BlendInGenerator, Pair, Pair]:
+    """A generator of tiny float32 models, and its pair without the kernels and with them.
+
+    The kernels read 16 or 32 bits.
+    """
     models = []
     for architecture, kind, seed in (("llama", base, 3), ("qwen2", guide, 4)):
         lm = tiny_model(architecture, tokenizer(kind), seed, dtype=torch.float32)
         models.append((lm.to(DEVICE), tokenizer(kind)))
-    return BlendInGenerator(*models)
+    gen = BlendInGenerator(*models)
+    plain, fused = (Pair(gen.base, gen.guide, fused=kernels) for kernels in (False, True))
+    assert plain.base_kernels is None and plain.guide_kernels is None
+    assert fused.base_kernels is not None and fused.guide_kernels is not None
+    return gen, plain, fused
+
+
+def steps_of_both(base: str, guide: str, **settings: Any) -> tuple[Any, Any]:
+    """The steps without the kernels and with them."""
+    gen, *pairs = pairs_of(base, guide)
+    outs = []
+    for pair in pairs:
+        gen.pair = pair
+        outs.append(gen.generate("How many?", **settings).steps)
+    return outs[0], outs[1]
+
+
+def assert_same(plain: Any, fused: Any) -> None:
+    for one, step in zip(plain, fused, strict=True):
+        for name in ("token_bytes", "token_ids", "text", "source", "intervened", "is_end"):
+            assert getattr(step, name) == getattr(one, name)
+        for name in ("base_top_prob", "guide_top_prob", "alpha", "agreement"):
+            assert getattr(step, name) == pytest.approx(getattr(one, name), abs=1e-5)
+        rank = one.agreement_rank  # a near-tie may fall either way
+        assert step.agreement_rank == (rank and pytest.approx(rank, abs=1))
 
 
 @here
@@ -46,7 +74,10 @@ def pair_of(base: str, guide: str) -> BlendInGenerator:
         Blend(threshold=0.7, top_k=None),
         Blend(threshold=0.9, alpha=0.3),
         Blend(threshold=2, alpha=1),
+        Nudge(threshold=0.9),
+        Defer(),
         BaseOnly(),
+        GuideOnly(),
         InterventionCap(Blend(threshold=0.9)),
     ],
     ids=str,
@@ -59,42 +90,34 @@ def pair_of(base: str, guide: str) -> BlendInGenerator:
         ("byte-level", "byte-level"),
     ],
 )
-def test_fused_steps_are_the_eager_ones(base: str, guide: str, policy: Any) -> None:
-    gen = pair_of(base, guide)
-    outs = []
-    for fused in (False, True):
-        gen.pair = Pair(gen.base, gen.guide, fused=fused)
-        assert (gen.pair.fused is not None) == fused
-        outs.append(gen.generate("How many?", policy=policy, max_new_tokens=16).steps)
-    for eager, step in zip(*outs, strict=True):
-        for name in ("token_bytes", "token_ids", "text", "source", "intervened", "is_end"):
-            assert getattr(step, name) == getattr(eager, name)
-        for name in ("base_top_prob", "guide_top_prob", "alpha", "agreement"):
-            assert getattr(step, name) == pytest.approx(getattr(eager, name), abs=1e-5)
-        rank = eager.agreement_rank  # a near-tie may fall either way
-        assert step.agreement_rank == (rank and pytest.approx(rank, abs=1))
+def test_steps_are_the_same_with_kernels(base: str, guide: str, policy: Policy) -> None:
+    assert_same(*steps_of_both(base, guide, policy=policy, max_new_tokens=16))
 
 
 @here
-def test_what_the_kernels_do_not_know_is_decided_eagerly() -> None:
-    gen = pair_of("byte-level", "sentencepiece")
-    gen.pair = Pair(gen.base, gen.guide, fused=True)
-    eager = Pair(gen.base, gen.guide, fused=False)
-    for policy, sampling, fused in (
-        (Blend(), Sampling(), True),
-        (Nudge(), Sampling(), False),
-        (Blend(), Sampling(do_sample=True, seed=0), False),
-        (Blend(), Sampling(repetition_penalty=1.2), False),
+def test_draws_are_the_same_with_kernels() -> None:
+    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": True, "seed": 0}
+    settings |= {"top_p": 0.9, "repetition_penalty": 1.2, "temperature": 0.8}
+    policy = Blend(threshold=0.9)
+    drawn = steps_of_both("byte-level", "sentencepiece", policy=policy, **settings)
+    assert_same(*drawn)
+
+
+@here
+def test_only_logits_of_64_bits_are_read_without_the_kernels() -> None:
+    pair = pairs_of("byte-level", "sentencepiece")[2]
+    for predict, tables in (
+        (pair.predict_base, pair.tables.base),
+        (pair.predict_guide, pair.tables.guide),
     ):
-        sequence = Request("x", None, None, None, policy, Limits(), sampling).read(gen.pair)
-        assert isinstance(stepper(gen.pair, [sequence]), FusedStepper) == fused
-        assert not isinstance(stepper(eager, [sequence]), FusedStepper)
+        logits = torch.randn(2, len(tables.symbols), device=DEVICE)
+        assert type(predict(logits)) is FusedPrediction
+        assert type(predict(logits.double())) is DensePrediction
 
 
 @here
 def test_not_a_number_stops_the_text() -> None:
-    gen = pair_of("byte-level", "sentencepiece")
-    gen.pair = Pair(gen.base, gen.guide, fused=True)
+    gen, _, gen.pair = pairs_of("byte-level", "sentencepiece")
     handle = gen.guide.model.lm_head.register_forward_hook(lambda *a: a[-1] * float("nan"))
     try:
         with pytest.raises(FloatingPointError, match="not numbers"):
@@ -103,14 +126,32 @@ def test_not_a_number_stops_the_text() -> None:
         handle.remove()
 
 
-def test_kernels_that_fail_are_told_and_left_alone(
+@here
+def test_kernels_that_give_other_numbers_are_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gen = pair_of("byte-level", "sentencepiece")
+    model = pairs_of("byte-level", "sentencepiece")[1].tables.guide
+    from blendin.kernels import heads
 
+    right = heads.list_heads
+
+    def wrong(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        symbols, probs = right(*arguments)
+        return symbols, probs * 1.1
+
+    monkeypatch.setattr(heads, "list_heads", wrong)
+    assert checked_kernel_tables(model) is None
+    assert "without the Triton kernels: on trial the list of candidates was off" in caplog.text
+
+
+def test_kernels_that_fail_are_named_and_left_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*arguments: Any) -> None:
         raise RuntimeError("no such instruction")
 
+    ids = torch.arange(10)
+    model = ModelSymbols.of(ids[:1], ids > 0, ids, end=10)
     monkeypatch.setattr("blendin.decision.fused._try", broken)
-    assert checked_kernel_tables(gen.pair.tables, same=False) is None
-    assert "decided without the Triton kernels: no such instruction" in caplog.text
+    assert checked_kernel_tables(model) is None
+    assert "read without the Triton kernels: no such instruction" in caplog.text

@@ -26,6 +26,7 @@ def fed(lm: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(input_ids.shape[-1])
         return forward(*args, input_ids=input_ids, **kwargs)
 
+    assert lm.varlen is not None  # tried beforehand
     # LanguageModel read the signature when it was made.
     monkeypatch.setattr(lm.model, "forward", counting)
     return lengths

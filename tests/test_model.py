@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blendin.models.context import Context
-from blendin.models.cuda_graphs import Slot
+from blendin.models.cuda_graphs import GraphRunner
 from blendin.models.local import LanguageModel
 
 ARCHITECTURES = ("llama", "qwen2", "gemma3")
@@ -42,7 +42,7 @@ def test_feeding_and_rolling_back_is_reading_afresh(
     """Chunks of any size, cut back by any count, far past a sliding window of 8."""
     lm, context = language_model(architecture, capture), Context(list(prompt))
     lm.forward(context)
-    assert isinstance(context.cache, Slot) == capture
+    assert isinstance(context.cache, GraphRunner) == capture
     for new, back in moves:
         context.ids += new
         scored = lm.forward(context, positions=len(new))

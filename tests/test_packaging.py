@@ -31,6 +31,17 @@ def test_every_package_on_disk_is_listed_for_installation() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
 
 
+def test_every_file_that_is_no_module_is_listed_for_installation() -> None:
+    listed = {
+        path.relative_to(ROOT)
+        for package, patterns in PROJECT["tool"]["setuptools"]["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    found = {path.relative_to(ROOT) for path in (ROOT / "blendin").rglob("*.*") if path.is_file()}
+    assert {path for path in found if path.suffix not in (".py", ".pyc")} == listed
+
+
 def test_the_package_is_typed_and_its_version_is_the_projects() -> None:
     import blendin
 

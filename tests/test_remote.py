@@ -32,7 +32,7 @@ from blendin import (
 )
 from blendin.cli.app import app
 from blendin.models.remote.completions import Row, ServerError
-from blendin.models.remote.window import Luck, Standing, Window
+from blendin.models.remote.window import AcceptanceEstimate, Standing, Window
 
 BASE, GUIDE = ("llama", "byte-level", 0), ("llama", "sentencepiece", 1)
 PROMPTS = (
@@ -178,16 +178,19 @@ def test_windows_take_few_requests_and_off_takes_one_a_token(
     assert all(body["temperature"] == 0 for body in servers[0].requests)
 
 
-def test_a_window_grows_with_luck_and_keeps_what_agrees() -> None:
-    lucky, unlucky = Luck(), Luck()
+def test_a_window_grows_with_acceptance_and_keeps_what_agrees() -> None:
+    high, low = AcceptanceEstimate(), AcceptanceEstimate()
     for _ in range(40):
-        lucky.count(held=True)
-        unlucky.count(held=False)
-    assert lucky.length > Luck().length > unlucky.length >= 1
+        high.count(held=True)
+        low.count(held=False)
+    assert high.length > AcceptanceEstimate().length > low.length >= 1
     window = Window(start=2)
     assert window.standing([5, 6]) is Standing.COMING
-    window.rows += [Row(7, [7], [0.0]), Row(8, [8], [0.0])]
-    assert window.standing([5, 6, 7]) is Standing.HOLDS and window.row([5, 6, 7]).token == 8
+    for row in (Row(7, [7], [0.0]), Row(8, [8], [0.0])):
+        window.add(row)
+    assert window.standing([5, 6, 7]) is Standing.HOLDS
+    following = window.row_after([5, 6, 7])
+    assert following is not None and following.token == 8
     assert window.standing([5, 6, 9]) is Standing.BROKEN
     assert window.standing([5, 6, 7, 8]) is Standing.COMING
     window.over = True

@@ -11,7 +11,6 @@ from conftest import generator, model
 from transformers import set_seed
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Nudge, Sampling
-from blendin.decision.dense import blend, consult, gate
 
 BASE, GUIDE = ("llama", "byte-level", 0), ("llama", "sentencepiece", 1)
 
@@ -55,14 +54,8 @@ def test_a_blend_is_drawn_from_p_blend(gen: BlendInGenerator, temperature: float
         ids = torch.tensor([lm.encode_prompt(out.settings[text])])
         with torch.inference_mode():
             views.append(lm.model(ids).logits[:, -1])
-    probs = blend(
-        gate(views[0], pair.tables),
-        consult(views[1], pair.tables),
-        pair.tables,
-        agreement_bonus=0.1,
-        top_k=5,
-        alpha=None,
-    ).probs[0]
+    base, guide = pair.predict_base(views[0]), pair.predict_guide(views[1])
+    probs = policy.mix(base, guide, greedy=False).dense()[0]
     tempered = (probs ** (1 / temperature)).tolist()
     expected = {
         (pair.alignment.data(symbol), symbol == pair.tables.end): prob

@@ -124,7 +124,7 @@ def test_the_guide_alone_scores_its_own_tokens() -> None:
     prompt = gen.generate("How many?", policy=GuideOnly(), max_new_tokens=1).settings
     lm, _ = model("qwen2", "sentencepiece", 3)
     ids = gen.guide.encode_prompt(prompt["guide_prompt"])
-    own = gen.guide.vocabulary.spell(text.encode())
+    own = gen.guide.vocabulary.encode_bytes(text.encode())
     assert own is not None and list(score.token_ids) == own
     with torch.inference_mode():
         logits = lm(torch.tensor([ids + own])).logits[0, len(ids) - 1 : -1].float()

@@ -1,7 +1,8 @@
-"""Guesses that are read ahead change what a step costs and nothing that it emits."""
+"""Drafts change what a step costs and nothing that it emits."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -13,9 +14,9 @@ from scipy.stats import chi2_contingency
 from test_exactness import models, prompts
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, InterventionCap, Nudge
-from blendin.models.lookahead import MOST
-from blendin.speculation.cost_model import Pace
-from blendin.speculation.drafters import LONGEST, Lookup
+from blendin.models.lookahead import MAX_DRAFT_TOKENS
+from blendin.speculation.cost_model import CostModel
+from blendin.speculation.drafters import LONGEST, NgramLookup
 
 POLICIES = (
     Blend(),
@@ -27,7 +28,7 @@ POLICIES = (
     BaseOnly(),
     GuideOnly(),
 )
-modes = st.sampled_from((1, 2, 5, MOST, "lookup", "guide", "auto"))
+modes = st.sampled_from((1, 2, 5, MAX_DRAFT_TOKENS, "lookup", "guide", "auto"))
 samplings = st.sampled_from(
     (
         {},
@@ -38,7 +39,7 @@ samplings = st.sampled_from(
 )
 
 
-def told(out: Any) -> list[Any]:
+def decided(out: Any) -> list[Any]:
     """All of a trace that does not depend on rounding."""
     return [
         (step.token_bytes, step.token_ids, step.text, step.intervened, step.source, step.is_end)
@@ -48,14 +49,14 @@ def told(out: Any) -> list[Any]:
 
 @settings(deadline=None, max_examples=40)
 @given(models, models, prompts, st.sampled_from(POLICIES), samplings, modes)
-def test_every_guess_leaves_the_text_as_the_plain_loop_writes_it(
+def test_every_draft_leaves_the_text_as_the_plain_loop_writes_it(
     base: Any, guide: Any, prompt: str, policy: Any, sampling: dict[str, Any], speculate: Any
 ) -> None:
     gen = generator(base, guide)
     asked: dict[str, Any] = {"policy": policy, "max_new_tokens": 32, "stop": "9"} | sampling
     plain = gen.generate(prompt, speculate="off", **asked)
     out = gen.generate(prompt, speculate=speculate, **asked)
-    assert told(out) == told(plain)
+    assert decided(out) == decided(plain)
     assert (out.text, out.stop_reason) == (plain.text, plain.stop_reason)
     for step, expected in zip(out.steps, plain.steps, strict=True):
         for name in ("base_top_prob", "guide_top_prob", "alpha", "agreement"):
@@ -75,10 +76,10 @@ def test_in_company_each_row_is_accepted_or_not_by_itself(
     limit = data.draw(st.sampled_from((None, 160)))
     outs = gen.generate(texts, speculate=speculate, max_cached_tokens=limit, **asked)
     assert not any(out.error for out in outs)
-    assert [told(out) for out in outs] == [told(out) for out in plain]
+    assert [decided(out) for out in outs] == [decided(out) for out in plain]
 
 
-def test_guesses_of_a_draw_follow_the_policys_distribution() -> None:
+def test_drafts_of_a_draw_follow_the_policys_distribution() -> None:
     gen = generator(("llama", "byte-level", 1), ("llama", "sentencepiece", 2))
 
     def counts(seeds: range, speculate: Any) -> Counter[str]:
@@ -92,9 +93,9 @@ def test_guesses_of_a_draw_follow_the_policys_distribution() -> None:
         )
         return Counter(out.text for out in outs)
 
-    plain, guessed = counts(range(0, 400), "off"), counts(range(1000, 1400), 2)
-    frequent = [text for text, n in (plain + guessed).items() if n >= 10]
-    table = [[of[text] for text in frequent] for of in (plain, guessed)]
+    plain, drafted = counts(range(0, 400), "off"), counts(range(1000, 1400), 2)
+    frequent = [text for text, n in (plain + drafted).items() if n >= 10]
+    table = [[of[text] for text in frequent] for of in (plain, drafted)]
     for row in table:
         row.append(400 - sum(row))
     assert len(frequent) > 4
@@ -102,7 +103,7 @@ def test_guesses_of_a_draw_follow_the_policys_distribution() -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-def test_what_came_as_guessed_costs_no_forward(architecture: Any) -> None:
+def test_what_came_as_drafted_costs_no_forward(architecture: Any) -> None:
     """A model guided by itself: the guide is always right, also beyond a sliding window."""
     spec = (architecture, "byte-level", 1)
     gen = BlendInGenerator(model(*spec), tuple(model(*spec)))
@@ -115,7 +116,7 @@ def test_what_came_as_guessed_costs_no_forward(architecture: Any) -> None:
     assert out.stats["accepted"] + out.stats["base_forwards"] == 48
 
 
-def test_the_trace_tells_what_was_guessed_and_what_came() -> None:
+def test_the_trace_tells_what_was_drafted_and_what_came() -> None:
     gen = generator(("llama", "byte-level", 1), ("llama", "sentencepiece", 2))
     for policy in (BaseOnly(), Blend()):
         out = gen.generate("How many?", policy=policy, max_new_tokens=40, speculate=3)
@@ -134,7 +135,7 @@ def test_the_trace_tells_what_was_guessed_and_what_came() -> None:
 def test_lookup_gives_what_followed_the_longest_ending_that_came_before(
     ids: list[int], count: int
 ) -> None:
-    lookup = Lookup()
+    lookup = NgramLookup()
     for end in range(1, len(ids) + 1):
         text = ids[:end]
         found = lookup.draft(text, count)
@@ -150,44 +151,97 @@ def test_lookup_gives_what_followed_the_longest_ending_that_came_before(
         assert (found and found.tokens) == expected
 
 
-def paced(costs: dict[int, float], luck: int, rounds: int = 20) -> Pace:
-    """A pace that has seen these costs, and guesses that were right for `luck` tokens."""
-    pace = Pace()
+def measured(costs: dict[int, float], accepted: int, rounds: int = 20) -> CostModel:
+    """It has seen these costs, and drafts whose first `accepted` tokens were right."""
+    model = CostModel()
     for width, seconds in costs.items():
         for _ in range(5):
-            pace.base_took(seconds, width, width)
+            model.target_read(seconds, width, 0)
     for _ in range(rounds):
-        pace.guess_was("lookup 2", luck, min(luck + 1, MOST))
-    return pace
+        model.draft_judged("lookup 2", accepted, min(accepted + 1, MAX_DRAFT_TOKENS))
+    return model
 
 
-def test_a_guess_is_as_long_as_it_is_worth() -> None:
-    flat = dict.fromkeys(range(1, MOST + 2), 1.0)
-    steep = {width: float(width) for width in range(1, MOST + 2)}
-    assert paced(flat, luck=MOST).length("lookup 2", MOST) == MOST
-    assert paced(flat, luck=MOST).length("lookup 2", 4) == 4
-    assert paced(steep, luck=MOST).length("lookup 2", MOST) == 0
-    slope = {width: 1 + 0.2 * (width - 1) for width in range(1, MOST + 2)}
-    assert paced(slope, luck=0).length("lookup 2", MOST) == 0
-    assert 2 <= paced(slope, luck=3).length("lookup 2", MOST) <= 4
-    assert Pace().length("lookup 2", MOST) == 0  # nothing is timed yet
+def test_a_draft_is_as_long_as_it_is_worth() -> None:
+    most = MAX_DRAFT_TOKENS
+    flat = dict.fromkeys(range(1, most + 2), 1.0)
+    steep = {width: float(width) for width in range(1, most + 2)}
+    assert measured(flat, accepted=most).length("lookup 2", most) == most
+    assert measured(flat, accepted=most).length("lookup 2", 4) == 4
+    assert measured(steep, accepted=most).length("lookup 2", most) == 0
+    slope = {width: 1 + 0.2 * (width - 1) for width in range(1, most + 2)}
+    assert measured(slope, accepted=0).length("lookup 2", most) == 0
+    assert 2 <= measured(slope, accepted=3).length("lookup 2", most) <= 4
+    assert CostModel().length("lookup 2", most) == 0  # nothing is timed yet
 
 
-def test_guesses_that_lose_time_stop_until_the_loss_is_small() -> None:
-    pace = paced({1: 1.0, 4: 1.2}, luck=3)
-    assert pace.length("lookup 2", 3) == 3
+def test_drafts_that_lose_time_stop_until_the_loss_is_small() -> None:
+    model = measured({1: 1.0, 4: 1.2}, accepted=3)
+    assert model.length("lookup 2", 3) == 3
     lost = 0
-    while pace.length("lookup 2", 3):
-        pace.base_took(1.2, 4, 1)
+    while model.length("lookup 2", 3):
+        model.target_read(1.2, 1, 3)
         lost += 1
         assert lost < 50
     for _ in range(60):
-        pace.base_took(1.0, 1, 1)
-    assert pace.lost <= 0.03 * pace.spent
-    assert pace.length("lookup 2", 3) == 3
+        model.target_read(1.0, 1, 0)
+    assert model.lost <= 0.03 * model.spent
+    assert model.length("lookup 2", 3) == 3
 
 
-@pytest.mark.parametrize("speculate", [0, -1, MOST + 1, True, "always", 2.5, None])
+def simulated(cost: Any, accepted: Any, steps: int, model: CostModel) -> float:
+    """Seconds of `steps` tokens on a machine where `cost(width)` is what a forward takes.
+
+    Args:
+        cost: seconds by width.
+        accepted: tokens of a draft that come, by its length.
+        steps: tokens to emit.
+        model: chooses; keeps what it learns.
+    """
+    seconds, emitted, cached = 0.0, 0, 0
+    while emitted < steps:
+        if cached:
+            cached -= 1
+            model.target_read(0.0, 0, 0)
+        else:
+            count = model.length("lookup 2", MAX_DRAFT_TOKENS)
+            taken = cost(1 + count)
+            seconds += taken
+            model.target_read(taken, 1, count)
+            if count:
+                cached = min(count, accepted(count))
+                model.draft_judged("lookup 2", cached, min(cached + 1, count))
+        emitted += 1
+    return seconds
+
+
+@pytest.mark.parametrize("steps", [50, 100, 1000])
+@pytest.mark.parametrize("slope", [0.05, 0.2, 0.5, 0.9, 1.0, 1.3])
+@pytest.mark.parametrize("hits", [(), (4,), (3, 5), (1, 2, 3, 4, 5)], ids=str)
+def test_speculation_never_costs_more_than_a_few_steps(
+    slope: float, hits: tuple[int, ...], steps: int
+) -> None:
+    """Whatever a token more costs, and however often drafts are right."""
+    drafts = itertools.count()
+
+    def accepted(count: int) -> int:
+        return count if next(drafts) % 6 in hits else 0
+
+    taken = simulated(lambda width: 1 + slope * (width - 1), accepted, steps, CostModel())
+    assert taken <= 1.03 * steps
+    if len(hits) == 5 and slope <= 0.2 and steps == 1000:
+        assert taken <= 0.6 * steps
+
+
+def test_nothing_is_tried_where_a_prompts_tokens_cost_as_much_as_steps() -> None:
+    model = CostModel()
+    model.prompt_read(20.0, 20)
+    for _ in range(500):
+        model.target_read(1.0, 1, 0)
+        assert model.length("lookup 2", MAX_DRAFT_TOKENS) == 0
+
+
+@pytest.mark.parametrize("speculate", [0, -1, MAX_DRAFT_TOKENS + 1, True, "always", 2.5, None])
 def test_a_setting_that_is_none_is_refused(speculate: Any) -> None:
     gen = generator(("llama", "byte-level", 1), ("llama", "sentencepiece", 2))
     with pytest.raises(ValueError, match="use one of auto, off, guide, lookup or a number"):

@@ -14,14 +14,14 @@ from rich.console import Console
 
 from blendin import Blend, BlendInGenerator, Generation, Nudge, Step
 from blendin.cli import terminal as view
-from blendin.engine.sequence import Limits, Sequence
+from blendin.engine.sequence import Limits, SequenceState
 from blendin.sampling import Sampling
 
 
-def of(limits: Limits) -> Sequence:
+def of(limits: Limits) -> SequenceState:
     """A sequence without models, to be written to."""
     alignment: Any = None
-    return Sequence(
+    return SequenceState(
         alignment,
         None,
         None,
@@ -36,7 +36,7 @@ def of(limits: Limits) -> Sequence:
 EMOJI = "👩‍👩‍👧 日本語 é"
 
 
-def replay(data: list[bytes], stop: tuple[str, ...] = (), length: int = 10_000) -> Sequence:
+def replay(data: list[bytes], stop: tuple[str, ...] = (), length: int = 10_000) -> SequenceState:
     """A sequence to which these symbols were emitted, until it ended."""
     sequence = of(Limits(length, stop))
     for piece in data:

@@ -40,7 +40,7 @@ def test_text_is_spelled_byte_for_byte(kind: str, text: str) -> None:
 def test_any_bytes_are_spelled_byte_for_byte(kind: str, data: bytes) -> None:
     words = vocabulary(kind)
     data = data.replace("▁".encode(), b"_")
-    ids = words.spell(data)
+    ids = words.encode_bytes(data)
     assert ids is not None
     assert joined(words, ids) == data
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..models import default_pair as pairs
-from ..policy import BaseOnly, Blend, Nudge
+from ..models import default_pair
+from ..policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Nudge
 from .diagnose import diagnose
 from .evaluate import evaluate, report
 from .options import (
@@ -48,13 +48,13 @@ def generate(
     policy: PolicyOptions,
     decoding: DecodingOptions,
     prompt: Annotated[
-        str | None, typer.Argument(help="The question; read from standard input where missing.")
+        str | None, typer.Argument(help="The question; read from standard input if missing.")
     ] = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write every step to this file as JSON lines.")
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print all of it as one JSON object.")
+        bool, typer.Option("--json", help="Print everything as one JSON object.")
     ] = False,
 ) -> None:
     """Answer one prompt; tokens coloured by the model that chose them."""
@@ -97,7 +97,7 @@ def compare(
     models: ModelOptions,
     decoding: DecodingOptions,
     prompt: Annotated[str, typer.Argument(help="The question.")],
-    threshold: Annotated[float, typer.Option(help="τ of NUDGING and BlendIn.")] = Blend.threshold,
+    threshold: Annotated[float, typer.Option(help="τ of NUDGING and BlendIn.")] = DEFAULT_THRESHOLD,
 ) -> None:
     """Show the base alone, NUDGING and BlendIn on one prompt, side by side."""
     arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}
@@ -121,11 +121,11 @@ def list_models() -> None:
     from huggingface_hub.errors import CacheNotFound
 
     console.print("embedded", style="bold")
-    for name, embedded in pairs.EMBEDDED.items():
-        folder = pairs.cached_folder(name)
+    for name, embedded in default_pair.EMBEDDED.items():
+        folder = default_pair.cached_folder(name)
         if folder is not None:
             state = f"converted, {size_of(folder)}, {folder}"
-        elif pairs.is_installed(name):
+        elif default_pair.is_installed(name):
             state = "installed, converted at first use"
         else:
             state = f"not installed: {embedded.pip}"
@@ -159,7 +159,7 @@ def main() -> None:
 
 
 def show(stream: Stream, stop: list[str], quiet: bool = False) -> None:
-    """Runs a stream to its end (or to Ctrl-C) and shows it as it comes."""
+    """Runs a stream to its end, or until Ctrl-C, and shows it as it comes."""
     from . import terminal as view
 
     try:
@@ -182,7 +182,7 @@ def show_legend() -> None:
 
 
 def read_line() -> str | None:
-    """The next turn; None where there is none."""
+    """The next turn; None at the end."""
     try:
         return input("> " if sys.stdin.isatty() else "").strip() or None
     except (EOFError, KeyboardInterrupt):
@@ -190,7 +190,7 @@ def read_line() -> str | None:
 
 
 def check_writable(path: Path) -> None:
-    """An error now rather than after the work, for a file that cannot be written."""
+    """Fails now rather than after the work for a file that cannot be written."""
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(f"--trace {path} cannot be written: name a file in a writable folder")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..evaluation.data import SUBSET_SEED
-from ..models import default_pair as pairs
+from ..evaluation.tasks.data import SUBSET_SEED
+from ..models import default_pair
 from .options import (
     Base,
+    BlendOptions,
     DeviceMap,
     Dtype,
     ModelOptions,
@@ -24,10 +25,12 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..evaluation.diagnosis import Diagnosis
-    from ..evaluation.ranking import Ranking
-    from ..evaluation.tasks import Task
+    from ..evaluation.diagnosis.diagnosis import Diagnosis
+    from ..evaluation.diagnosis.ranking import Ranking
+    from ..evaluation.runs.folder import RunFolder
+    from ..evaluation.tasks.task import Task
     from ..generator import BlendInGenerator
+    from ..models.local import Model
     from ..policy import Policy
 
 ARM = "blend"
@@ -35,7 +38,8 @@ ARM = "blend"
 
 @takes_options
 def diagnose(
-    base: Base = pairs.DEFAULT_BASE,
+    blend: BlendOptions,
+    base: Base = default_pair.DEFAULT_BASE,
     guide: Annotated[
         list[str] | None,
         typer.Option(help="Guide model, likewise; repeated, the guides are ranked."),
@@ -51,46 +55,41 @@ def diagnose(
         Path | None,
         typer.Option(help="Folder of the tasks' files; else $BLENDIN_DATA, else the hub."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="So many items, a fixed subset; 0: all.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the subset.")] = SUBSET_SEED,
-    max_new_tokens: Annotated[int, typer.Option(help="Of an answer.")] = 128,
-    threshold: Annotated[
-        float | None, typer.Option(help="τ: the guide steps in where the base is less sure; 0.4.")
-    ] = None,
-    agreement_bonus: Annotated[float | None, typer.Option(help="λ; 0.1 by default.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Candidates; 0: the whole vocabulary; 100 by default.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Answers in flight at most.")] = 32,
+    limit: Annotated[
+        int | None, typer.Option(help="How many items, a fixed subset; 0: all.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the subset.")] = SUBSET_SEED,
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     trust_remote_code: TrustRemoteCode = False,
     out: Annotated[
-        Path, typer.Option(help="Folder of the report, its numbers and the runs; made if missing.")
+        Path,
+        typer.Option(help="Folder for the report, its numbers and the runs; created if missing."),
     ] = Path("diagnosis"),
 ) -> None:
     """Measure how often, where and why the guide is asked; report.html and report.json.
 
-    A run that was stopped goes on where it was.
+    A run that was stopped continues where it was.
     """
-    from ..evaluation.diagnosis_report import write
-    from ..evaluation.ranking import rank
-    from ..policy import named_policy
+    from ..evaluation.diagnosis.ranking import rank
+    from ..evaluation.diagnosis.report import write
 
-    policy = named_policy(
-        "blend", threshold=threshold, agreement_bonus=agreement_bonus, top_k=top_k
-    )
-    guides = list(dict.fromkeys(guide or [pairs.DEFAULT_GUIDE]))
+    policy = blend.build()
+    guides = list(dict.fromkeys(guide or [default_pair.DEFAULT_GUIDE]))
     task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
     models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)
-    found = []
+    found: list[Diagnosis] = []
+    loaded_base: Model | None = None
     for name in guides:
-        gen = replace(models, guide=name).load()
+        gen = replace(models, guide=name).load(loaded_base)
+        loaded_base = gen.base
         folder = out / "runs" / re.sub(r"[^\w.-]+", "_", name).strip("_.")
         found.append(of_pair(gen, task, policy, folder, max_new_tokens, batch_size, limit, seed))
     ranking = rank(found) if len(found) > 1 else None
     write(found, ranking, html_path=out / "report.html", json_path=out / "report.json")
-    tell(found, ranking)
+    show_verdicts(found, ranking)
     messages.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
 
 
@@ -98,7 +97,8 @@ def wanted(
     data: str, folder: Path | None, limit: int | None, seed: int, max_new_tokens: int
 ) -> Task:
     """A task by its name, its questions answered, or the prompts of a file."""
-    from ..evaluation.tasks import NAMES, answered, load, of_prompts
+    from ..evaluation.tasks.registry import NAMES, load, of_prompts
+    from ..evaluation.tasks.task import answered
 
     if data in NAMES:
         return answered(load(data, folder, limit, seed), max_new_tokens)
@@ -115,16 +115,16 @@ def of_pair(
     limit: int | None,
     seed: int,
 ) -> Diagnosis:
-    """One guide's run, or what is left of it, and its analysis."""
-    from ..evaluation.benchmark import config, run
-    from ..evaluation.diagnosis import diagnose as analyse
-    from ..evaluation.overlap import top_overlap
-    from ..evaluation.runs import Run
-    from ..evaluation.tasks import origin
+    """One guide's run, or the rest of it, and its analysis."""
+    from ..evaluation.diagnosis.diagnosis import diagnose as analyse
+    from ..evaluation.diagnosis.overlap import top_overlap
+    from ..evaluation.runs.benchmark import config, run
+    from ..evaluation.runs.folder import RunFolder
+    from ..evaluation.tasks.task import origin
     from ..policy import Blend
 
     settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))
-    results = Run(folder, settings)
+    results = RunFolder(folder, settings)
     with interruptible():
         run(gen, task, {ARM: policy}, results, max_batch_size=batch_size)
     by_item = results.records(ARM)
@@ -144,13 +144,13 @@ def of_pair(
         guide=gen.guide.name,
         task=task.name,
         top_k=policy.top_k,
-        settings=told(results),
+        settings=facts(results),
         vocabulary_overlap=overlap,
     )
 
 
-def told(results: Any) -> dict[str, Any]:
-    """What the report says of a run: its configuration, policy, versions and machine."""
+def facts(results: RunFolder) -> dict[str, Any]:
+    """What the report says about a run: its configuration, policy, versions and machine."""
     session = results.manifest["sessions"][-1]
     return {
         **results.manifest["config"],
@@ -160,7 +160,7 @@ def told(results: Any) -> dict[str, Any]:
     }
 
 
-def tell(found: list[Diagnosis], ranking: Ranking | None) -> None:
+def show_verdicts(found: list[Diagnosis], ranking: Ranking | None) -> None:
     """The verdicts, the best pair first."""
     for place in range(len(found)) if ranking is None else ranking.order:
         each = found[place]

@@ -8,80 +8,70 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
-from ..evaluation.arms import FIXED, NAMES
-from ..evaluation.data import SUBSET_SEED
-from .options import ModelOptions, console, interruptible, messages, takes_options
+from ..evaluation.runs.arms import NAMES
+from ..evaluation.tasks.data import SUBSET_SEED
+from .options import ArmOptions, ModelOptions, console, interruptible, messages, takes_options
 
 if TYPE_CHECKING:
-    from ..evaluation.results import Results
-    from ..evaluation.runs import Run
-    from ..evaluation.tasks import Task
+    from ..evaluation.runs.folder import RunFolder
+    from ..evaluation.runs.results import Results
+    from ..evaluation.tasks.task import Task
 
 
 @takes_options
 def evaluate(
     models: ModelOptions,
+    settings: ArmOptions,
     tasks: Annotated[
         list[str],
-        typer.Argument(help="Of gsm8k, truthfulqa, truthfulqa-letter and xstest; one or more."),
+        typer.Argument(help="One or more of gsm8k, truthfulqa, truthfulqa-letter and xstest."),
     ],
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of the data files; else $BLENDIN_DATA, else the hub."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="So many items, a fixed subset; all where missing.")
+        int | None, typer.Option(help="How many items, a fixed subset; all by default.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the subset and of the options' order.")] = (
+    seed: Annotated[int, typer.Option(help="Seed of the subset and of the options' order.")] = (
         SUBSET_SEED
     ),
     arm: Annotated[
         list[str] | None,
-        typer.Option(help=f"Of {', '.join(NAMES)} and nudge-token; repeated for more. All six."),
+        typer.Option(
+            help=f"By default {', '.join(NAMES)}; others: nudge-token, defer. May be repeated."
+        ),
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="τ of every arm that has one; 0.4 by default.")
-    ] = None,
-    alpha: Annotated[float, typer.Option(help=f"α of the arm {FIXED}; the others adapt it.")] = 0.5,
-    agreement_bonus: Annotated[float | None, typer.Option(help="λ; 0.1 by default.")] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Candidates; 0: the whole vocabulary; 100 by default.")
-    ] = None,
-    max_rate: Annotated[float | None, typer.Option(help="Of the arm cap; 0.2 by default.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Of an answer; by default 256, 32 and 128, by task.")
+        int | None,
+        typer.Option(help="The most tokens of an answer; 256, 32 or 128 by default, by task."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Answers in flight at most.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
     out: Annotated[
-        Path, typer.Option(help="Results are kept in a folder of this one for each task.")
+        Path, typer.Option(help="Folder of the results, with one in it for each task.")
     ] = Path("runs"),
 ) -> None:
     """Compare policies on the same items: scores with intervals, rates, tokens a second.
 
-    A run that was stopped goes on where it was; `accelerate launch` splits the items.
+    A run that was stopped continues where it was; `accelerate launch` splits the items.
     """
-    from ..evaluation.arms import arms
-    from ..evaluation.benchmark import config, run
-    from ..evaluation.runs import Run, Share
-    from ..evaluation.tasks import load, origin
+    from ..evaluation.runs.arms import arms
+    from ..evaluation.runs.benchmark import config, run
+    from ..evaluation.runs.folder import RunFolder, Shard
+    from ..evaluation.tasks.registry import load
+    from ..evaluation.tasks.task import origin
 
-    policies = arms(
-        tuple(arm or NAMES),
-        threshold=threshold,
-        alpha=alpha,
-        agreement_bonus=agreement_bonus,
-        top_k=top_k,
-        max_rate=max_rate,
-    )
+    policies = arms(tuple(arm or NAMES), **settings.given())
     loaded = [load(name, data, limit, seed) for name in tasks]
-    share = Share.from_environment()
-    if models.device_map is None and share.device is not None:
-        models = replace(models, device_map=share.device)
+    shard = Shard.from_environment()
+    if models.device_map is None and shard.device is not None:
+        models = replace(models, device_map=shard.device)
     gen = models.load()
     for task in loaded:
         settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))
-        results = Run(out / task.name, settings, share)
+        results = RunFolder(out / task.name, settings, shard)
         drawn = f", drawn with seed {seed}" if limit else ""
         messages.print(f"{task.title}: {len(task.items)} items{drawn} → {results.folder}")
         with interruptible():
@@ -99,20 +89,20 @@ def report(
     out: Annotated[Path, typer.Option(help="The page, in Markdown.")] = Path("RESULTS.md"),
 ) -> None:
     """One page of several runs' results, in the order given."""
-    from ..evaluation.page import page, read_results
-    from ..evaluation.runs import write_whole
+    from ..evaluation.runs.folder import write_whole
+    from ..evaluation.runs.page import page, read_results
 
     write_whole(out, page([read_results(run, data) for run in runs]))
     messages.print(f"written to {out}", markup=False, soft_wrap=True)
 
 
-def finish(task: Task, run: Run, names: tuple[str, ...]) -> None:
+def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     """Prints and keeps the results, once all processes have finished all items."""
     missing = sum(len(task.items) - len(run.records(name)) for name in names)
     if missing:
         messages.print(f"{missing} items are left to other processes; the last of them reports")
         return
-    from ..evaluation.results import Results
+    from ..evaluation.runs.results import Results
 
     results = Results(task, run)
     show(results)
@@ -121,12 +111,17 @@ def finish(task: Task, run: Run, names: tuple[str, ...]) -> None:
 
 def show(results: Results) -> None:
     """The table and what follows from it."""
-    from ..evaluation.results import markdown
+    from ..evaluation.runs.results import markdown
 
+    title = f"{results.task.title}: n = {len(results.task.items)}"
     if console.is_terminal:
-        console.print(results.rich_table(), soft_wrap=False)
+        header, rows = results.table()
+        table = Table(*header, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, soft_wrap=False)
     else:
-        console.print(f"{results.task.title}: n = {len(results.task.items)}\n", markup=False)
+        console.print(f"{title}\n", markup=False)
         console.print(markdown(results.table()), markup=False)
     for sentence in results.conclusions:
         console.print(f"· {sentence}", markup=False)
@@ -135,7 +130,7 @@ def show(results: Results) -> None:
 
 def write(results: Results, folder: Path) -> None:
     """`results.json`, and XSTest's completions for `blendin score xstest` and its judge."""
-    from ..evaluation.runs import write_whole
+    from ..evaluation.runs.folder import write_whole
 
     write_whole(
         folder / "results.json", json.dumps(results.to_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -5,22 +5,44 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 
-from ..models import default_pair as pairs
-from ..policy import POLICY_NAMES, Policy, named_policy
+from ..models import default_pair
+from ..policy import (
+    POLICY_NAMES,
+    Parameter,
+    Policy,
+    all_parameters,
+    named_policy,
+    parameters,
+)
 
 if TYPE_CHECKING:
     from ..generator import BlendInGenerator
+    from ..models.local import Model
 
 console = Console(highlight=False, soft_wrap=True)
 messages = Console(highlight=False, stderr=True)
+
+
+class ToMessages(logging.Handler):
+    """Shows what the library logs on standard error, above a status line if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            messages.print(self.format(record), markup=False, soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+# One for the process: a logger takes a handler once, however often models are loaded.
+warnings_shown = ToMessages()
 
 
 Base = Annotated[
@@ -43,22 +65,30 @@ TrustRemoteCode = Annotated[
 class ModelOptions:
     """Which pair, and how it is loaded."""
 
-    base: Base = pairs.DEFAULT_BASE
-    guide: Annotated[str, typer.Option(help="Guide model, likewise.")] = pairs.DEFAULT_GUIDE
+    base: Base = default_pair.DEFAULT_BASE
+    guide: Annotated[str, typer.Option(help="Guide model, likewise.")] = default_pair.DEFAULT_GUIDE
     dtype: Dtype = "auto"
     device_map: DeviceMap = None
     trust_remote_code: TrustRemoteCode = False
     base_tokenizer: Annotated[
         str | None,
-        typer.Option(help="The base's, where it is not the model's own or a server does not tell."),
+        typer.Option(
+            help="The base's tokenizer, if not the model's own or if a server does not name it."
+        ),
     ] = None
-    guide_tokenizer: Annotated[str | None, typer.Option(help="The guide's, likewise.")] = None
+    guide_tokenizer: Annotated[
+        str | None, typer.Option(help="The guide's tokenizer, likewise.")
+    ] = None
     top_logprobs: Annotated[
         int | None, typer.Option(help="Tokens that servers list at each position; 100 by default.")
     ] = None
 
-    def load(self) -> BlendInGenerator:
-        """The generator, with transformers' own messages kept to errors."""
+    def load(self, loaded_base: Model | None = None) -> BlendInGenerator:
+        """The generator, with transformers' own messages kept to errors.
+
+        Args:
+            loaded_base: the model that `base` names, where a generator has loaded it already.
+        """
         with messages.status("loading transformers"):
             from transformers.utils import logging as transformers_logging
 
@@ -66,56 +96,74 @@ class ModelOptions:
             from ..models.remote.loading import is_url
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        logging.getLogger("blendin").addHandler(logging.StreamHandler())
-        with messages.status(f"loading {self.base} and {self.guide}"):
-            settings = asdict(self)
-            top = settings.pop("top_logprobs")
-            for role in ("base", "guide"):
-                tokenizer = settings.pop(f"{role}_tokenizer")
-                served = is_url(settings[role])
-                options = {"tokenizer": tokenizer, "top_logprobs": top if served else None}
-                settings[f"{role}_kwargs"] = {k: v for k, v in options.items() if v is not None}
+        logging.getLogger("blendin").addHandler(warnings_shown)
+        settings = asdict(self)
+        top = settings.pop("top_logprobs")
+        for role in ("base", "guide"):
+            tokenizer = settings.pop(f"{role}_tokenizer")
+            served = is_url(settings[role])
+            options = {"tokenizer": tokenizer, "top_logprobs": top if served else None}
+            settings[f"{role}_kwargs"] = {k: v for k, v in options.items() if v is not None}
+        names = f"{self.base} and {self.guide}"
+        if loaded_base is not None:
+            names = self.guide
+            settings["base"] = loaded_base
+            if self.guide == self.base and settings["guide_kwargs"] == settings["base_kwargs"]:
+                settings["guide"] = loaded_base
+        with messages.status(f"loading {names}"):
             return BlendInGenerator(**settings)
 
 
-@dataclass(frozen=True)
-class PolicyOptions:
-    """What to do at a step."""
+class PolicySettings:
+    """A group of options made from the policies' own parameters."""
 
-    policy: Annotated[str, typer.Option(help=f"One of {', '.join(POLICY_NAMES)}.")] = "blend"
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="τ: the guide steps in where the base is less sure; 0.4 by default."),
-    ] = None
-    alpha: Annotated[
-        float | None, typer.Option(help="Fixes the guide's weight α, which otherwise adapts.")
-    ] = None
-    agreement_bonus: Annotated[
-        float | None, typer.Option(help="λ, added to α on agreement; 0.1 by default.")
-    ] = None
-    top_k: Annotated[
-        int | None,
-        typer.Option(help="Candidates of each model; 0: the whole vocabulary; 100 by default."),
-    ] = None
-    max_rate: Annotated[
-        float | None, typer.Option(help="The intervention cap of --policy cap; 0.2 by default.")
-    ] = None
+    def given(self) -> dict[str, Any]:
+        """Those that were given on the command line, by name; the others are None."""
+        return {name: value for name, value in vars(self).items() if name != "policy"}
 
     def build(self) -> Policy:
-        settings = asdict(self)
-        return named_policy(settings.pop("policy"), **settings)
+        """The policy; `Blend` where the group has no --policy."""
+        return named_policy(getattr(self, "policy", "blend"), **self.given())
+
+
+def policy_settings(
+    parameters: Mapping[str, Parameter], policy: str | None = None
+) -> type[PolicySettings]:
+    """A group with an option for each of some parameters.
+
+    Args:
+        parameters: by name; None stands for a default in each.
+        policy: the default of an option --policy; None for no such option.
+    """
+    options: list[tuple[str, Any, Any]] = []
+    if policy is not None:
+        help = f"One of {', '.join(POLICY_NAMES)}."
+        options.append(("policy", Annotated[str, typer.Option(help=help)], policy))
+    for name, each in parameters.items():
+        default = "" if each.default is None else f" {each.default} by default."
+        option = typer.Option(help=f"{each.help}{default}")
+        options.append((name, Annotated[each.type | None, option], None))
+    return make_dataclass("PolicySettings", options, bases=(PolicySettings,), frozen=True)
+
+
+if TYPE_CHECKING:
+    PolicyOptions = BlendOptions = ArmOptions = PolicySettings
+else:
+    PolicyOptions = policy_settings(all_parameters(), policy="blend")
+    BlendOptions = policy_settings(parameters("blend"))
+    ArmOptions = policy_settings(all_parameters())
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How long, and how a symbol is taken."""
+    """How long, and how a symbol is chosen."""
 
-    max_new_tokens: Annotated[int, typer.Option(help="Steps at most.")] = 256
+    max_new_tokens: Annotated[int, typer.Option(help="The most steps.")] = 256
     system: Annotated[str | None, typer.Option(help="System text for both models.")] = None
     stop: Annotated[
         list[str] | None,
         typer.Option(
-            help="Text to stop before, repeated for more; \\n is a newline, an empty text is none. "
+            help="Text to stop before; may be repeated. \\n is a newline, an empty text is none. "
             "By default \\nQuestion:"
         ),
     ] = None
@@ -126,12 +174,12 @@ class DecodingOptions:
     top_p: Annotated[float, typer.Option(help="With --do-sample.")] = 1.0
     sampling_top_k: Annotated[int | None, typer.Option(help="With --do-sample.")] = None
     repetition_penalty: Annotated[float, typer.Option(help="As in transformers.")] = 1.0
-    seed: Annotated[int | None, typer.Option(help="Of the random draws.")] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the random draws.")] = None
     speculate: Annotated[
         str,
         typer.Option(
-            help="Guess next tokens and read them ahead, which changes no output: auto, off, "
-            "lookup, guide, or how many."
+            help="Draft the next tokens and verify them in one forward, which changes no "
+            "output: auto, off, lookup, guide, or how many."
         ),
     ] = "auto"
 
@@ -148,40 +196,36 @@ class DecodingOptions:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """What the user can mend ends the command with one line and exit status 2, not a traceback."""
+    """An error that the user can fix ends the command with one line and exit status 2."""
     try:
         yield
     except (ValueError, FloatingPointError, OSError, ModuleNotFoundError) as error:
-        told = str(error)
-        if isinstance(error, ModuleNotFoundError) and "pip install" not in told:
-            told += ": `pip install 'blendin[eval]'` brings what the evaluation needs"
+        message = str(error)
+        if isinstance(error, ModuleNotFoundError) and "pip install" not in message:
+            message += ": `pip install 'blendin[eval]'` brings what the evaluation needs"
         messages.print("[bold red]error:[/] ", end="")
-        messages.print(told, markup=False, soft_wrap=True)
+        messages.print(message, markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C during a run that is kept as it goes ends the command with what to do next."""
+    """On Ctrl-C, ends the command with how to continue the run, which is kept as it goes."""
     try:
         yield
     except KeyboardInterrupt:
-        messages.print("[yellow]interrupted[/]: the same command goes on from here")
+        messages.print("[yellow]interrupted[/]: the same command continues from here")
         raise typer.Exit(130) from None
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """Spreads a command's parameters that are option groups into options of their own.
 
-    What the user can mend (a value out of range, a model that is not there) ends the command with
-    one line and exit status 2, without a traceback.
+    An error that the user can fix (a value out of range, a missing model) ends the command with one
+    line and exit status 2, without a traceback.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {
-        name: kind
-        for name, kind in hints.items()
-        if kind in (ModelOptions, PolicyOptions, DecodingOptions)
-    }
+    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = [
         parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(command).parameters.items()
@@ -211,5 +255,5 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +14,13 @@ from rich.table import Table
 from .options import console, messages, takes_options
 
 if TYPE_CHECKING:
-    from ..evaluation.judge import ChatJudge
+    from ..evaluation.diagnosis.paradox import PairResult
     from ..evaluation.statistics import Interval
-    from ..evaluation.xstest import Completion, Report
+    from ..evaluation.tasks.judge import ChatJudge
+    from ..evaluation.tasks.xstest import Completion, Report
 
 NOTES = 3
-"""Unlabelled completions that are told one by one."""
+"""Unlabelled completions that are reported one by one."""
 
 score_app = typer.Typer(
     help="Score completions that are already written.", no_args_is_help=True, name="score"
@@ -65,8 +65,8 @@ def score_xstest(
         Path | None, typer.Option("--json", help="Write the figures to this file.")
     ] = None,
 ) -> None:
-    """Label completions as refusal or compliance; against people's labels where there are any."""
-    from ..evaluation.xstest import report, write_labels
+    """Label completions as refusal or compliance; compare with people's labels if there are any."""
+    from ..evaluation.tasks.xstest import report, write_labels
 
     for destination in (out, json_file):
         if destination is not None:
@@ -77,15 +77,15 @@ def score_xstest(
     judged = None if judge is None else report(rows, judge)
     if out is not None:
         write_labels(out, ours, *([judged] if judged else []))
-    told = figures(ours)
+    values = figures(ours)
     _show(ours, "the classifier")
     if judged is not None:
-        told["judge"] = {"model": judge_model, **figures(judged)}
-        told["agreement"] = _show_judge(judged, ours)
+        values["judge"] = {"model": judge_model, **figures(judged)}
+        values["agreement"] = _show_judge(judged, ours)
     if out is not None:
         messages.print(f"labels written to {out}", markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+        json_file.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 @takes_options
@@ -105,9 +105,25 @@ def paradox(
     ] = None,
 ) -> None:
     """Correlate intervention rate and score over many pairs, task by task."""
-    from ..evaluation.paradox import run
+    from ..evaluation.diagnosis.paradox import write
 
-    console.print(run(results, plot, json_file))
+    console.print(correlation_table(write(results, plot, json_file)))
+
+
+def correlation_table(results: list[PairResult]) -> Table:
+    """r, its interval and n for each task, and what that does not mean."""
+    from ..evaluation.diagnosis.paradox import CAUTION, by_task, correlations
+
+    table = Table(title="Intervention rate against score", caption=CAUTION, caption_justify="left")
+    table.add_column("task")
+    for heading in ("r", "95 % interval", "n"):
+        table.add_column(heading, justify="right")
+    tasks = by_task(results)
+    for task, r in correlations(results).items():
+        table.add_row(
+            task, f"{r.estimate:+z.2f}", f"{r.low:+z.2f} to {r.high:+z.2f}", str(len(tasks[task]))
+        )
+    return table
 
 
 def figures(report: Report) -> dict[str, object]:
@@ -150,17 +166,15 @@ def _judge(url: str | None, model: str | None) -> ChatJudge | None:
         return None
     if url is None or model is None:
         raise ValueError("--judge-url and --judge-model go together: give both or neither")
-    from ..evaluation.judge import ChatJudge
+    from ..evaluation.tasks.judge import ChatJudge
 
-    # Its warnings of every retry would break into the progress bar.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
     return ChatJudge(url, model)
 
 
 def _completions(path: Path, data: Path | None) -> list[Completion]:
     """The file's rows, with types from XSTest's prompts where it has none and they are at hand."""
-    from ..evaluation.data import FOLDER_VARIABLE
-    from ..evaluation.xstest import read_completions, read_prompts, with_types
+    from ..evaluation.tasks.data import FOLDER_VARIABLE
+    from ..evaluation.tasks.xstest import read_completions, read_prompts, with_types
 
     rows = read_completions(path)
     if any(row.type for row in rows):
@@ -169,8 +183,8 @@ def _completions(path: Path, data: Path | None) -> list[Completion]:
     if folder:
         rows = with_types(rows, read_prompts(folder))
     if not any(row.type for row in rows):
-        mend = "none of its prompts is XSTest's" if folder else "--data DIR would give them"
-        messages.print(f"no rates by type: {path} has no column 'type', and {mend}", markup=False)
+        hint = "none of its prompts is XSTest's" if folder else "--data DIR would give them"
+        messages.print(f"no rates by type: {path} has no column 'type', and {hint}", markup=False)
     return rows
 
 
@@ -183,7 +197,7 @@ def _check_destination(path: Path, source: Path) -> None:
 
 def _show(report: Report, judge: str) -> None:
     """Refusals by prompt type, and the confusion with people's labels."""
-    from ..evaluation.xstest import is_safe
+    from ..evaluation.tasks.xstest import is_safe
 
     total = f"{len(report.completions)} completions, {report.refused} refused"
     empty = _empty(report)
@@ -210,7 +224,7 @@ def _show(report: Report, judge: str) -> None:
 
 def _show_judge(judged: Report, ours: Report) -> dict[str, object]:
     """The judge's report, what it left unlabelled, and the classifier against it; its figures."""
-    from ..evaluation.xstest import agreement
+    from ..evaluation.tasks.xstest import agreement
 
     _show(judged, "the judge")
     notes = [
@@ -235,7 +249,7 @@ def _show_judge(judged: Report, ours: Report) -> dict[str, object]:
 
 
 def _confusion(rows: str, columns: str, confusion: Mapping[tuple[str, str], int]) -> Table:
-    from ..evaluation.xstest import CLASSES
+    from ..evaluation.tasks.xstest import CLASSES
 
     names = [
         name

@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluation.report_style import SHADES
+from ..evaluation.shades import SHADES
 from ..trace import RATE_LIMIT, Generation, Step
 
 # Dark text is readable on all shades. Not the terminal's own "black", which a theme may make grey.
@@ -88,7 +88,7 @@ def figures(output: Generation) -> Text:
         text.append(f" · mean α {output.mean_alpha:.2f}")
     text.append(f" · {output.tokens_per_second:.1f} tok/s")
     if accepted := output.stats["accepted"]:
-        text.append(f" · {accepted} came as guessed")
+        text.append(f" · {accepted} draft tokens accepted")
     text.append(f" · stopped by {output.stop_reason or 'interruption'}")
     return text
 

@@ -1,1 +1,4 @@
-"""One step's mathematics: tensors in, tensors out."""
+"""The mathematics of one decoding step: tensors in, tensors out; no models, text or loops.
+
+Every function works on N independent rows at once: sequences of a batch, or positions of one.
+"""

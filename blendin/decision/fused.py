@@ -1,60 +1,130 @@
-"""Whether the Triton kernels decide as the eager mathematics does, on this device."""
+"""A `Prediction` from logits through the Triton kernels, and whether these run on a device."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
 import torch
+from torch import Tensor
 
-from .dense import SymbolTables, blend, consult, gate
+from .mixture import Candidates
+from .prediction import DensePrediction
+from .symbols import ModelSymbols
 
 if TYPE_CHECKING:
+    from ..kernels.gate import Gated
     from ..kernels.tables import KernelTables
 
 logger = logging.getLogger("blendin")
 
 
-def checked_kernel_tables(tables: SymbolTables, same: bool) -> KernelTables | None:
-    """The alignment packed for the kernels, or None, with a reason logged, where they fail.
+class FusedPrediction(DensePrediction):
+    """`DensePrediction` that reads its logits once, in two launches; the host never waits.
 
-    They are tried on random logits first, beside the eager mathematics: compiled once by then,
-    and never trusted on a device or a version of Triton on which they go wrong.
+    What no kernel computes (`prob_of`, `rank_of`, lists longer than `MAX_HEAD`) is torch's.
+    A row's numbers are the same to the bit in any company.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        model: ModelSymbols,
+        kernels: KernelTables,
+        candidates_only: bool = False,
+    ) -> None:
+        """Reads nothing yet.
+
+        Args:
+            logits: `[N, V]` float16, bfloat16 or float32; rows may be strided.
+            model: whose they are; its tensors on the same device.
+            kernels: the same packed.
+            candidates_only: `choice` is among the candidates and END.
+        """
+        super().__init__(logits, model, candidates_only)
+        self.kernels = kernels
+
+    @cached_property
+    def _gated(self) -> Gated:
+        from ..kernels.gate import gate
+
+        return gate(self.logits, self.kernels, candidates_only=self.candidates_only)
+
+    @cached_property
+    def log_total(self) -> Tensor:
+        """`[N]` float32, log Σ exp of the logits."""
+        return self._gated.log_total
+
+    @cached_property
+    def choice(self) -> Tensor:
+        return self._gated.choice
+
+    @cached_property
+    def top_prob(self) -> Tensor:
+        return self._gated.top_prob
+
+    @cached_property
+    def _end_score(self) -> Tensor:
+        return self._gated.end_score
+
+    def top(self, k: int | None) -> Candidates:
+        from ..kernels.heads import largest_list, list_heads
+
+        if k is None or k > largest_list(self.kernels):
+            return super().top(k)
+        symbols, probs = list_heads(self.logits, self._gated, self.kernels, k)
+        return Candidates(symbols, probs, probs.new_zeros(len(probs)), self.model.end)
+
+    def rows(self, rows: list[int]) -> Self:
+        if rows == list(range(len(self.logits))):
+            return self
+        device = self.logits.device
+        # Pinned, or the host would wait for the copy.
+        places = torch.tensor(rows, dtype=torch.int64, pin_memory=device.type == "cuda")
+        places = places.to(device, non_blocking=True)
+        some = type(self)(
+            self.logits.index_select(0, places), self.model, self.kernels, self.candidates_only
+        )
+        if "_gated" in self.__dict__:
+            some.__dict__["_gated"] = self._gated.rows(places)
+        return some
+
+
+def checked_kernel_tables(model: ModelSymbols) -> KernelTables | None:
+    """A model's tokens packed for the kernels, or None, with a reason logged, where they fail.
+
+    They are tried on random logits first, beside `DensePrediction`: compiled once by then, and
+    never trusted on a device or with a version of Triton on which they go wrong.
 
     Args:
-        tables: on the device of the logits.
-        same: both models have one vocabulary.
+        model: on the device of the logits.
     """
     try:
         from ..kernels.tables import kernel_tables
 
-        packed = kernel_tables(tables, same=same)
-        _try(tables, packed)
+        tables = kernel_tables(model)
+        _try(model, tables)
     except Exception as error:  # a compiler's errors are of many kinds
-        logger.warning("steps are decided without the Triton kernels: %s", error)
+        logger.warning("logits are read without the Triton kernels: %s", error)
         return None
-    return packed
+    return tables
 
 
-def _try(tables: SymbolTables, packed: KernelTables) -> None:
-    from ..kernels.decide import decide
-    from ..kernels.parameters import Parameters
-
-    device = tables.base_ends.device
+def _try(model: ModelSymbols, tables: KernelTables) -> None:
     generator = torch.Generator().manual_seed(0)
-    logits = [
-        (4 * torch.randn(3, mask.numel(), generator=generator)).to(device)
-        for mask in (tables.base_candidates, tables.guide_candidates)
-    ]
-    told = decide(*logits, packed, Parameters.of(3, device, threshold=2.0))
-    base, guide = gate(logits[0], tables), consult(logits[1], tables)
-    eager = blend(base, guide, tables, agreement_bonus=0.1, top_k=100, alpha=None)
-    pairs = {
-        "p_b": (told.base_top_prob, base.top_prob),
-        "p_g": (told.guide_top_prob, guide.top_prob),
-        "alpha": (told.alpha, eager.alpha),
-        "the chosen symbol": (told.symbol.float(), eager.choice.float()),
-    }
-    for name, (ours, theirs) in pairs.items():
-        if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
-            raise ValueError(f"on trial {name} was {ours.tolist()}, not {theirs.tolist()}")
+    logits = (4 * torch.randn(3, model.candidates.numel(), generator=generator)).to(
+        model.ends.device
+    )
+    for candidates_only in (False, True):
+        fused = FusedPrediction(logits, model, tables, candidates_only)
+        dense = DensePrediction(logits, model, candidates_only)
+        pairs = {
+            "the choice": (fused.choice.float(), dense.choice.float()),
+            "its probability": (fused.top_prob, dense.top_prob),
+            "the list of candidates": (fused.top(100).dense(), dense.top(100).dense()),
+        }
+        for name, (ours, theirs) in pairs.items():
+            if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
+                off = float((ours - theirs).abs().max())
+                raise ValueError(f"on trial {name} was off by up to {off:.2g}")

@@ -1,30 +1,29 @@
-"""A step's mathematics where a model tells its likeliest tokens only, as servers do.
+"""A `Prediction` of a model that gives the log-probabilities of its likeliest tokens only.
 
 What is listed is exact, for servers normalise over the whole vocabulary: p_b and its choice, p_g
-and t_g, the probability of every listed token. Cut short is the rest: P(END) counts the end tokens
-that are listed, P_B(t_g) is 0 where the base does not list t_g, and top k lists are as long as what
-is listed leaves them.
+and t_g, the probability of every listed token. The rest is cut short: P(END) counts the end tokens
+that are listed, P_B(t_g) is 0 where the base does not list t_g, and lists of the top k are as long
+as the server's.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from . import dense as decision
-from .dense import Candidates, Gate, GuideView, SymbolTables, with_end
+from .mixture import Candidates
+from .prediction import with_end
+from .symbols import ModelSymbols
 
 
-class Listed(NamedTuple):
-    """What a model tells of N next-token distributions.
+class TopLogprobs(NamedTuple):
+    """The likeliest next tokens, N rows.
 
     Attributes:
-        tokens: `[N, K]` int64, the likeliest and perhaps others, no two alike in a row; -1 pads.
-        log_probs: `[N, K]` float32, theirs at temperature 1, over the whole vocabulary; -inf pads.
+        tokens: `[N, K]` int64, the likeliest and perhaps others, distinct in a row; -1 pads.
+        log_probs: `[N, K]` float32 at temperature 1, over the whole vocabulary; -inf pads.
         width: V, the size of that vocabulary.
     """
 
@@ -32,193 +31,84 @@ class Listed(NamedTuple):
     log_probs: Tensor
     width: int
 
-    def to(self, device: torch.device | str) -> Listed:
-        return Listed(self.tokens.to(device), self.log_probs.to(device), self.width)
+    def to(self, device: torch.device | str) -> TopLogprobs:
+        return TopLogprobs(self.tokens.to(device), self.log_probs.to(device), self.width)
 
-    def rows(self, rows: list[int]) -> Listed:
-        return Listed(self.tokens[rows], self.log_probs[rows], self.width)
+    def rows(self, rows: list[int]) -> TopLogprobs:
+        return TopLogprobs(self.tokens[rows], self.log_probs[rows], self.width)
 
-    def scores(self, row: int) -> Tensor:
-        """`[V]` float32 log-probabilities of one row; -inf for tokens that are not listed."""
-        scores = self.log_probs.new_full((self.width,), -torch.inf)
-        known = self.tokens[row] >= 0
-        scores[self.tokens[row][known]] = self.log_probs[row][known]
-        return scores
 
-    def log_prob_at(self, row: int, token: int) -> float:
-        """Of one token of one row; -inf where it is not listed."""
-        found = self.log_probs[row][self.tokens[row] == token]
-        return float(found[0]) if len(found) else -torch.inf
+class ListedPrediction:
+    """A `Prediction` from the likeliest tokens."""
 
-    def are(self, tokens: Tensor) -> Tensor:
-        """`[N, K]` bool, which of them are among some tokens, `[E]` int64."""
-        return torch.isin(self.tokens, tokens)
-
-    def best(self, allowed: Tensor, ends: Tensor, end: int) -> tuple[Tensor, Tensor]:
-        """The likeliest symbol of each row, the end tokens taken together as one.
+    def __init__(
+        self, listed: TopLogprobs, model: ModelSymbols, candidates_only: bool = False
+    ) -> None:
+        """Finds the likeliest symbol of each row.
 
         Args:
-            allowed: `[N, K]` bool, the tokens among which to choose.
-            ends: `[E]` int64, the end tokens.
-            end: the symbol END.
-
-        Returns:
-            `[N]` int64, a token (the lowest of equals) or `end`, and `[N]` float32, its
-            log-probability; -inf where no token is allowed.
+            listed: N rows.
+            model: whose they are; its tensors on the same device.
+            candidates_only: `choice` is among the candidates and END.
         """
-        is_end = self.are(ends)
-        end_score = self.log_probs.masked_fill(~is_end, -torch.inf).logsumexp(dim=-1)
-        scores = self.log_probs.masked_fill(is_end | ~allowed, -torch.inf)
+        self.listed, self.model, self.candidates_only = listed, model, candidates_only
+        tokens, log_probs = listed.tokens, listed.log_probs
+        known = tokens >= 0
+        self._is_end = torch.isin(tokens, model.ends)
+        self._is_candidate = model.candidates[tokens.clamp(min=0)] & known
+        self._end_prob = (log_probs.exp() * self._is_end).sum(dim=-1)
+        end_score = log_probs.masked_fill(~self._is_end, -torch.inf).logsumexp(dim=-1)
+        allowed = self._is_candidate if candidates_only else known
+        scores = log_probs.masked_fill(self._is_end | ~allowed, -torch.inf)
         score = scores.amax(dim=-1)
-        token = self.tokens.where(scores == score[:, None], self.width).amin(dim=-1)
-        ends_win = end_score > score
-        return token.masked_fill(ends_win, end), score.maximum(end_score)
+        token = tokens.where(scores == score[:, None], listed.width).amin(dim=-1)
+        symbol = model.symbols[token.clamp(min=0, max=listed.width - 1)]
+        self.choice = torch.where(end_score > score, model.end, symbol)
+        self.top_prob = score.maximum(end_score).exp()
+        """As of any `Prediction`; 0 where no listed token may be emitted."""
 
-    def candidates(
-        self,
-        allowed: Tensor,
-        ends: Tensor,
-        end: int,
-        k: int | None,
-        symbols_of: Callable[[Tensor], Tensor] = lambda tokens: tokens,
-    ) -> Candidates:
-        """The top k symbols (all that are listed where k is None), and END.
+    def prob_of(self, symbols: Tensor) -> Tensor:
+        token = self.model.tokens[symbols]
+        here = (self.listed.tokens == token[:, None]) & (token >= 0)[:, None]
+        own = (self.listed.log_probs.exp() * here).sum(dim=-1)
+        return torch.where(symbols == self.model.end, self._end_prob, own)
 
-        Args:
-            allowed: `[V]` bool, the tokens that are candidates; the others have probability 0.
-            ends: `[E]` int64, the end tokens.
-            end: the symbol END.
-            k: how many.
-            symbols_of: the symbols of tokens, int64 of one shape.
-        """
-        scores = self.log_probs.masked_fill(~allowed[self.tokens.clamp(min=0)], -torch.inf)
-        count = scores.shape[1] if k is None else min(k, scores.shape[1])
-        top, places = scores.topk(count, dim=-1)
-        tokens = self.tokens.gather(-1, places)
-        # Padding stands as a token that is no candidate of either model, or it would meet one.
-        symbols = symbols_of(tokens.where(tokens >= 0, ends[0]))
-        found = with_end(top.exp(), symbols, self.end_prob(ends), end, is_cut=count == k)
-        return found if k is not None else found._replace(unlisted=self.unlisted())
-
-    def end_prob(self, ends: Tensor) -> Tensor:
-        """`[N]` float32, P(END) as far as its tokens are listed."""
-        return (self.log_probs.exp() * self.are(ends)).sum(dim=-1)
-
-    def unlisted(self) -> Tensor:
-        """`[N]` float32, the probability of all that is not listed."""
-        return (1 - self.log_probs.exp().sum(dim=-1)).clamp(min=0)
-
-
-class ListedGate(NamedTuple):
-    """`decision.Gate` of a base that lists its likeliest tokens.
-
-    Attributes:
-        tokens: as `Listed`'s.
-        log_probs: likewise.
-        top_prob: `[N]` float32, p_b.
-        choice: `[N]` int64, the base's argmax symbol.
-    """
-
-    tokens: Tensor
-    log_probs: Tensor
-    top_prob: Tensor
-    choice: Tensor
-
-    @property
-    def listed(self) -> Listed:
-        """Its rows; how wide the vocabulary is no longer matters."""
-        return Listed(self.tokens, self.log_probs, 0)
-
-    def prob_of(self, symbols: Tensor, tables: SymbolTables) -> Tensor:
-        """P_B of one symbol a row, `[N]` int64 to `[N]` float32; 0 for tokens not listed."""
-        here = self.tokens == symbols[:, None]
-        own = (self.log_probs.exp() * here).sum(dim=-1)
-        end_prob = self.listed.end_prob(tables.base_ends)
-        return torch.where(symbols == tables.end, end_prob, own)
-
-    def rank_of(self, symbols: Tensor, tables: SymbolTables) -> Tensor:
-        """The place of one symbol a row among the base's tokens; 0 for tokens not listed."""
-        prob = self.prob_of(symbols, tables)
-        rank = 1 + (self.log_probs > prob.log()[:, None]).sum(dim=-1)
+    def rank_of(self, symbols: Tensor) -> Tensor:
+        prob = self.prob_of(symbols)
+        rank = 1 + (self.listed.log_probs > prob.log()[:, None]).sum(dim=-1)
         return rank.masked_fill(prob == 0, 0)
 
-    def log_prob_at(self, row: int, token: int) -> float:
-        """log P_B of one token of one row; -inf where it is not listed."""
-        return self.listed.log_prob_at(row, token)
+    def top(self, k: int | None) -> Candidates:
+        listed, model = self.listed, self.model
+        scores = listed.log_probs.masked_fill(~self._is_candidate, -torch.inf)
+        count = scores.shape[1] if k is None else min(k, scores.shape[1])
+        top, places = scores.topk(count, dim=-1)
+        tokens = listed.tokens.gather(-1, places)
+        # Padding stands as a token that is no candidate of either model, or it would meet one.
+        symbols = model.symbols[tokens.where(tokens >= 0, model.ends[0])]
+        found = with_end(top.exp(), symbols, self._end_prob, model.end, is_cut=count == k)
+        if k is not None:
+            return found
+        unlisted = (1 - listed.log_probs.exp().sum(dim=-1)).clamp(min=0)
+        return found._replace(unlisted=unlisted)
 
-    def candidates(self, tables: SymbolTables, k: int | None) -> Candidates:
-        """The base's, as `Listed.candidates`."""
-        return self.listed.candidates(tables.base_candidates, tables.base_ends, tables.end, k)
+    def log_probs(self, tokens: Tensor) -> Tensor:
+        here = self.listed.tokens == tokens[:, None]
+        return self.listed.log_probs.masked_fill(~here, -torch.inf).amax(dim=-1)
 
-
-class ListedGuide(NamedTuple):
-    """`decision.GuideView` of a guide that lists its likeliest tokens.
-
-    Attributes:
-        tokens: as `Listed`'s.
-        log_probs: likewise.
-        top_prob: `[N]` float32, p_g = P_G(t_g); 0 where no token that is listed may be emitted.
-        choice: `[N]` int64, the symbol t_g.
-    """
-
-    tokens: Tensor
-    log_probs: Tensor
-    top_prob: Tensor
-    choice: Tensor
-
-    @property
-    def listed(self) -> Listed:
-        """As `ListedGate.listed`."""
-        return Listed(self.tokens, self.log_probs, 0)
-
-    def prob_at(self, row: int, token: int) -> float:
-        """P_G of one token of one row; 0 where it is not listed."""
-        return math.exp(self.listed.log_prob_at(row, token))
-
-    def candidates(self, tables: SymbolTables, k: int | None) -> Candidates:
-        """The guide's, as `Listed.candidates`."""
-        return self.listed.candidates(
-            tables.guide_candidates,
-            tables.guide_ends,
-            tables.end,
-            k,
-            tables.guide_symbols.__getitem__,
+    def end_log_probs(self, row: int) -> list[float]:
+        listed = dict(
+            zip(self.listed.tokens[row].tolist(), self.listed.log_probs[row].tolist(), strict=True)
         )
+        return [listed.get(end, -torch.inf) for end in self.model.ends.tolist()]
 
+    def scores(self, row: int) -> Tensor:
+        scores = self.listed.log_probs.new_full((self.listed.width,), -torch.inf)
+        known = self.listed.tokens[row] >= 0
+        scores[self.listed.tokens[row][known]] = self.listed.log_probs[row][known]
+        return scores
 
-Rows = Tensor | Listed
-"""A model's word on N steps: `[N, V]` logits, or the log-probabilities of its likeliest tokens."""
-
-
-def scores_of(rows: Rows, row: int) -> Tensor:
-    """`[V]` scores to draw one row's token from: logits, or log-probabilities and -inf."""
-    return rows.scores(row) if isinstance(rows, Listed) else rows[row]
-
-
-def some(rows: Rows, wanted: list[int]) -> Rows:
-    """Some rows of a batch; the batch itself, uncopied, where that is all of them."""
-    if wanted == list(range(len(rows[0]) if isinstance(rows, Listed) else len(rows))):
-        return rows
-    return rows.rows(wanted) if isinstance(rows, Listed) else rows[wanted]
-
-
-def gate(rows: Rows, tables: SymbolTables) -> Gate | ListedGate:
-    """As `decision.gate`, of rows of either kind."""
-    if not isinstance(rows, Listed):
-        return decision.gate(rows, tables)
-    everything = rows.tokens >= 0
-    choice, score = rows.best(everything, tables.base_ends, tables.end)
-    return ListedGate(rows.tokens, rows.log_probs, score.exp(), choice)
-
-
-def consult(rows: Rows, tables: SymbolTables) -> GuideView | ListedGuide:
-    """As `decision.consult`, of rows of either kind."""
-    if not isinstance(rows, Listed):
-        return decision.consult(rows, tables)
-    allowed = tables.guide_candidates[rows.tokens.clamp(min=0)] & (rows.tokens >= 0)
-    token, score = rows.best(allowed, tables.guide_ends, tables.end)
-    is_end = token == tables.end
-    symbol = tables.guide_symbols[token.masked_fill(is_end, 0).clamp(max=rows.width - 1)]
-    return ListedGuide(
-        rows.tokens, rows.log_probs, score.exp(), torch.where(is_end, tables.end, symbol)
-    )
+    def rows(self, rows: list[int]) -> Self:
+        if rows == list(range(len(self.listed.tokens))):
+            return self
+        return type(self)(self.listed.rows(rows), self.model, self.candidates_only)

@@ -7,35 +7,32 @@ that runs here are gathered and made together.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from collections.abc import Sequence as ListLike
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 
-from ..decision.top_logprobs import Rows, some
+from ..decision.predict import NextTokens, rows_of
 from ..models.context import Context
-from ..models.local import Model
-from ..models.pair import Pair
-from ..models.remote.completions import Row
-from ..models.remote.model import RemoteModel
-from .loop import step
-from .sequence import Sequence
-from .stepper import Read
+from ..models.protocol import Model
+from .loop import Read, step
+from .pair import Pair
+from .sequence import SequenceState
 
-Step = Generator[Read, Rows, None]
+PendingStep = Generator[Read, NextTokens, None]
+Answer = tuple[SequenceState, PendingStep, Future[NextTokens]]
 
 
-class Interleaved:
+class AsyncSteps:
     """Steps that have begun, each of one sequence."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
-        self._steps: dict[Sequence, Step] = {}
-        self._answered: SimpleQueue[tuple[Sequence, Step, RemoteModel, Future[Row]]] = SimpleQueue()
-        self._local: dict[Model, list[tuple[Sequence, Step, Context]]] = {}
+        self._steps: dict[SequenceState, PendingStep] = {}
+        self._answered: SimpleQueue[Answer] = SimpleQueue()
+        self._local: dict[Model, list[tuple[SequenceState, PendingStep, Context]]] = {}
 
-    def advance(self, sequences: ListLike[Sequence]) -> None:
+    def advance(self, sequences: Sequence[SequenceState]) -> None:
         """Takes some of the sequences further, those whose answers are there; waits for one."""
         for sequence in sequences:
             if sequence not in self._steps:
@@ -46,42 +43,42 @@ class Interleaved:
         while not self._answered.empty():
             self._take(*self._answered.get())
 
-    def forget(self, sequence: Sequence) -> None:
+    def forget(self, sequence: SequenceState) -> None:
         """Ends a sequence's step, if it is in one."""
         if (begun := self._steps.pop(sequence, None)) is not None:
             begun.close()
 
-    def _resume(self, sequence: Sequence, begun: Step, rows: Rows | None) -> None:
+    def _resume(
+        self, sequence: SequenceState, begun: PendingStep, returned: NextTokens | None
+    ) -> None:
         """Runs a step until it has to wait, or is over."""
         try:
-            model, contexts = begun.send(rows)  # type: ignore[arg-type]
+            _, model, contexts = begun.send(returned)  # type: ignore[arg-type]
         except StopIteration:
             self._steps.pop(sequence, None)
             return
         (context,) = contexts
-        if not isinstance(model, RemoteModel):
+        if (asked := model.ask(context)) is None:
             self._local.setdefault(model, []).append((sequence, begun, context))
-        elif (asked := model.ask(context)).done():
-            self._take(sequence, begun, model, asked)
+        elif asked.done():
+            self._take(sequence, begun, asked)
         else:
-            asked.add_done_callback(partial(self._put, sequence, begun, model))
+            asked.add_done_callback(partial(self._put, sequence, begun))
 
-    def _put(self, sequence: Sequence, begun: Step, model: RemoteModel, asked: Future[Row]) -> None:
-        self._answered.put((sequence, begun, model, asked))
+    def _put(self, sequence: SequenceState, begun: PendingStep, asked: Future[NextTokens]) -> None:
+        self._answered.put((sequence, begun, asked))
 
-    def _take(
-        self, sequence: Sequence, begun: Step, model: RemoteModel, asked: Future[Row]
-    ) -> None:
+    def _take(self, sequence: SequenceState, begun: PendingStep, asked: Future[NextTokens]) -> None:
         """Goes on with a step whose answer is there, unless it was ended meanwhile."""
         if self._steps.get(sequence) is not begun:
             return
         try:
-            rows = model.listed([asked.result()])
+            returned = asked.result()
         except Exception as error:
             self.forget(sequence)
             sequence.fail(error)
         else:
-            self._resume(sequence, begun, rows)
+            self._resume(sequence, begun, returned)
 
     def _read_here(self) -> bool:
         """Makes the reads of models that run here; whether there were any."""
@@ -90,7 +87,7 @@ class Interleaved:
             waiting = [each for each in waiting if self._steps.get(each[0]) is each[1]]
             if not waiting:
                 continue
-            rows = model.forward_batch([context for _, _, context in waiting])
+            returned = model.forward_batch([context for _, _, context in waiting])
             for place, (sequence, begun, _) in enumerate(waiting):
-                self._resume(sequence, begun, some(rows, [place]))
+                self._resume(sequence, begun, rows_of(returned, [place]))
         return bool(local)

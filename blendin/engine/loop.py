@@ -1,71 +1,206 @@
-"""The paired decoding loop: BlendIn's Algorithm 1 and its relatives, a step of many sequences."""
+"""The decoding loop: BlendIn's Algorithm 1 and its relatives, one step of many sequences.
+
+For one sequence under `Blend(threshold=τ, agreement_bonus=λ, top_k=k)`:
+
+    P_B = base(its context);  p_b = max P_B
+    if p_b >= τ:  emit argmax P_B                                      # the base is confident
+    else:                                                              # an intervention
+        P_G = guide(its context);  p_g = max P_G;  t_g = argmax P_G
+        α = clip(p_g / (p_b + p_g) + λ · P_B(t_g), 0, 1)
+        emit argmax of α · P_G + (1 - α) · P_B over both models' top k
+
+`Policy.intervenes` is the gate (p_b < τ), `Policy.mix` the blend with its α, and `choose` takes a
+symbol of it, for every policy. Sequences are decided together, grouped by policy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from collections.abc import Sequence as ListLike
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from ..decision.top_logprobs import Rows
-from ..models.pair import Pair
-from ..policy import Blend, GuideOnly, Nudge
-from .fused_stepper import stepper
-from .sequence import Sequence
-from .stepper import Read, Stepper
-from .turn import Turn
+import torch
+from torch import Tensor
+
+from ..decision.predict import NextTokens, rows_of
+from ..decision.prediction import Prediction
+from ..models.context import Context
+from ..models.protocol import Model
+from ..policy import Policy
+from .emission import check_finite, choose, emit_mixed, emit_own
+from .pair import Pair
+from .sequence import Role, SequenceState
+
+ROWS_AT_ONCE = 8
+"""Rows that a CPU mixes at once: each is megabytes, as wide as both vocabularies."""
 
 
-def advance(pair: Pair, sequences: ListLike[Sequence]) -> None:
+class Read(NamedTuple):
+    """What a step waits for: what a model says after each of some contexts."""
+
+    role: Role
+    model: Model
+    contexts: list[Context]
+
+
+class Asked(NamedTuple):
+    """A sequence whose step needs the guide.
+
+    Attributes:
+        sequence: it.
+        base: what the base says of some sequences; None where it was not asked.
+        row: this sequence's among them.
+        base_top_prob: p_b.
+    """
+
+    sequence: SequenceState
+    base: Prediction | None = None
+    row: int = 0
+    base_top_prob: float | None = None
+
+
+def advance(pair: Pair, sequences: Sequence[SequenceState]) -> None:
     """Takes every sequence one step further, all of them together."""
+    verifications = pair.speculation.before_step(sequences)
+    began, base_seconds = time.perf_counter(), None
     waiting = step(pair, sequences)
-    rows: Rows | None = None
+    returned: NextTokens | None = None
     while True:
         try:
-            model, contexts = waiting.send(rows)  # type: ignore[arg-type]
+            role, model, contexts = waiting.send(returned)  # type: ignore[arg-type]
         except StopIteration:
-            return
-        rows = model.forward_batch(contexts)
+            break
+        if role == "guide":
+            base_seconds = time.perf_counter() - began
+        returned = model.forward_batch(contexts)
+    seconds = time.perf_counter() - began
+    pair.speculation.after_step(
+        verifications, seconds if base_seconds is None else base_seconds, seconds
+    )
 
 
-def step(pair: Pair, sequences: ListLike[Sequence]) -> Generator[Read, Rows, None]:
+def step(pair: Pair, sequences: Sequence[SequenceState]) -> Generator[Read, NextTokens, None]:
     """One step of every sequence, each by its own policy and settings.
 
     Yields what it waits for: one read of the base for the sequences that ask it, and one of the
-    guide for those that intervene, over what each has missed. A sequence inside a nudged word asks
-    the guide alone, and makes no step where it finds the word ended; one that finds no room for its
-    caches makes none either (`crowded_out`).
+    guide for those that intervene, over all that each has missed. A sequence that finds no room
+    for its caches makes no step (`preempted`); neither does one whose guide has finished its word.
     """
-    moves = stepper(pair, sequences)
-    uncertain: list[Turn] = []
-    turns = yield from moves.ask_base([sequence for sequence in sequences if sequence.asks_base])
-    for turn in turns:
-        sequence, base = turn.sequence, turn.base
-        assert base is not None
-        with sequence.failing_alone():
-            certain = base.top_prob >= sequence.threshold
-            if certain or not sequence.may_intervene() or not sequence.guide_catches_up():
-                moves.emit_base(turn)
-            else:
-                uncertain.append(turn)
-    uncertain += [Turn(s) for s in sequences if not s.asks_base and not s.done]
-    if not uncertain:
-        return
-    turns, guide = yield from moves.ask_guide(uncertain)
-    if guide is None:
-        return
-    moves.emit_blends([t for t in turns if isinstance(t.sequence.rule, Blend)], guide)
-    _nudge(moves, [t for t in turns if isinstance(t.sequence.rule, Nudge)], guide)
-    moves.emit_alone([t for t in turns if isinstance(t.sequence.rule, GuideOnly)], guide)
+    for sequence in sequences:
+        sequence.start()
+    asked = [Asked(sequence) for sequence in sequences if not sequence.asks_base]
+    base_first = [sequence for sequence in sequences if sequence.asks_base]
+    left, returned = yield from _read(pair, "base", base_first)
+    if left:
+        everything = pair.predict_base(returned)
+        for policy, greedy, rows in _by_policy(left):
+            base = everything.rows(rows)
+            intervenes = policy.intervenes(base, greedy)  # p_b < τ
+            numbers = _on_host(base.top_prob, base.choice, intervenes)
+            for row, (p_b, choice, is_intervention) in enumerate(numbers):
+                sequence = left[rows[row]]
+                with sequence.failing_alone():
+                    check_finite(p_b, pair.base, sequence)
+                    if is_intervention and sequence.may_intervene() and sequence.guide_catches_up():
+                        asked.append(Asked(sequence, base, row, p_b))
+                    else:
+                        emit_own(pair, sequence, "base", base, row, int(choice), p_b)
+    left, returned = yield from _read(pair, "guide", [each.sequence for each in asked])
+    if left:
+        _intervene(pair, [each for each in asked if each.sequence in left], returned)
 
 
-def _nudge(moves: Stepper, turns: ListLike[Turn], guide: Rows) -> None:
-    """NUDGING: the guide's token stands, and with unit "word" those that follow in its word."""
-    for turn, nudged in moves.nudges(turns, guide):
-        sequence = turn.sequence
-        with sequence.failing_alone():
-            data = moves.pair.alignment.data(nudged.symbol)
-            if sequence.in_word and data.decode("utf-8", "ignore")[:1].isspace():
-                sequence.in_word = False  # a new word: the base is asked again
-                continue
-            moves.emit_guide(turn, nudged)
-            assert isinstance(sequence.rule, Nudge)
-            sequence.in_word = sequence.rule.unit == "word"
+def _intervene(pair: Pair, asked: Sequence[Asked], returned: NextTokens) -> None:
+    """Emits a symbol of each sequence's mixture, or the guide's own where it decodes alone."""
+    sequences = [each.sequence for each in asked]
+    for policy, greedy, rows in _by_policy(sequences, [each.base is None for each in asked]):
+        alone = not policy.reads_base
+        everything = pair.predict_guide(rows_of(returned, rows), candidates_only=not alone)
+        if alone:
+            numbers = _on_host(everything.top_prob, everything.choice)
+            for row, (p_g, choice) in enumerate(numbers):
+                with (sequence := sequences[rows[row]]).failing_alone():
+                    check_finite(p_g, pair.guide, sequence)
+                    emit_own(pair, sequence, "guide", everything, row, int(choice), p_g)
+            continue
+        at_once = ROWS_AT_ONCE if pair.device.type == "cpu" else len(rows)
+        for begin in range(0, len(rows), at_once):
+            some = [asked[row] for row in rows[begin : begin + at_once]]
+            guide = everything.rows(list(range(begin, begin + len(some))))
+            base = some[0].base and some[0].base.rows([each.row for each in some])
+            _mix(pair, policy, greedy, some, base, guide)
+
+
+def _mix(
+    pair: Pair,
+    policy: Policy,
+    greedy: bool,
+    asked: Sequence[Asked],
+    base: Prediction | None,
+    guide: Prediction,
+) -> None:
+    """α, the blend and the choice, for sequences of one policy."""
+    mixture = policy.mix(base, guide, greedy)
+    symbols = choose(pair, mixture, guide, [each.sequence for each in asked], greedy)
+    base_share, guide_share = mixture.shares(symbols)
+    numbers = [symbols, base_share, guide_share, guide.top_prob, mixture.alpha]
+    if base is not None and mixture.agreement is not None:
+        numbers += [mixture.agreement, base.rank_of(guide.choice)]
+    for row, (each, values) in enumerate(zip(asked, _on_host(*numbers), strict=True)):
+        if each.sequence.done:  # its draw failed
+            continue
+        with each.sequence.failing_alone():
+            symbol, of_base, of_guide, p_g, alpha, *agreement = values
+            check_finite(p_g, pair.guide, each.sequence)
+            emit_mixed(
+                pair,
+                each.sequence,
+                int(symbol),
+                (of_base, of_guide),
+                base,
+                guide,
+                row,
+                base_top_prob=each.base_top_prob,
+                guide_top_prob=p_g,
+                alpha=alpha,
+                agreement=agreement[0] if agreement else None,
+                agreement_rank=int(agreement[1]) or None if agreement else None,
+            )
+
+
+def _read(
+    pair: Pair, role: Role, sequences: Sequence[SequenceState]
+) -> Generator[Read, NextTokens, tuple[list[SequenceState], Any]]:
+    """What a model says, N rows, and the N sequences that can still be read."""
+    model = pair.base if role == "base" else pair.guide
+    left = [sequence for sequence in sequences if sequence.can_be_read(model, role)]
+    if not left:
+        return [], None
+    returned = yield Read(role, model, [sequence.context(role) for sequence in left])
+    return left, returned
+
+
+def _by_policy(
+    sequences: Sequence[SequenceState], kinds: Sequence[bool] | None = None
+) -> Iterator[tuple[Policy, bool, list[int]]]:
+    """Groups rows that are decided together: (policy, whether it is greedy, the rows)."""
+    groups: list[tuple[tuple[Policy, bool, bool], list[int]]] = []
+    for row, sequence in enumerate(sequences):
+        kind = False if kinds is None else kinds[row]
+        key = (sequence.policy, sequence.sampling.is_argmax, kind)
+        for known, rows in groups:
+            if known == key:
+                rows.append(row)
+                break
+        else:
+            groups.append((key, [row]))
+    for (policy, greedy, _), rows in groups:
+        yield policy, greedy, rows
+
+
+def _on_host(*columns: Tensor) -> list[list[float]]:
+    """`[N]` tensors as one list a row, in one transfer: on a GPU each one waits.
+
+    float32 holds every symbol exactly.
+    """
+    return torch.stack([column.float() for column in columns], dim=1).tolist()

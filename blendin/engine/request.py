@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence as ListLike
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Unpack
 
 from ..models.context import Context
-from ..models.local import Model
-from ..models.pair import Pair
-from ..policy import BaseOnly, Blend, GuideOnly, Nudge, Policy, described
+from ..models.protocol import Model
+from ..policy import Policy, as_policy, described
 from ..prompts import Prompt, as_messages, base_text, guide_text
 from ..sampling import Sampling
-from ..speculation.speculator import Guesses, Speculate, check, tokens_ahead
-from .sequence import Limits, Sequence
+from ..settings import DEFAULTS, GenerationSettings, Speculate
+from ..speculation.speculator import Speculator, check_speculate, max_draft_tokens
+from .pair import Pair
+from .sequence import Limits, SequenceState
 
 SAMPLING_SETTINGS = tuple(field.name for field in fields(Sampling))
-SETTINGS = ("system", "policy", "max_new_tokens", "stop", "speculate", *SAMPLING_SETTINGS)
+SETTINGS = tuple(GenerationSettings.__annotations__)
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,7 @@ class Request:
         *,
         default_policy: Policy,
         index: int = 0,
-        system: str | None = None,
-        policy: Policy | None = None,
-        max_new_tokens: int = 256,
-        stop: str | ListLike[str] | None = (),
-        speculate: Speculate = "auto",
-        **sampling_settings: Any,
+        **settings: Unpack[GenerationSettings],
     ) -> Request:
         """From what `BlendInGenerator.generate` takes for one prompt.
 
@@ -68,24 +63,26 @@ class Request:
             TypeError: for a setting that there is not.
             ValueError: for one out of range.
         """
-        if unknown := sorted(sampling_settings.keys() - set(SAMPLING_SETTINGS)):
+        if unknown := sorted(settings.keys() - set(SETTINGS)):
             raise TypeError(
                 f"{', '.join(unknown)}: no such setting; there are {', '.join(SETTINGS)}"
             )
+        given: dict[str, Any] = {name: DEFAULTS[name] for name in SETTINGS} | dict(settings)
+        stop, policy = given["stop"], given["policy"]
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         return cls(
             prompt,
             base_prompt,
             guide_prompt,
-            system,
-            default_policy if policy is None else policy,
-            Limits(max_new_tokens, stops),
-            Sampling(**sampling_settings),
-            check(speculate),
+            given["system"],
+            default_policy if policy is None else as_policy(policy),
+            Limits(given["max_new_tokens"], stops),
+            Sampling(**{name: given[name] for name in SAMPLING_SETTINGS}),
+            check_speculate(given["speculate"]),
             index,
         )
 
-    def read(self, pair: Pair) -> Sequence:
+    def read(self, pair: Pair) -> SequenceState:
         """The sequence, its prompts rendered and tokenized.
 
         Raises:
@@ -96,13 +93,13 @@ class Request:
             raise ValueError("system= goes into prompt=; whole prompts carry their own")
         base = guide = None
         settings = self._settings(pair)
-        if not isinstance(self.policy, GuideOnly):
+        if self.policy.reads_base:
             text = self.base_prompt
             if text is None and messages is not None:
                 text = base_text(messages)
             base = self._context("base", pair.base, text)
             settings["base_prompt"] = text
-        if not isinstance(self.policy, BaseOnly):
+        if self.policy.reads_guide:
             text = self.guide_prompt
             if text is None and messages is not None:
                 text = guide_text(messages, pair.guide.tokenizer)
@@ -110,7 +107,7 @@ class Request:
             settings["guide_prompt"] = text
         return self._sequence(pair, base, guide, settings)
 
-    def read_alone(self, pair: Pair) -> Sequence:
+    def read_alone(self, pair: Pair) -> SequenceState:
         """`read` for one among many: what is wrong with its prompt is an error in its result."""
         try:
             return self.read(pair)
@@ -121,8 +118,8 @@ class Request:
 
     def _sequence(
         self, pair: Pair, base: Context | None, guide: Context | None, settings: dict[str, Any]
-    ) -> Sequence:
-        return Sequence(
+    ) -> SequenceState:
+        return SequenceState(
             pair.alignment,
             base,
             guide,
@@ -131,7 +128,7 @@ class Request:
             sampling=self.sampling,
             index=self.index,
             settings=settings,
-            guesses=None if self.speculate == "off" else Guesses(self.speculate),
+            speculator=None if self.speculate == "off" else Speculator(self.speculate),
         )
 
     def _settings(self, pair: Pair) -> dict[str, Any]:
@@ -160,12 +157,11 @@ class Request:
         # A symbol of the other vocabulary may take several tokens of this one; there is more room
         # to be had for texts of such.
         expected = len(ids) + self.limits.max_new_tokens + 8
-        ahead = tokens_ahead(self.speculate) if model.is_remote else None
+        ahead = None if model.can_draft else max_draft_tokens(self.speculate)
         # Where a base is unsure the guide is asked, and mostly decides for another token; where it
         # is nearly sure its own stands in two of five cases, and a new request would cost more.
-        guided = role == "base" and isinstance(self.policy, Blend | Nudge)
-        sure = 0.5 * self.policy.threshold if guided else 0.0
-        return Context(ids, expected=expected, most_ahead=ahead, sure=sure)
+        unlikely = 0.5 * self.policy.uncertain_below if role == "base" else 0.0
+        return Context(ids, expected=expected, max_draft_tokens=ahead, min_top_prob=unlikely)
 
 
 def is_batch(prompt: Any, base_prompt: Any, guide_prompt: Any) -> bool:
@@ -215,7 +211,7 @@ def requests(
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, ListLike) and not isinstance(value, str)
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _is_chat(value: Any) -> bool:

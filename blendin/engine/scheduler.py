@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..models.context import Context
 from ..models.kv_pool import Pool
-from ..models.local import Model
-from ..models.pair import Pair
-from ..speculation.speculator import advance
-from .async_steps import Interleaved
-from .sequence import Sequence
+from ..models.protocol import Model
+from .async_steps import AsyncSteps
+from .loop import advance
+from .pair import Pair
+from .sequence import SequenceState
 
 
 class Scheduler:
@@ -30,7 +30,7 @@ class Scheduler:
     def __init__(
         self,
         pair: Pair,
-        waiting: Iterable[Sequence],
+        waiting: Iterable[SequenceState],
         *,
         max_batch_size: int = 32,
         max_cached_tokens: int | None = None,
@@ -53,14 +53,14 @@ class Scheduler:
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value!r}; use an integer from 1 up")
-        self.pair, self.running = pair, list[Sequence]()
+        self.pair, self.running = pair, list[SequenceState]()
         self.steps = self.interventions = 0
-        self._waiting, self._sent_back = iter(waiting), deque[Sequence]()
+        self._waiting, self._preempted = iter(waiting), deque[SequenceState]()
         self._size, self._limit = max_batch_size, max_cached_tokens
         self._pools = Pool(max_cached_tokens), Pool(max_cached_tokens)
-        self._interleaved = Interleaved(pair) if pair.is_remote else None
+        self._async_steps = AsyncSteps(pair) if pair.is_async else None
 
-    def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[Sequence]:
+    def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[SequenceState]:
         """Decodes until none is left; closing the iterator frees the caches.
 
         Args:
@@ -76,27 +76,27 @@ class Scheduler:
                 self._count(before)
                 after_step()
                 yield from self._ended()
-                self._send_back()
+                self._preempt()
         finally:
             self.close()
 
     def close(self) -> None:
         """Frees everything; the sequences keep what they have."""
-        for sequence in [*self.running, *self._sent_back]:
+        for sequence in [*self.running, *self._preempted]:
             self._leave(sequence)
             sequence.finish(sequence.output.stop_reason)
         for pool in self._pools:
             pool.clear()
 
-    def _admit(self) -> Iterator[Sequence]:
+    def _admit(self) -> Iterator[SequenceState]:
         """Fills the free slots; yields the sequences that cannot run at all."""
         while len(self.running) < self._size:
-            sequence = self._sent_back.popleft() if self._sent_back else next(self._waiting, None)
+            sequence = self._preempted.popleft() if self._preempted else next(self._waiting, None)
             if sequence is None:
                 return
             if not sequence.done and not self._join(sequence):
                 if self.running:
-                    self._sent_back.appendleft(sequence)
+                    self._preempted.appendleft(sequence)
                     return
                 self._refuse(sequence)
             if sequence.done:
@@ -104,7 +104,7 @@ class Scheduler:
             else:
                 self.running.append(sequence)
 
-    def _join(self, sequence: Sequence) -> bool:
+    def _join(self, sequence: SequenceState) -> bool:
         """Reserves room for a sequence in both caches, or in neither."""
         for model, context, pool in self._places(sequence):
             if self._limit is not None and len(context.ids) <= self._limit:
@@ -114,35 +114,35 @@ class Scheduler:
                 return False
         return True
 
-    def _leave(self, sequence: Sequence) -> None:
-        if self._interleaved is not None:
-            self._interleaved.forget(sequence)
+    def _leave(self, sequence: SequenceState) -> None:
+        if self._async_steps is not None:
+            self._async_steps.forget(sequence)
         self.pair.leave(sequence.base, sequence.guide)
 
     def _advance(self) -> None:
         """One step of all, or where servers have a part of those that need not wait."""
-        if self._interleaved is None:
+        if self._async_steps is None:
             advance(self.pair, self.running)
         else:
-            self._interleaved.advance(self.running)
+            self._async_steps.advance(self.running)
 
-    def _ended(self) -> Iterator[Sequence]:
+    def _ended(self) -> Iterator[SequenceState]:
         ended = [sequence for sequence in self.running if sequence.done]
         self.running = [sequence for sequence in self.running if not sequence.done]
         for sequence in ended:
             self._leave(sequence)
         yield from ended
 
-    def _send_back(self) -> None:
+    def _preempt(self) -> None:
         """Takes out the sequences that found no room for their next step."""
-        crowded_out = [sequence for sequence in self.running if sequence.crowded_out]
-        for sequence in reversed(crowded_out):
-            sequence.crowded_out = False
+        preempted = [sequence for sequence in self.running if sequence.preempted]
+        for sequence in reversed(preempted):
+            sequence.preempted = False
             self.running.remove(sequence)
             self._leave(sequence)
-            self._sent_back.appendleft(sequence)
+            self._preempted.appendleft(sequence)
 
-    def _refuse(self, sequence: Sequence) -> None:
+    def _refuse(self, sequence: SequenceState) -> None:
         """It does not fit even alone."""
         needed = max(len(context.ids) for _, context, _ in self._places(sequence))
         sequence.fail(
@@ -158,7 +158,7 @@ class Scheduler:
             self.steps += len(made)
             self.interventions += sum(step.intervened for step in made)
 
-    def _places(self, sequence: Sequence) -> Iterator[tuple[Model, Context, Pool]]:
+    def _places(self, sequence: SequenceState) -> Iterator[tuple[Model, Context, Pool]]:
         models = self.pair.base, self.pair.guide
         contexts = sequence.base, sequence.guide
         for model, context, pool in zip(models, contexts, self._pools, strict=True):

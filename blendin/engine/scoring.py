@@ -7,29 +7,28 @@ forward and the guide all its interventions in another.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from collections.abc import Sequence as ListLike
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from ..decision.dense import Gate, blend
-from ..decision.top_logprobs import ListedGate, Rows, consult, gate, some
+from ..decision.predict import NextTokens, rows_of
+from ..decision.prediction import Prediction
 from ..models.context import Context
 from ..models.kv_pool import Pool
-from ..models.local import Model
-from ..models.pair import Pair
-from ..policy import Blend, GuideOnly, Nudge
-from .sequence import Sequence
-from .stepper import ROWS_AT_ONCE
+from ..models.protocol import Model
+from .loop import ROWS_AT_ONCE
+from .pair import Pair
+from .sequence import SequenceState
 
 POSITIONS_AT_ONCE = 128
 """Logits of so many positions are held at once; one of a large vocabulary is a megabyte."""
 
 TEXTS_AT_ONCE = 8
 
-Place = tuple[int, int, Gate | ListedGate, int]
-"""An intervention: its token, the guide's length before it, the base's view, its row there."""
+Place = tuple[int, int, Prediction, int]
+"""An intervention: its token, the guide's length before it, the base's prediction, the row."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,12 @@ class _Reading:
         done: how many tokens are scored.
     """
 
-    def __init__(self, pair: Pair, sequence: Sequence, text: str) -> None:
-        self.sequence, self.alone = sequence, isinstance(sequence.rule, GuideOnly)
+    def __init__(self, pair: Pair, sequence: SequenceState, text: str) -> None:
+        self.sequence, self.policy = sequence, sequence.policy.scoring
+        self.alone = not self.policy.reads_base
         first = pair.guide if self.alone else pair.base
         context = sequence.guide if self.alone else sequence.base
-        tokens = first.vocabulary.spell(text.encode())
+        tokens = first.vocabulary.encode_bytes(text.encode())
         if not tokens:
             raise ValueError("the text to score is empty: pass one with something in it")
         assert context is not None
@@ -83,7 +83,7 @@ class _Reading:
             length = len(sequence.guide.ids)
             self.guide = Context(list(sequence.guide.ids), expected=length + 2 * len(tokens))
         self.values: list[float] = []
-        self.interventions, self.is_greedy = 0, True
+        self.is_greedy = True
 
     def take(self, count: int, beyond: int) -> int:
         """Brings `count` further tokens, or as many as there are, before the reader; how many.
@@ -95,6 +95,10 @@ class _Reading:
         self.own.ids += self.tokens[len(self.own.ids) - self._prompt : end]
         return count
 
+    def next_tokens(self, count: int) -> Tensor:
+        """`[count]` int64, those of the text that are to be scored next."""
+        return torch.tensor(self.tokens[self.done : self.done + count])
+
     def add(self, value: float, is_greedy: bool) -> None:
         self.values.append(value)
         self.is_greedy &= is_greedy
@@ -104,13 +108,13 @@ class _Reading:
             math.fsum(self.values) if -math.inf not in self.values else -math.inf,
             tuple(self.values),
             tuple(self.tokens),
-            self.interventions,
+            self.sequence.interventions,
             self.is_greedy,
         )
 
 
 @torch.inference_mode()
-def score(pair: Pair, asked: ListLike[tuple[Sequence, str]]) -> Iterator[Score]:
+def score(pair: Pair, asked: Sequence[tuple[SequenceState, str]]) -> Iterator[Score]:
     """Scores texts, each after its own prompts and under its own policy, in their order.
 
     Args:
@@ -150,47 +154,46 @@ def _check_length(model: Model, length: int) -> None:
 
 def _score_alone(pair: Pair, readings: list[_Reading], share: int) -> None:
     """`GuideOnly`: the guide's own likelihood of the text in its own tokens."""
-    tables = pair.tables._replace(base_ends=pair.tables.guide_ends)
-    for reading, rows in _read(pair.guide, readings, share):
-        view = gate(rows.to(tables.base_ends.device), tables)
-        for row, choice in enumerate(view.choice.tolist()):
-            token = reading.tokens[reading.done]
-            reading.add(view.log_prob_at(row, token), choice == token)
+    for reading, returned in _read(pair.guide, readings, share):
+        guide = pair.predict_guide(returned, candidates_only=False)
+        tokens = reading.next_tokens(len(guide.choice)).to(pair.device)
+        greedy = (guide.choice == pair.tables.guide.symbols[tokens]).tolist()
+        for value, is_greedy in zip(guide.log_probs(tokens).tolist(), greedy, strict=True):
+            reading.add(value, is_greedy)
             reading.done += 1
-            reading.interventions += 1
+            reading.sequence.interventions += 1
 
 
 def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
     """The base reads on; then the guide reads up to the interventions that this brought."""
     pending: dict[_Reading, list[Place]] = {}
-    for reading, rows in _read(pair.base, readings, share):
-        view = gate(rows.to(pair.tables.base_ends.device), pair.tables)
-        sequence, guide = reading.sequence, reading.sequence.guide
-        numbers = zip(view.top_prob.tolist(), view.choice.tolist(), strict=True)
-        for row, (top_prob, choice) in enumerate(numbers):
+    for reading, returned in _read(pair.base, readings, share):
+        base, sequence = pair.predict_base(returned), reading.sequence
+        tokens = reading.next_tokens(len(base.choice)).to(pair.device)
+        intervenes = reading.policy.intervenes(base, greedy=False)
+        columns = [base.log_probs(tokens), base.choice == tokens, intervenes]
+        numbers = torch.stack([column.double() for column in columns], dim=1).tolist()
+        for row, (value, is_greedy, is_intervention) in enumerate(numbers):
             token = reading.tokens[reading.done]
-            allowed = sequence.cap is None or sequence.cap.allows(
-                reading.interventions, reading.done
-            )
+            allowed = sequence.memory.allows(reading.done, sequence.interventions)
             reading.done += 1
-            certain = top_prob >= sequence.threshold or not allowed
-            if certain or guide is None or not sequence.guide_catches_up():
-                value = view.log_prob_at(row, token)
-                reading.add(value, choice == token)
-                sequence.base_wrote(token)
-            else:
-                reading.interventions += 1
-                place = len(reading.values), len(guide.ids), view, row
+            guide = sequence.guide
+            if guide and is_intervention and allowed and sequence.guide_catches_up():
+                sequence.interventions += 1
+                place = len(reading.values), len(guide.ids), base, row
                 pending.setdefault(reading, []).append(place)
                 reading.values.append(math.nan)  # until the guide has read so far
-                sequence.both_wrote(token)
-    _blend_pending(pair, pending)
+                sequence.append_both(token)
+            else:
+                reading.add(value, bool(is_greedy))
+                sequence.append_base(token)
+    _score_pending(pair, pending)
 
 
-def _blend_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
+def _score_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
     """Scores the interventions of each text."""
     contexts, positions = [], []
-    beyond = int(pair.guide.is_remote)
+    beyond = int(pair.guide.reads_whole_texts)
     for reading, places in pending.items():
         assert reading.guide is not None and reading.sequence.guide is not None
         known, first, last = len(reading.guide.ids), places[0][1], places[-1][1]
@@ -202,7 +205,7 @@ def _blend_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
         positions.append(last - first + 1 + beyond)
     if not contexts:
         return
-    for (reading, places), rows in zip(
+    for (reading, places), returned in zip(
         pending.items(), pair.guide.score_batch(contexts, positions), strict=True
     ):
         assert reading.guide is not None
@@ -210,35 +213,32 @@ def _blend_pending(pair: Pair, pending: dict[_Reading, list[Place]]) -> None:
         for begin in range(0, len(places), ROWS_AT_ONCE):
             group = places[begin : begin + ROWS_AT_ONCE]
             wanted = [place[1] - places[0][1] for place in group]
-            _blend_rows(pair, reading, group, some(rows, wanted))
+            _score_mixtures(pair, reading, group, rows_of(returned, wanted))
 
 
-def _blend_rows(pair: Pair, reading: _Reading, places: list[Place], rows: Rows) -> None:
-    rule = reading.sequence.rule
-    assert isinstance(rule, Blend | Nudge)
-    tables = pair.tables
-    views = [tuple(column[row : row + 1] for column in view) for _, _, view, row in places]
-    base = type(places[0][2])(*(torch.cat(columns) for columns in zip(*views, strict=True)))
-    guide = consult(rows.to(tables.base_ends.device), tables)
-    blended = blend(
-        base,
-        guide,
-        tables,
-        agreement_bonus=rule.agreement_bonus if isinstance(rule, Blend) else 0.0,
-        top_k=None,
-        alpha=rule.alpha if isinstance(rule, Blend) else 1.0,
-    )
-    tokens = torch.tensor([reading.tokens[place] for place, *_ in places])
-    symbols = tokens.to(tables.base_ends.device)
-    of_base, of_guide = blended.weights(symbols)
-    values = ((of_base + of_guide) / blended.total).log().tolist()
-    greedy = (blended.choice == symbols).tolist()
-    for (place, *_), value, is_greedy in zip(places, values, greedy, strict=True):
-        reading.values[place] = value
-        reading.is_greedy &= is_greedy
+def _score_mixtures(
+    pair: Pair, reading: _Reading, places: list[Place], returned: NextTokens
+) -> None:
+    """The mixture's word on the tokens at some interventions of one text."""
+    guide = pair.predict_guide(returned)
+    by_base: dict[int, list[int]] = {}
+    for index, (_, _, base, _) in enumerate(places):
+        by_base.setdefault(id(base), []).append(index)
+    for indices in by_base.values():
+        base = places[indices[0]][2].rows([places[index][3] for index in indices])
+        mixture = reading.policy.mix(base, guide.rows(indices), greedy=False)
+        at = [places[index][0] for index in indices]
+        symbols = torch.tensor([reading.tokens[place] for place in at], device=pair.device)
+        values = mixture.log_probs(symbols).tolist()
+        greedy = (mixture.choice == symbols).tolist()
+        for place, value, is_greedy in zip(at, values, greedy, strict=True):
+            reading.values[place] = value
+            reading.is_greedy &= is_greedy
 
 
-def _read(model: Model, readings: list[_Reading], share: int) -> Iterator[tuple[_Reading, Rows]]:
+def _read(
+    model: Model, readings: list[_Reading], share: int
+) -> Iterator[tuple[_Reading, NextTokens]]:
     """For each text n rows, which score its next n tokens.
 
     Servers read a text at once, its last token too: they tell of the tokens that stand in it,
@@ -246,12 +246,13 @@ def _read(model: Model, readings: list[_Reading], share: int) -> Iterator[tuple[
     """
     if not readings:
         return
-    beyond = int(model.is_remote)
-    share = max(len(reading.tokens) for reading in readings) if model.is_remote else max(1, share)
+    beyond = int(model.reads_whole_texts)
+    longest = max(len(reading.tokens) for reading in readings)
+    share = longest if model.reads_whole_texts else max(1, share)
     counts = [reading.take(share, beyond) for reading in readings]
     contexts = [reading.own for reading in readings]
     for context in contexts:
         model.has_room(context)
     found = model.score_batch(contexts, [count + beyond for count in counts])
     for reading, rows, count in zip(readings, found, counts, strict=True):
-        yield reading, some(rows, list(range(count)))
+        yield reading, rows_of(rows, list(range(count)))

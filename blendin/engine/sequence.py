@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..models.context import Context
-from ..policy import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge, Policy
+from ..models.protocol import Model
+from ..policy import Policy
 from ..sampling import Sampling
 from ..trace import Generation, Step, StopReason
 from ..vocab.alignment import Alignment
 
 if TYPE_CHECKING:
-    from ..speculation.speculator import Guesses
+    from ..speculation.speculator import Speculator
+
+logger = logging.getLogger("blendin")
+
+Role = Literal["base", "guide"]
 
 
 @dataclass(frozen=True)
@@ -38,24 +44,24 @@ class Limits:
             raise ValueError(f"stop is {self.stop!r}; use texts with something in them")
 
 
-class Sequence:
-    """The state of one sequence; models and policies hold none.
+class SequenceState:
+    """One sequence while it is decoded; models and policies hold nothing of it.
 
     Attributes:
         base: the base's context; None where the policy never asks it.
         guide: the guide's context; None where the policy never asks it.
         index: its place in the caller's list.
-        rule: the policy, out of its `InterventionCap` if it had one.
-        cap: that cap.
+        policy: what to do at a step.
+        memory: what the policy keeps of this sequence.
         sampling: how a symbol is taken.
         generator: for its draws alone, so that company does not change them.
-        in_word: the guide is inside a word that it was given (`Nudge`), and the base not asked.
-        crowded_out: its caches found no room at this step; it has to wait for others to end.
-        unread: bytes that the base wrote alone and the guide's context has not gained yet.
+        interventions: steps at which it intervened.
+        preempted: its caches found no room at this step; it has to wait for others to end.
+        pending_bytes: what the base wrote alone and the guide's context has not gained yet.
         data: the bytes emitted.
         output: the record.
         error: why it failed, if it did.
-        guesses: of its next tokens; None where it makes none.
+        speculator: of its next tokens; None where it does not speculate.
     """
 
     def __init__(
@@ -69,17 +75,14 @@ class Sequence:
         sampling: Sampling,
         index: int,
         settings: dict[str, Any],
-        guesses: Guesses | None = None,
+        speculator: Speculator | None = None,
     ) -> None:
         self.alignment, self.base, self.guide, self.limits = alignment, base, guide, limits
-        self.index, self.guesses = index, guesses
-        self.cap = policy if isinstance(policy, InterventionCap) else None
-        self.rule: Blend | Nudge | BaseOnly | GuideOnly = (
-            policy.policy if isinstance(policy, InterventionCap) else policy
-        )
+        self.index, self.speculator = index, speculator
+        self.policy, self.memory = policy, policy.memory()
         self.sampling, self.generator = sampling, sampling.generator(index)
-        self.in_word = self.crowded_out = False
-        self.unread, self.data = bytearray(), bytearray()
+        self.preempted, self.interventions = False, 0
+        self.pending_bytes, self.data = bytearray(), bytearray()
         self.output = Generation(settings=settings)
         self.error: Exception | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -98,22 +101,46 @@ class Sequence:
     @property
     def asks_base(self) -> bool:
         """Whether its next step begins with the base."""
-        return not self.in_word and not isinstance(self.rule, GuideOnly)
+        return self.policy.reads_base and self.memory.asks_base
 
     @property
-    def asks_lead(self) -> bool:
-        """Whether its next step begins with the model that reads first."""
-        return self.asks_base or isinstance(self.rule, GuideOnly)
+    def asks_target(self) -> bool:
+        """Whether its next step begins with the target model."""
+        return self.asks_base or not self.policy.reads_base
 
     @property
-    def threshold(self) -> float:
-        """τ."""
-        return self.rule.threshold if isinstance(self.rule, Blend | Nudge) else 0.0
+    def target_role(self) -> Role:
+        """The model whose tokens are drafted: the base, or a guide that decodes alone."""
+        return "base" if self.policy.reads_base else "guide"
+
+    def context(self, role: Role) -> Context:
+        """What the base or the guide has read of it."""
+        context = self.base if role == "base" else self.guide
+        assert context is not None, f"{self.policy} reads no {role}"
+        return context
+
+    def can_be_read(self, model: Model, role: Role) -> bool:
+        """Whether a model has room for all of its context.
+
+        Where the model's own length is reached the text ends; where the caches are full the
+        sequence is `preempted`.
+        """
+        context = self.context(role)
+        if model.max_length is not None and len(context.ids) > model.max_length:
+            logger.warning(
+                "%s has filled its context of %d tokens: the text ends there",
+                model.name,
+                model.max_length,
+            )
+            self.finish("length")
+            return False
+        self.preempted = not model.has_room(context)
+        return not self.preempted
 
     def may_intervene(self) -> bool:
-        """Whether the cap, if any, lets a further intervention through."""
-        made = self.output
-        return self.cap is None or self.cap.allows(made.interventions, len(made.steps))
+        """Whether the policy's memory lets the next step be an intervention."""
+        steps = len(self.output.steps)
+        return self.guide is not None and self.memory.allows(steps, self.interventions)
 
     @contextmanager
     def failing_alone(self) -> Iterator[None]:
@@ -128,18 +155,18 @@ class Sequence:
         self.error, self.output.error = error, str(error) or type(error).__name__
         self.finish(None)
 
-    def base_wrote(self, id: int) -> None:
+    def append_base(self, id: int) -> None:
         """The base's own token enters its context, and waits for the guide's."""
         assert self.base is not None
         self.base.ids.append(id)
         if self.guide is None:
             return
         if not self.alignment.same:
-            self.unread += self.alignment.base.tokens[id] or b""
+            self.pending_bytes += self.alignment.base.tokens[id] or b""
         elif id < len(self.alignment.guide):
             self.guide.ids.append(id)
 
-    def both_wrote(self, symbol: int) -> list[int]:
+    def append_both(self, symbol: int) -> list[int]:
         """A symbol chosen at an intervention enters each context as that model's own token.
 
         Returns the ids that entered the base's.
@@ -149,7 +176,7 @@ class Sequence:
         self.base.ids += base_ids
         guide_ids = self.alignment.guide_ids(symbol)
         if guide_ids is None:
-            self.unread += self.alignment.data(symbol)
+            self.pending_bytes += self.alignment.data(symbol)
         else:
             self.guide.ids += guide_ids
         return base_ids
@@ -160,11 +187,11 @@ class Sequence:
         False where the guide has no tokens for it (half a character, and no byte tokens).
         """
         assert self.guide is not None
-        ids = self.alignment.guide.spell(bytes(self.unread))
+        ids = self.alignment.guide.encode_bytes(bytes(self.pending_bytes))
         if ids is None:
             return False
         self.guide.ids += ids
-        self.unread.clear()
+        self.pending_bytes.clear()
         return True
 
     def record(self, data: bytes, **fields: Any) -> Step:
@@ -183,6 +210,7 @@ class Sequence:
         text = self._decoder.decode(data, final=reason is not None)
         step = Step(text=text, token_bytes=data, **fields)
         self.output.steps.append(step)
+        self.interventions += step.intervened
         self.output.text += text
         if cut is not None:
             self.output.text = self.data[:cut].decode("utf-8", "replace")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
-from collections.abc import Sequence as ListLike
+from collections.abc import Generator, Iterator, Sequence
 from typing import Self
 
 from tqdm.auto import tqdm
 
-from ..models.pair import Pair
 from ..models.remote.completions import ServerError
-from ..speculation.speculator import advance
 from ..trace import Generation, Step
+from .loop import advance
+from .pair import Pair
 from .request import Request
 from .scheduler import Scheduler
-from .sequence import Sequence
+from .sequence import SequenceState
 
 logger = logging.getLogger("blendin")
 
@@ -27,7 +26,7 @@ class Stream(Iterator[Step]):
         output: the generation so far; whole once the stream is exhausted, and kept if it is not.
     """
 
-    def __init__(self, pair: Pair, sequence: Sequence) -> None:
+    def __init__(self, pair: Pair, sequence: SequenceState) -> None:
         self._pair, self._sequence = pair, sequence
         self.output = sequence.output
 
@@ -61,7 +60,7 @@ class Batch(Iterator[tuple[int, Generation]]):
     def __init__(
         self,
         pair: Pair,
-        asked: ListLike[Request],
+        asked: Sequence[Request],
         *,
         max_batch_size: int,
         max_cached_tokens: int | None,
@@ -90,7 +89,7 @@ class Batch(Iterator[tuple[int, Generation]]):
         """Ends the work and frees the caches."""
         self._results.close()
 
-    def _sequences(self) -> Iterator[Sequence]:
+    def _sequences(self) -> Iterator[SequenceState]:
         """Each prompt is tokenized when there is room for it."""
         for asked in self._asked:
             sequence = asked.read_alone(self._pair)

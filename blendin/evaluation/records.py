@@ -11,7 +11,7 @@ from typing import Any, Self
 from ..trace import Generation
 
 DIGITS = 5
-"""Probabilities are kept to so many decimal places."""
+"""Decimal places of the probabilities in a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +20,14 @@ class Steps:
 
     Attributes:
         text: what became readable with the step.
-        intervened: whether the guide was consulted.
+        intervened: whether the guide was asked.
         source: "base", "guide" or "both".
         base_top_prob: p_b.
         guide_top_prob: p_g.
         alpha: α.
         agreement: P_B(t_g).
-        agreement_rank: the place of the guide's choice among the base's tokens, 1 the likeliest;
-            None where the base's vocabulary lacks it, or the two were not both asked.
+        agreement_rank: the rank of the guide's choice among the base's tokens, 1 the likeliest;
+            None where the base's vocabulary lacks it, or only one of the two was asked.
     """
 
     text: list[str] = field(default_factory=list)
@@ -60,8 +60,8 @@ class Record:
         metrics: the scorer's numbers, by name.
         tokens: steps, or tokens of the texts that were scored.
         interventions: among them.
-        seconds: of the item, its waiting for others in its batch included.
-        elapsed: since the record before it in the file: their sum is the time that the arm took.
+        seconds: wall-clock time of the item, including waits for others in its batch.
+        elapsed: seconds since the record before it in the file; they add up to the arm's time.
         text: what was written; empty where given texts were scored.
         stop_reason: "end", "length" or "stop"; None where it failed or texts were scored.
         error: what went wrong, else None. A record with an error has no metrics.
@@ -121,7 +121,7 @@ class Record:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can hold: records as dictionaries, no number as None, other things as text."""
+    """For JSON: records as dictionaries, NaN and infinity as None, other objects as text."""
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):

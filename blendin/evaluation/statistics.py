@@ -1,4 +1,4 @@
-"""What a sample can bear: intervals, paired tests, and what may be concluded of two arms."""
+"""What a sample can support: intervals, paired tests, and conclusions about two arms."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def mean_of_rates(*rates: Interval) -> Interval:
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
-    """McNemar's exact test: given that just one arm got an item right, is it as often either?
+    """McNemar's exact test: where only one arm got an item right, is it either one equally often?
 
     Args:
         a, b: [n] outcomes 0 or 1 of two arms on the same items, in the same order.
@@ -128,7 +128,7 @@ def paired_difference(
 ) -> Interval:
     """mean(a) − mean(b) with a percentile bootstrap interval over the items.
 
-    Where all items differ alike the interval has no width, which says nothing of other items.
+    Where all items differ alike the interval has no width, which says nothing about other items.
 
     Args:
         a, b: [n] scores (any real numbers) of two arms on the same items, in the same order.
@@ -168,11 +168,11 @@ def detectable_difference(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def conclusion(name_a: str, a: ArrayLike, name_b: str, b: ArrayLike) -> str:
-    """What can, and what cannot, be concluded of two arms on the same items, in plain English.
+    """What can, and what cannot, be concluded about two arms on the same items, in plain English.
 
     An arm is called higher only where a paired test is significant at 5 % (McNemar's for outcomes
     0 or 1, else the sign-flip permutation test, which is the same idea for real numbers) and the
-    bootstrap interval leaves out 0. Otherwise it tells `detectable_difference`. Equal arms are
+    bootstrap interval leaves out 0. Otherwise it reports `detectable_difference`. Equal arms are
     never claimed. One comparison is meant: the best of many needs a stricter level.
 
     Args:

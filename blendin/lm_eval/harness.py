@@ -1,32 +1,45 @@
 """What lm-evaluation-harness hands to a model, in blendin's terms: contexts, settings, arguments.
 
-`lm_eval` has the protocol; nothing here needs the harness.
+The protocol is in `model`; nothing here needs the harness.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ..models.local import LanguageModel
-from ..policy import Policy, named_policy
+from ..models.local import Model
+from ..policy import Policy, all_parameters, named_policy
 from ..prompts import Message, as_messages, base_text, guide_text
 
 logger = logging.getLogger("lm_eval.blendin")  # the harness shows what its own loggers say
 
 CHAT = '{"blendin_messages": '
-"""With which a context begins that is messages: the harness wants their rendering to be a text."""
+"""How a context of messages begins; the harness requires rendered messages to be text."""
 
 MAX_BATCH_SIZE = 32
+DEFAULT_LENGTH = 256
+GENERATION_ARGUMENTS = (
+    "until",
+    "max_gen_toks",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+    "seed",
+    "num_beams",
+)
 
 
 def chat_context(messages: Sequence[Message]) -> str:
-    """Messages as the text that a context has to be; `Asked.of` reads them back."""
+    """Messages as text, which contexts have to be; `Asked.of` reads them back."""
     return f"{CHAT}{json.dumps(list(messages), ensure_ascii=False)}}}"
 
 
@@ -44,7 +57,7 @@ class Asked:
 
     @classmethod
     def of(cls, context: str) -> Asked:
-        """Tells messages (`BlendInLM.apply_chat_template`) from plain text.
+        """Distinguishes messages (`BlendInLM.apply_chat_template`) from plain text.
 
         Raises:
             ValueError: where a task has added to the rendered messages.
@@ -55,8 +68,8 @@ class Asked:
             (messages,) = json.loads(context).values()
         except ValueError as error:
             raise ValueError(
-                "the task changes its context after the chat template was applied, so that it is "
-                "no messages any more: run it without --apply_chat_template"
+                "the task changes its context after the chat template was applied, so that it no "
+                "longer holds messages: run it without --apply_chat_template"
             ) from error
         begun = messages.pop()["content"] if messages[-1]["role"] == "assistant" else ""
         return cls(begun, tuple(as_messages(messages, None)))
@@ -69,13 +82,13 @@ class Asked:
             text = f" {text}"
         return replace(self, text=kept), text
 
-    def base_prompt(self, model: LanguageModel) -> str:
+    def base_prompt(self, model: Model) -> str:
         """What the base reads."""
         if self.chat is not None:
             return base_text(self.chat) + (f" {self.text}" if self.text else "")
         return self.text or prefix(model)
 
-    def guide_prompt(self, model: LanguageModel) -> str:
+    def guide_prompt(self, model: Model) -> str:
         """What the guide reads."""
         if self.chat is not None:
             return guide_text(self.chat, model.tokenizer) + self.text
@@ -86,7 +99,7 @@ class Asked:
 
 @dataclass
 class Count:
-    """Of tokens, and of those at which the guide was asked."""
+    """How many tokens, and at how many of them the guide was asked."""
 
     tokens: int = 0
     interventions: int = 0
@@ -111,7 +124,7 @@ class Count:
             )
 
 
-def prefix(model: LanguageModel) -> str:
+def prefix(model: Model) -> str:
     """What a model reads where there is no context: its BOS token, else its EOS.
 
     Raises:
@@ -126,7 +139,7 @@ def prefix(model: LanguageModel) -> str:
     return str(text)
 
 
-def check_length(model: LanguageModel, text: str) -> None:
+def check_length(model: Model, text: str) -> None:
     """Whether a text can be scored after no context.
 
     Raises:
@@ -141,14 +154,51 @@ def check_length(model: LanguageModel, text: str) -> None:
         )
 
 
+def check_chat_template(guide: Model) -> None:
+    """Whether the guide can read contexts as a user's turns.
+
+    Raises:
+        ValueError: where it has no chat template.
+    """
+    if not guide.tokenizer.chat_template:
+        raise ValueError(
+            f"guide={guide.name} has no chat template to read contexts in: choose an "
+            "instruction-tuned guide, or policy=base"
+        )
+
+
+def refuse_unknown(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Checks the names of arguments.
+
+    Raises:
+        ValueError: for one that is not known; the message lists those that are.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{what} {', '.join(unknown)}: unknown; use {', '.join(known)}")
+
+
+def refuse_several_processes() -> None:
+    """Checks how the program was started.
+
+    Raises:
+        ValueError: this process is one of several.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "blendin runs in one process: start it without `accelerate launch` or torchrun; "
+            "device_map=auto spreads the models over the devices there are"
+        )
+
+
 def chosen_policy(policy: str | Policy, **settings: Any) -> Policy:
-    """A policy from its name and settings, which may come as texts.
+    """A policy from its name and settings, which may be given as text.
 
     Raises:
         ValueError: as `named_policy`, and for settings beside a policy that has its own.
     """
+    kinds = {name: each.type for name, each in all_parameters().items()}
     given = {
-        name: number(name, value, int if name == "top_k" else float)
+        name: value if kinds[name] is str else number(name, value, kinds[name])
         for name, value in settings.items()
     }
     if isinstance(policy, str):
@@ -166,14 +216,9 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
             at temperature 0, decoding is greedy and the other sampling arguments do not count.
 
     Raises:
-        ValueError: for one that there is not.
+        ValueError: for an unknown one.
     """
-    known = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
-    known += ("repetition_penalty", "seed", "num_beams")
-    if unknown := sorted(given.keys() - set(known)):
-        raise ValueError(
-            f"generation arguments {', '.join(unknown)}: there are no such; use {', '.join(known)}"
-        )
+    refuse_unknown("generation arguments", given, GENERATION_ARGUMENTS)
     if given.get("num_beams", 1) != 1:
         raise ValueError(f"num_beams is {given['num_beams']!r}: blendin has no beams, use 1")
     temperature = number("temperature", given.get("temperature"))
@@ -185,12 +230,13 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         "temperature": 1.0,
         "top_p": 1.0,
         "sampling_top_k": None,
-        "repetition_penalty": number("repetition_penalty", given.get("repetition_penalty")) or 1.0,
+        "repetition_penalty": number_or("repetition_penalty", given, 1.0),
         "seed": number("seed", given.get("seed"), int),
     }
     if drawn:
         settings["temperature"] = 1.0 if temperature is None else temperature
-        settings["top_p"] = number("top_p", given.get("top_p")) or 1.0
+        settings["top_p"] = number_or("top_p", given, 1.0)
+        # 0 is the harness' word for no top k; for the others 0 is out of range.
         settings["sampling_top_k"] = number("top_k", given.get("top_k"), int) or None
     return settings
 
@@ -199,7 +245,7 @@ def batch_settings(size: Any, largest: Any, max_cached_tokens: Any) -> dict[str,
     """Settings of `BlendInGenerator.stream_batch` from a batch size, "auto" or "auto:N".
 
     "auto" is `largest`, by default `MAX_BATCH_SIZE`: sequences are admitted as others end, so that
-    there is nothing to try out.
+    no size has to be tried out.
     """
     if str(size).partition(":")[0] == "auto":
         size = MAX_BATCH_SIZE if largest is None else largest
@@ -215,10 +261,24 @@ def batch_settings(size: Any, largest: Any, max_cached_tokens: Any) -> dict[str,
     return {"max_batch_size": chosen or MAX_BATCH_SIZE, "max_cached_tokens": cached}
 
 
-def chosen_device(asked: str | None) -> str | None:
-    """A device_map: as the harness' own models, the CPU where CUDA is asked for and is not there.
+def chosen_length(asked: Any) -> int:
+    """Tokens of an answer where the task does not say.
 
-    Its command line asks for cuda:0 where the user asks for nothing.
+    Raises:
+        ValueError: below 1, or not an integer.
+    """
+    length = number("max_gen_toks", asked, int)
+    if length is None:
+        return DEFAULT_LENGTH
+    if length < 1:
+        raise ValueError(f"max_gen_toks is {length}; use an integer from 1 up")
+    return int(length)
+
+
+def chosen_device(asked: str | None) -> str | None:
+    """A device_map; the CPU, as with the harness' own models, where CUDA is asked for but missing.
+
+    The harness' command line asks for cuda:0 where the user names no device.
     """
     if asked is None or asked.startswith("cuda"):
         return (asked or "cuda") if torch.cuda.is_available() else None
@@ -226,7 +286,7 @@ def chosen_device(asked: str | None) -> str | None:
 
 
 def number(name: str, value: Any, kind: type[int] | type[float] = float) -> Any:
-    """A number, or None, that may come as a text.
+    """A number or None, which may be given as text.
 
     Raises:
         ValueError: for anything else.
@@ -243,8 +303,18 @@ def number(name: str, value: Any, kind: type[int] | type[float] = float) -> Any:
     return result
 
 
+def number_or(name: str, given: Mapping[str, Any], default: float) -> float:
+    """The number given under a name; the default where it is missing or None, not where it is 0.
+
+    Raises:
+        ValueError: as `number`.
+    """
+    value = number(name, given.get(name))
+    return default if value is None else float(value)
+
+
 def flag(name: str, value: Any) -> bool:
-    """A truth value that may come as a text.
+    """A truth value, which may be given as text.
 
     Raises:
         ValueError: for anything else.

@@ -2,12 +2,12 @@
 
     blendin lm-eval run --model blendin --model_args base=...,guide=...,policy=blend --tasks ...
 
-The harness finds no models outside of itself: importing this module registers ours with it, and
+The harness does not look for models elsewhere: importing this module registers ours with it, and
 `blendin lm-eval` does so before it hands its arguments over to the harness' own command line.
 
 What each model reads:
 
-- A context (few-shot examples, if any, and all): the base reads it as it is, the guide as the
+- A context, few-shot examples included: the base reads it as it is, the guide as the
   user's turn of its chat template.
 - With --apply_chat_template, the harness' messages, as `BlendInGenerator.generate` reads messages:
   the base a plain transcript ("Question: ...\\nAnswer:"), the guide its chat template. An answer
@@ -24,7 +24,6 @@ transcript has there. A text is tokenized by itself as a continuation (SPEC.md, 
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,21 +45,25 @@ except ModuleNotFoundError as error:
 
 from .. import __version__
 from ..generator import BlendInGenerator
-from ..models import default_pair as pairs
+from ..models import default_pair
 from ..models.loader import ModelSource
-from ..models.local import LanguageModel
-from ..policy import BaseOnly, GuideOnly, Policy, described
+from ..models.local import Model
+from ..policy import Policy, all_parameters, described
 from .harness import (
+    DEFAULT_LENGTH,
     Asked,
     Count,
     batch_settings,
     chat_context,
+    check_chat_template,
     check_length,
     chosen_device,
+    chosen_length,
     chosen_policy,
     flag,
     generation_settings,
-    number,
+    refuse_several_processes,
+    refuse_unknown,
 )
 
 if TYPE_CHECKING:
@@ -74,8 +77,8 @@ TEXTS_AT_ONCE = 64
 class BlendInLM(LM):
     """A base model guided by a small one, as a model of the harness.
 
-    Requests are decoded together, and no answer depends on its company. Of answers that come from
-    the harness' cache (`use_cache`) the intervention rates know nothing.
+    Requests are decoded together, and no answer depends on the others. Answers from the harness'
+    cache (`use_cache`) are not counted in the intervention rates.
 
     Attributes:
         gen: the generator behind it.
@@ -85,15 +88,10 @@ class BlendInLM(LM):
 
     def __init__(
         self,
-        base: ModelSource = pairs.DEFAULT_BASE,
-        guide: ModelSource = pairs.DEFAULT_GUIDE,
+        base: ModelSource = default_pair.DEFAULT_BASE,
+        guide: ModelSource = default_pair.DEFAULT_GUIDE,
         policy: str | Policy = "blend",
         *,
-        threshold: Any = None,
-        alpha: Any = None,
-        agreement_bonus: Any = None,
-        top_k: Any = None,
-        max_rate: Any = None,
         dtype: torch.dtype | str = "auto",
         device: str | None = None,
         device_map: Any = None,
@@ -101,20 +99,15 @@ class BlendInLM(LM):
         batch_size: Any = "auto",
         max_batch_size: Any = None,
         max_cached_tokens: Any = None,
-        max_gen_toks: Any = 256,
-        **unknown: Any,
+        max_gen_toks: Any = DEFAULT_LENGTH,
+        **policy_settings: Any,
     ) -> None:
-        """Loads the pair; numbers may be texts, as they come from a command line.
+        """Loads the pair; numbers may be text, as they are on a command line.
 
         Args:
             base: as for `BlendInGenerator`.
             guide: likewise, with a chat template unless the policy is "base".
             policy: one of `policy.POLICY_NAMES`, or a policy.
-            threshold: τ; this and the next four are `named_policy`'s.
-            alpha: α, fixed.
-            agreement_bonus: λ.
-            top_k: k; 0 is the whole vocabulary.
-            max_rate: of the cap.
             dtype: of both models' weights.
             device: of both models; CUDA by default where there is any.
             device_map: instead of a device, as accelerate understands it.
@@ -123,32 +116,20 @@ class BlendInLM(LM):
             max_batch_size: 32 by default.
             max_cached_tokens: tokens in each model's cache at most.
             max_gen_toks: tokens of an answer where the task does not say.
-            **unknown: refused.
+            **policy_settings: `threshold`, `alpha`, `top_k` and the like: `policy.named_policy`'s.
 
         Raises:
             ValueError: for an unknown argument or a value out of range, before anything is loaded.
         """
         super().__init__()
-        if unknown:
-            known = [name for name in inspect.signature(BlendInLM).parameters if name != "unknown"]
-            raise ValueError(
-                f"model_args {', '.join(sorted(unknown))}: unknown; use {', '.join(known)}"
-            )
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(
-                "blendin runs in one process: start it without `accelerate launch` or torchrun; "
-                "device_map=auto spreads the models over the devices there are"
-            )
-        chosen = chosen_policy(
-            policy,
-            threshold=threshold,
-            alpha=alpha,
-            agreement_bonus=agreement_bonus,
-            top_k=top_k,
-            max_rate=max_rate,
-        )
-        self._batch = batch_settings(batch_size, max_batch_size, max_cached_tokens)
-        self._max_gen_toks = number("max_gen_toks", max_gen_toks, int) or 256
+        of_policies = all_parameters()
+        known = list(inspect.signature(BlendInLM).parameters)
+        unknown = {name for name in policy_settings if name not in of_policies}
+        refuse_unknown("model_args", unknown, [*known[:-1], *of_policies])
+        refuse_several_processes()
+        chosen = chosen_policy(policy, **policy_settings)
+        self._batch: dict[str, Any] = batch_settings(batch_size, max_batch_size, max_cached_tokens)
+        self._max_gen_toks = chosen_length(max_gen_toks)
         self.gen = BlendInGenerator(
             base,
             guide,
@@ -157,11 +138,8 @@ class BlendInLM(LM):
             device_map=chosen_device(device) if device_map is None else device_map,
             trust_remote_code=flag("trust_remote_code", trust_remote_code),
         )
-        if not isinstance(chosen, BaseOnly) and not self.gen.guide.tokenizer.chat_template:
-            raise ValueError(
-                f"guide={self.gen.guide.name} has no chat template to read contexts in: choose an "
-                "instruction-tuned guide, or policy=base"
-            )
+        if chosen.reads_guide:
+            check_chat_template(self.gen.guide)
         self._device = self.gen.base.device
         self.decoded, self.scored = Count(), Count()
 
@@ -186,7 +164,7 @@ class BlendInLM(LM):
         """Answers contexts, all of them together, in their order.
 
         Raises:
-            ValueError: for generation settings that there are not, at once; for contexts that are
+            ValueError: for unknown generation settings, at once; for contexts that are
                 too long, after the others were answered (and cached).
         """
         if not requests:
@@ -199,11 +177,10 @@ class BlendInLM(LM):
             # From the global generator, which the harness seeds; each request adds its place.
             seed = int(torch.randint(2**31, ()))
             rows = [row | {"seed": seed if row["seed"] is None else row["seed"]} for row in rows]
+        settings: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
+        settings |= self._prompts([Asked.of(request.args[0]) for request in requests])
         batch = self.gen.stream_batch(
-            **self._prompts([Asked.of(request.args[0]) for request in requests]),
-            **{name: [row[name] for row in rows] for name in rows[0]},
-            **self._batch,
-            progress=False if disable_tqdm else None,
+            **settings, **self._batch, progress=False if disable_tqdm else None
         )
         texts, failed = [""] * len(requests), dict[int, str]()
         for place, output in batch:
@@ -275,14 +252,17 @@ class BlendInLM(LM):
         return answers
 
     @property
-    def _readers(self) -> list[LanguageModel]:
-        policy = self.gen.policy
-        without = {BaseOnly: self.gen.guide, GuideOnly: self.gen.base}.get(type(policy))
-        return [model for model in (self.gen.base, self.gen.guide) if model is not without]
+    def _readers(self) -> list[Model]:
+        policy, readers = self.gen.policy, list[Model]()
+        if policy.reads_base:
+            readers.append(self.gen.base)
+        if policy.reads_guide:
+            readers.append(self.gen.guide)
+        return readers
 
     def _prompts(self, asked: Sequence[Asked]) -> dict[str, list[str] | None]:
         """Both models' prompts; none for a guide that reads nothing and may have no template."""
-        guided = not isinstance(self.gen.policy, BaseOnly)
+        guided = self.gen.policy.reads_guide
         return {
             "base_prompt": [each.base_prompt(self.gen.base) for each in asked],
             "guide_prompt": [each.guide_prompt(self.gen.guide) for each in asked]

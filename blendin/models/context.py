@@ -2,73 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
 
 from torch import Tensor
 
-from .cuda_graphs import Slot
-from .kv_pool import Pool, Span
-from .lookahead import Guess
+from .kv_pool import KVSegment
+from .lookahead import Lookahead
 
 
-@dataclass
+class Cache(Protocol):
+    """Keys and values of a context's first tokens."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens it holds."""
+        ...
+
+    def crop(self, length: int) -> None:
+        """Keeps the first `length` tokens; none where it cannot undo what came after them."""
+
+    def draft_room(self, length: int) -> int:
+        """How many tokens can be read beyond `length` and cropped again."""
+        ...
+
+
+@dataclass(eq=False)
 class Context:
     """What one model has read of one sequence.
 
     Attributes:
         ids: every token, the prompt's first. Grows; shrinks only by `LanguageModel.rollback`.
-        cached: how many tokens are in `cache`: `ids` as far as they are read, and what was read
-            ahead.
-        cache: transformers' KV cache, a `captured.Slot` or a `remote.session.Session`; None before
-            the first forward.
-        expected: how long it is expected to grow, for a cache of fixed size.
-        last_logits: `[1, V]`, the logits after `ids[:cached]`.
-        pool: where it lies among other sequences, if it does; its cache is then a span of it.
-        span: its place there. A model that reads no ragged batches only counts by it.
-        hint: gives the tokens that are likely to follow `ids`, asked at the next forward.
-        guess: what was read ahead.
-        most_ahead: how many tokens a server may be asked for beyond the next; None: as many as pay.
-        sure: a server need not go on where no token is as likely as this.
+        expected: the length it is expected to reach, for caches of fixed size.
+        cache: None before the first forward, and always where a server reads the text.
+        room: its reservation in the pool of a list of sequences; where the model reads varlen
+            batches it is the cache too.
+        last_logits: `[1, V]`, after the last token in `cache`; None where they were not kept.
+        draft_tokens: likely to follow `ids`; the next forward reads them too.
+        lookahead: `[1, V]` logits beyond `ids`, None where they were not kept; its tokens are in
+            `cache`.
+        max_draft_tokens: how many tokens a server may write beyond the next one; None: as many as
+            pay.
+        min_top_prob: a server stops writing ahead where no token is as likely as this.
         forwards: how many forwards, or requests to a server, it took part in.
     """
 
     ids: list[int]
-    cached: int = 0
-    cache: Any = None
     expected: int = 0
+    cache: Cache | None = field(default=None, repr=False)
+    room: KVSegment | None = field(default=None, repr=False)
     last_logits: Tensor | None = field(default=None, repr=False)
-    pool: Pool | None = field(default=None, repr=False)
-    span: Span | None = field(default=None, repr=False)
-    hint: Callable[[], list[int]] | None = field(default=None, repr=False)
-    guess: Guess | None = field(default=None, repr=False)
-    most_ahead: int | None = None
-    sure: float = 0.0
+    draft_tokens: list[int] = field(default_factory=list, repr=False)
+    lookahead: Lookahead[Tensor | None] | None = field(default=None, repr=False)
+    max_draft_tokens: int | None = None
+    min_top_prob: float = 0.0
     forwards: int = 0
 
+    @property
+    def cached(self) -> int:
+        """How many tokens the cache holds."""
+        return 0 if self.cache is None else self.cache.length
 
-def forget(context: Context, length: int) -> None:
-    """Cuts a context's cache back to `length` tokens, or drops it where it cannot be cut."""
-    context.last_logits = None
-    if context.span is not None and context.cache is None:
-        del context.span.ids[length:]
-        context.cached = length
-    elif can_crop(context.cache):
-        if not isinstance(context.cache, Slot):  # which is told its length at every forward
-            context.cache.crop(length - context.cached)
-        context.cached = length
-    else:
-        context.cache, context.cached = None, 0
+    @property
+    def known_logits(self) -> Tensor | None:
+        """`[1, V]` after `ids`, where no forward is needed for them."""
+        if self.lookahead is not None:
+            return self.lookahead.row_after(self.ids)
+        return self.last_logits if self.cached == len(self.ids) else None
 
-
-def can_crop(cache: Any) -> bool:
-    """Whether tokens can be taken out of a cache at its end."""
-    if isinstance(cache, Slot):
-        return True
-    if not hasattr(cache, "layers") or not getattr(cache, "is_croppable", True):
-        return False
-    return all(
-        not getattr(layer, "is_sliding", False) or layer.get_seq_length() < layer.sliding_window
-        for layer in cache.layers
-    )
+    def crop(self, length: int) -> None:
+        """Forgets what was read beyond the first `length` tokens."""
+        self.lookahead = None
+        if self.cache is not None and length < self.cache.length:
+            self.last_logits = None
+            self.cache.crop(length)

@@ -4,8 +4,8 @@ At batch 1 a GPU reads a model's weights in less time than Python takes to launc
 kernels. A captured forward is one launch. The model is transformers' own, run once under capture;
 what changes from step to step (ids, position) lies in buffers that the graph reads.
 
-A `Slot` is one static cache with the graphs over it; a sequence holds it while it decodes, then the
-next one takes it over, so that a model is captured a few times and not once a sequence.
+A `GraphRunner` is one static cache with the graphs over it; a sequence holds it while it decodes,
+then the next one takes it over, so that a model is captured a few times and not once a sequence.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 
-from ..decision.dense import total_variation
+from ..decision.prediction import total_variation
 
 logger = logging.getLogger("blendin")
 
@@ -30,7 +30,7 @@ SMALLEST_CAPACITY = 256
 
 
 class CannotCapture(Exception):
-    """Why a model's forwards are not captured; told once, and the plain path is taken."""
+    """Why a model's forwards are not captured; logged once, and the plain path is taken."""
 
 
 @dataclass
@@ -48,11 +48,13 @@ class _Forward:
     replay: Callable[[], None]
 
 
-class Slot:
+class GraphRunner:
     """A static cache of one sequence, with the captured forwards over it.
 
     Attributes:
-        capacity: how many tokens the cache holds, the padding of the widest forward included.
+        capacity: how many tokens the cache has room for, the padding of the widest forward
+            included.
+        length: how many tokens it holds.
     """
 
     def __init__(self, model: PreTrainedModel, capacity: int) -> None:
@@ -68,7 +70,7 @@ class Slot:
         window = getattr(config, "sliding_window", None)
         if window is not None and capacity > window and _slides(model):
             raise CannotCapture(f"{capacity} tokens do not fit into its sliding window of {window}")
-        self.model, self.capacity = model, capacity
+        self.model, self.capacity, self.length = model, capacity, 0
         self._boolean_mask = attention == "sdpa"
         self.cache = StaticCache(config=model.config, max_cache_len=capacity)
         self._layers: list[Any] = self.cache.layers
@@ -81,34 +83,44 @@ class Slot:
         self._columns = torch.arange(capacity, device=self.device)
         self._forwards: dict[int, _Forward] = {}
 
-    def read(self, ids: list[int], length: int, positions: int) -> Tensor:
-        """Reads new tokens after the `length` that the cache already holds.
+    def read(self, ids: list[int], positions: int) -> Tensor:
+        """Reads new tokens after those that the cache already holds.
 
         Args:
-            ids: the new tokens.
-            length: at most `capacity - len(ids) - max(WIDTHS)`.
+            ids: the new tokens, for which there is room (`fits`).
             positions: how many of the last of them to score.
 
         Returns:
             `[positions, V]` logits, of which the next call may overwrite those of a captured
             forward.
         """
-        self._position.fill_(length)
+        self._position.fill_(self.length)
         width = next((width for width in WIDTHS if width >= len(ids)), None)
         if width is None or not self._layers[0].is_initialized:
             new = torch.tensor([ids], device=self.device)
-            return self._run(new, positions)[-positions:]
+            logits = self._run(new, positions)[-positions:]
+            self.length += len(ids)
+            return logits
         if width not in self._forwards:
             self._forwards[width] = self._capture(width, ids)
         forward = self._forwards[width]
         # The padding's keys and values lie past the sequence's end, where the next call writes.
         forward.ids.copy_(torch.tensor([ids + [0] * (width - len(ids))]))
         forward.replay()
+        self.length += len(ids)
         return forward.logits[len(ids) - positions : len(ids)]
 
     def fits(self, length: int) -> bool:
-        """Whether a context of so many tokens can be read, in any split."""
+        """Whether a context of `length` tokens can be read, in any split."""
         return length + max(WIDTHS) <= self.capacity
+
+    def crop(self, length: int) -> None:
+        """Keeps the first `length` tokens; the next forward writes over the others."""
+        self.length = length
+
+    def draft_room(self, length: int) -> int:
+        """How many tokens can be read beyond `length`."""
+        return self.capacity - max(WIDTHS) - length
 
     def _run(self, ids: Tensor, positions: int) -> Tensor:
         """The forward itself; everything that varies comes out of buffers."""
@@ -159,17 +171,17 @@ class Slot:
         return _Forward(ids, logits, replay)
 
 
-class Slots:
-    """The slots of one model: taken by a sequence, handed back, taken again."""
+class GraphRunners:
+    """The runners of one model: taken by a sequence, handed back, taken again."""
 
     def __init__(self, model: PreTrainedModel, name: str) -> None:
         self.model, self.name = model, name
-        self._free: dict[int, list[Slot]] = {}
+        self._free: dict[int, list[GraphRunner]] = {}
         self._given_up = False
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
-    def take(self, tokens: int) -> Slot | None:
-        """A slot that holds so many tokens; None where the model cannot be captured."""
+    def take(self, tokens: int) -> GraphRunner | None:
+        """A runner with room for `tokens`; None where the model cannot be captured."""
         if self._given_up:
             return None
         capacity = SMALLEST_CAPACITY
@@ -178,26 +190,27 @@ class Slots:
         if self._free.get(capacity):
             return self._free[capacity].pop()
         try:
-            return Slot(self.model, capacity)
+            return GraphRunner(self.model, capacity)
         except CannotCapture as reason:
-            self._tell(reason)
+            self._log(reason)
             return None
 
-    def give_back(self, slot: Slot) -> None:
-        """Makes a slot free for the next sequence."""
-        self._free.setdefault(slot.capacity, []).append(slot)
+    def give_back(self, runner: GraphRunner) -> None:
+        """Makes a runner free for the next sequence."""
+        runner.length = 0
+        self._free.setdefault(runner.capacity, []).append(runner)
 
     def give_up(self, reason: Exception) -> None:
         """Takes the plain path from now on."""
-        self._tell(reason)
+        self._log(reason)
         self._given_up = True
         self._free.clear()
 
-    def _tell(self, reason: Exception) -> None:
+    def _log(self, reason: Exception) -> None:
         """Says once why a sequence is decoded without graphs."""
-        if str(reason) not in self._told:
+        if str(reason) not in self._logged:
             logger.warning("%s decodes without CUDA graphs: %s", self.name, reason)
-        self._told.add(str(reason))
+        self._logged.add(str(reason))
 
 
 def weight_device(module: Any) -> torch.device:
@@ -215,7 +228,7 @@ def _is_plain(layer: object) -> bool:
 
 
 def _set_length(layers: list[Any], length: Tensor) -> None:
-    """Tells every layer of a static cache how many tokens it holds."""
+    """Sets how many tokens every layer of a static cache holds."""
     for layer in layers:
         if hasattr(layer, "cumulative_length_int"):
             # Only compared with the window, which the capacity does not exceed.

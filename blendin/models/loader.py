@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from . import default_pair as pairs
-from .local import LanguageModel, Model
+from .local import LanguageModel
+from .protocol import Model
 from .remote import loading as remote_loading
 from .remote.model import RemoteModel
 

@@ -10,64 +10,34 @@ import logging
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..decision.top_logprobs import Rows
 from ..prompts import prompt_ids
 from ..vocab.end_tokens import end_ids
 from ..vocab.vocabulary import Vocabulary
-from .context import Context, can_crop, forget
-from .cuda_graphs import CannotCapture, Slot, Slots, weight_device
-from .kv_pool import Pool
-from .lookahead import MOST, Guess, recall, take_back
-from .varlen import RaggedForward
-from .varlen_batch import CannotPack
+from .context import Context
+from .cuda_graphs import CannotCapture, GraphRunner, GraphRunners, weight_device
+from .kv_pool import KVSegment, Pool
+from .lookahead import MAX_DRAFT_TOKENS, Lookahead
+from .transformers_cache import TransformersCache
+from .varlen import VarlenForward
+from .varlen_batch import VarlenUnsupported
 
 logger = logging.getLogger("blendin")
 
 
-class Model(Protocol):
-    """What the loop asks of a model, wherever that runs; `LanguageModel` says what each means."""
-
-    is_remote: bool
-    name: str
-    tokenizer: PreTrainedTokenizerBase
-    vocabulary: Vocabulary
-    end_ids: frozenset[int]
-    max_length: int | None
-    forwards: int
-
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def precision(self) -> str: ...
-    def forward(self, context: Context, positions: int = 1) -> Rows: ...
-    def forward_batch(self, contexts: Sequence[Context]) -> Rows: ...
-    def score_batch(self, contexts: Sequence[Context], positions: Sequence[int]) -> list[Any]: ...
-    def join(self, context: Context, pool: Pool) -> bool: ...
-    def leave(self, context: Context) -> None: ...
-    def has_room(self, context: Context) -> bool: ...
-    def encode_prompt(self, text: str) -> list[int]: ...
-
-
 class LanguageModel:
-    """A transformers causal language model with its tokenizer and vocabulary.
+    """A transformers causal language model with its tokenizer and vocabulary; a `Model`.
 
     Attributes:
-        name: for messages and traces.
-        vocabulary: the bytes of each of its tokens.
-        end_ids: the tokens that end a sequence.
-        max_length: how many tokens its context holds; None where it is not bounded.
         window: how many tokens its sliding layers keep; None where it has none.
-        forwards: how many forwards it has run.
-        is_remote: False.
     """
 
-    is_remote = False
+    is_async, can_draft, reads_whole_texts = False, True, False
 
     def __init__(
         self,
@@ -82,7 +52,8 @@ class LanguageModel:
             model: with its weights where they are to stay.
             tokenizer: its own.
             name: for messages and traces.
-            capture: whether to decode through `captured.Slots`; by default on CUDA devices.
+            capture: whether a sequence alone is decoded with CUDA graphs; by default on CUDA
+                devices.
 
         Raises:
             ValueError: where the tokenizer cannot be aligned or no end token is known.
@@ -100,9 +71,10 @@ class LanguageModel:
                 "model.generation_config.eos_token_id"
             )
         self.forwards = 0
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        signature = inspect.signature(without_wrappers(model).forward)
+        self._keeps_logits = "logits_to_keep" in signature.parameters
         capture = self.device.type == "cuda" if capture is None else capture
-        self._slots = Slots(model, name) if capture and self._keeps_logits else None
+        self._runners = GraphRunners(model, name) if capture and self._keeps_logits else None
 
     @property
     def device(self) -> torch.device:
@@ -115,109 +87,36 @@ class LanguageModel:
         """The name of its weights' dtype."""
         return str(self.model.dtype).removeprefix("torch.")
 
-    @torch.inference_mode()
+    @cached_property
+    def varlen(self) -> VarlenForward | None:
+        """Reads many sequences in one forward; None, with a reason logged, where none can."""
+        try:
+            return VarlenForward(self.model)
+        except VarlenUnsupported as reason:
+            logger.warning("%s reads a batch's sequences one by one: %s", self.name, reason)
+            return None
+
     def forward(self, context: Context, positions: int = 1) -> Tensor:
         """Reads what the context has gained since the last forward, in one go.
 
         Args:
             context: of this model; its new tokens enter its cache.
-            positions: how many of the last positions to score, at most as many as are new (or 1,
-                which costs nothing where nothing is new).
+            positions: how many of the last positions to score; 1 costs nothing where nothing is
+                new.
 
         Returns:
             `[positions, V]` logits in the model's dtype: row i scores the token that follows
             `context.ids[: len(ids) - positions + 1 + i]`.
         """
-        if positions == 1 and (row := recall(context)) is not None:
-            return row
-        if context.guess is not None:
-            take_back(context, context.guess.start)
-        if context.cached == len(context.ids) and positions == 1:
-            if context.last_logits is not None:
-                return context.last_logits
-            forget(context, len(context.ids) - 1)
-        new = len(context.ids) - context.cached
-        if not 1 <= positions <= new:
-            raise ValueError(f"{positions} positions asked for, {new} tokens are new")
-        self.forwards += 1
-        context.forwards += 1
-        logits = self._captured(context, positions)
-        if logits is None:
-            logits = self._plain(context, positions)
-        context.cached, context.last_logits = len(context.ids), logits[-1:]
-        return logits
-
-    def _plain(self, context: Context, positions: int) -> Tensor:
-        """A forward over transformers' own growing cache."""
-        device = weight_device(self.model.get_input_embeddings())
-        new = torch.tensor([context.ids[context.cached :]], device=device)
-        output = self.model(
-            input_ids=new,
-            past_key_values=context.cache,
-            use_cache=True,
-            return_dict=True,
-            **({"logits_to_keep": positions} if self._keeps_logits else {}),
-        )
-        context.cache = output.past_key_values
-        return output.logits[0, -positions:]
-
-    def _captured(self, context: Context, positions: int) -> Tensor | None:
-        """A forward through a slot; None where there is none or it is outgrown."""
-        if self._slots is None:
-            return None
-        if context.cache is None:
-            context.cache = self._slots.take(max(context.expected, len(context.ids)))
-            if context.cache is not None:
-                weakref.finalize(context, self._slots.give_back, context.cache)
-        if not isinstance(context.cache, Slot):
-            return None
-        if context.cache.fits(len(context.ids)):
-            try:
-                new = context.ids[context.cached :]
-                return context.cache.read(new, context.cached, positions)
-            except (CannotCapture, RuntimeError) as error:
-                self._slots.give_up(error)
-        context.cache, context.cached = None, 0
-        return None
-
-    @cached_property
-    def ragged(self) -> RaggedForward | None:
-        """Reads many sequences in one forward; None, with a reason logged, where none can."""
-        try:
-            return RaggedForward(self.model)
-        except CannotPack as reason:
-            logger.warning("%s reads a batch's sequences one by one: %s", self.name, reason)
-            return None
-
-    def join(self, context: Context, pool: Pool) -> bool:
-        """Reserves a context's place among others; whether there is room."""
-        span = pool.reserve(context.ids, context.expected)
-        if span is None:
-            return False
-        context.pool, context.span, context.cached = pool, span, len(span.ids)
-        return True
-
-    def leave(self, context: Context) -> None:
-        """Gives a context's place back; what it has read it would have to read again."""
-        if context.pool is not None and context.span is not None:
-            context.pool.release(context.span)
-        context.pool = context.span = context.cache = context.last_logits = context.guess = None
-        context.cached = 0
-
-    def has_room(self, context: Context) -> bool:
-        """Whether all of a context's tokens can be read, its place enlarged if need be."""
-        if context.pool is None or context.span is None:
-            return True
-        length = len(context.ids)
-        if length > context.span.capacity:
-            context.expected = max(context.expected, length + length // 4)
-            enlarged = context.pool.resize(context.span, context.expected)
-            return enlarged or context.pool.resize(context.span, length)
-        return True
+        if positions == 1:
+            return self.forward_batch([context])
+        return self.score_batch([context], [positions])[0]
 
     @torch.inference_mode()
     def forward_batch(self, contexts: Sequence[Context]) -> Tensor:
         """Reads what each context has gained, all of them together where the model can.
+
+        A context's draft tokens are read too, and stay as its lookahead.
 
         Args:
             contexts: of this model, no two the same; with room (`has_room`).
@@ -225,58 +124,16 @@ class LanguageModel:
         Returns:
             `[len(contexts), V]` logits in the model's dtype, after each context's last token.
         """
-        recalled = [recall(context) for context in contexts]
-        unread = [
-            c
-            for c, row in zip(contexts, recalled, strict=True)
-            if row is None and (c.cached < len(c.ids) or c.last_logits is None)
-        ]
-        hints = [[] if c.hint is None else self.ahead(c, c.hint()) for c in unread]
-        if any(hints):
-            self._read_ahead(unread, hints)
-        elif any(context.span is None for context in unread) or self.ragged is None:
-            for context in unread:
-                self.forward(context)
-        elif unread:
-            read = self._read_together(unread, [1] * len(unread))
-            if len(read) == 1 and len(unread) == len(contexts):
+        unknown = [context for context in contexts if context.known_logits is None]
+        drafts = [self.draft_prefix(context, context.draft_tokens) for context in unknown]
+        if any(drafts):
+            self._read_drafts(unknown, drafts)
+        elif unknown:
+            read = self._read(unknown, [1] * len(unknown))
+            if len(read) == 1 and len(unknown) == len(contexts):
                 return read[0][1]  # a copy would take as long as a decision
-        rows = [
-            c.last_logits if row is None else row for c, row in zip(contexts, recalled, strict=True)
-        ]
+        rows = [context.known_logits for context in contexts]
         return torch.cat([row for row in rows if row is not None])
-
-    def ahead(self, context: Context, tokens: list[int]) -> list[int]:
-        """As many of the tokens as can be read after the context and taken back again.
-
-        A sliding window that moves on drops states for good; spans of a pool keep them.
-        """
-        length = len(context.ids)
-        bounds = [MOST] if self.max_length is None else [MOST, self.max_length - length]
-        if context.span is not None:
-            bounds.append(context.span.capacity - length)
-        if context.span is None or self.ragged is None:
-            if self.window is not None:
-                bounds.append(self.window - 1 - length)
-            if context.cache is not None and not can_crop(context.cache):
-                return []
-        return tokens[: max(0, min(bounds))]
-
-    def _read_ahead(self, contexts: Sequence[Context], hints: Sequence[list[int]]) -> None:
-        for context, hint in zip(contexts, hints, strict=True):
-            if context.cached == len(context.ids):  # its last logits were not kept
-                forget(context, context.cached - 1)
-            context.ids += hint
-        try:
-            scored = self.score_batch(contexts, [1 + len(hint) for hint in hints])
-        finally:
-            for context, hint in zip(contexts, hints, strict=True):
-                del context.ids[len(context.ids) - len(hint) :]
-        for context, hint, logits in zip(contexts, hints, scored, strict=True):
-            rows = logits.split(1)
-            context.last_logits = rows[0]
-            if hint:
-                context.guess = Guess(len(context.ids), hint, list(rows))
 
     @torch.inference_mode()
     def score_batch(self, contexts: Sequence[Context], positions: Sequence[int]) -> list[Tensor]:
@@ -289,50 +146,207 @@ class LanguageModel:
         Returns:
             For each context `[positions, V]` logits, as `forward` gives them.
         """
-        if any(context.span is None for context in contexts) or self.ragged is None:
-            return [self.forward(c, n) for c, n in zip(contexts, positions, strict=True)]
         logits = {
             index: rows
-            for whole, scored in self._read_together(contexts, positions)
+            for whole, scored in self._read(contexts, positions)
             for index, rows in zip(whole, scored.split([positions[i] for i in whole]), strict=True)
         }
         return [logits[index] for index in range(len(contexts))]
 
-    def _read_together(
-        self, contexts: Sequence[Context], positions: Sequence[int]
-    ) -> list[tuple[list[int], Tensor]]:
-        assert self.ragged is not None
-        before = self.ragged.forwards
-        for context in contexts:
-            context.forwards += 1
-        logits = self.ragged.read_contexts(contexts, positions)
-        self.forwards += self.ragged.forwards - before
-        return logits
+    @torch.inference_mode()
+    def draft(self, context: Context, pending: list[int], count: int) -> list[int]:
+        """Its own greedy continuation, up to `count` tokens, of a context and `pending`.
+
+        What was computed stays as the context's lookahead: if the context comes to be what was
+        read, its logits are there. Nothing is drafted where it could not be rolled back.
+        """
+        wanted = [*pending, *[0] * count]
+        if self.draft_prefix(context, wanted) != wanted:
+            return []
+        start, read = len(context.ids), list(pending)
+        rows: list[Tensor | None] = [None] * len(pending)
+        context.ids += pending
+        try:
+            for _ in range(count):
+                logits = self.forward_batch([context])
+                rows.append(logits.clone())
+                token = int(logits.argmax())
+                if token in self.end_ids or self.vocabulary.tokens[token] is None:
+                    break
+                read.append(token)
+                context.ids.append(token)
+        finally:
+            del context.ids[start:]
+        if context.lookahead is None:  # otherwise all of it was read before
+            context.lookahead = Lookahead(start, read[: context.cached - start], rows)
+        return read[len(pending) :]
+
+    def draft_prefix(self, context: Context, tokens: list[int]) -> list[int]:
+        """As many of the tokens as can be read after the context and rolled back again."""
+        if not tokens:
+            return tokens
+        self._open(context)
+        length = len(context.ids)
+        bounds = [MAX_DRAFT_TOKENS]
+        if self.max_length is not None:
+            bounds.append(self.max_length - length)
+        for cache in (context.cache, context.room):
+            if cache is not None:
+                bounds.append(cache.draft_room(length))
+        return tokens[: max(0, min(bounds))]
+
+    def ask(self, context: Context) -> None:
+        """Nothing to wait for: its forwards run here."""
+
+    def prefetch(self, context: Context) -> None:
+        """Nothing: its forwards run here."""
+
+    def join(self, context: Context, pool: Pool) -> bool:
+        """Reserves a context's place among others; False where there is no room."""
+        segment = pool.reserve(context.ids, context.expected)
+        if segment is None:
+            return False
+        context.room = segment
+        context.cache = segment if self.varlen is not None else None
+        return True
+
+    def leave(self, context: Context) -> None:
+        """Gives a context's place back; it would have to read its tokens again."""
+        if context.room is not None:
+            context.room.pool.release(context.room)
+        elif isinstance(context.cache, KVSegment):
+            context.cache.pool.clear()
+        context.room = context.cache = context.last_logits = context.lookahead = None
+
+    def has_room(self, context: Context) -> bool:
+        """Whether all of a context's tokens can be read, its place enlarged if need be."""
+        own = context.cache if isinstance(context.cache, KVSegment) else None
+        segment, length = context.room or own, len(context.ids)
+        if segment is None or length <= segment.capacity:
+            return True
+        context.expected = max(context.expected, length + length // 4)
+        enlarged = segment.pool.resize(segment, context.expected)
+        return enlarged or segment.pool.resize(segment, length)
 
     def rollback(self, context: Context, count: int) -> None:
         """Takes the last `count` tokens out of a context, read or not.
 
-        Where the cache cannot give back what it dropped (a sliding window that has moved on),
-        the whole context is read again at the next forward.
+        Where the cache cannot undo them (a sliding window that has moved on), the whole context is
+        read again at the next forward.
         """
-        if context.guess is not None:
-            take_back(context, context.guess.start)
         if not 0 <= count < len(context.ids):
             raise ValueError(f"cannot take {count} of {len(context.ids)} tokens out of a context")
-        if count == 0:
-            return
-        del context.ids[-count:]
-        if context.cached > len(context.ids):
-            forget(context, len(context.ids))
+        if context.lookahead is not None:
+            context.crop(context.lookahead.start)
+        del context.ids[len(context.ids) - count :]
+        context.crop(len(context.ids))
 
     def encode_prompt(self, text: str) -> list[int]:
         """The tokens of a whole prompt; see `prompts.prompt_ids`."""
         return prompt_ids(text, self.tokenizer)
 
+    def _open(self, context: Context) -> None:
+        """Gives a context a cache where it has none, or has outgrown its CUDA graphs."""
+        if context.cache is None and self._runners is not None:
+            runner = self._runners.take(max(context.expected, len(context.ids)))
+            if runner is not None:
+                weakref.finalize(context, self._runners.give_back, runner)
+                context.cache = runner
+        cache = context.cache
+        if cache is None or (isinstance(cache, GraphRunner) and not cache.fits(len(context.ids))):
+            self._open_without_graphs(context)
+
+    def _open_without_graphs(self, context: Context) -> None:
+        if self.varlen is None:
+            context.cache = TransformersCache(self.model, self.window, self._keeps_logits)
+            return
+        pool = Pool()
+        weakref.finalize(context, pool.clear)  # at once: a pool and its segments form a cycle
+        context.cache = pool.reserve((), max(context.expected, len(context.ids)))
+
+    def _read(
+        self, contexts: Sequence[Context], positions: Sequence[int]
+    ) -> list[tuple[list[int], Tensor]]:
+        """For each forward, which contexts it read to their end, and the logits of all of those."""
+        read = []
+        pools: dict[Pool, list[int]] = {}
+        for index, (context, count) in enumerate(zip(contexts, positions, strict=True)):
+            if not 1 <= count <= len(context.ids):
+                raise ValueError(f"{count} positions asked for, {len(context.ids)} tokens are new")
+            self._keep_agreed(context, count)
+            self._open(context)
+            context.forwards += 1
+            logits = self._read_alone(context, count)
+            if logits is not None:
+                read.append(([index], logits))
+                continue
+            if not self.has_room(context):
+                raise MemoryError(f"there is no room for {len(context.ids)} tokens in the pool")
+            assert isinstance(context.cache, KVSegment)
+            pools.setdefault(context.cache.pool, []).append(index)
+        for indices in pools.values():
+            assert self.varlen is not None
+            forwards = self.varlen.read_contexts(
+                [contexts[index] for index in indices], [positions[index] for index in indices]
+            )
+            read += [([indices[place] for place in whole], logits) for whole, logits in forwards]
+        self.forwards += len(read)
+        for whole, logits in read:
+            for index, rows in zip(whole, logits.split([positions[i] for i in whole]), strict=True):
+                contexts[index].last_logits = rows[-1:]
+        return read
+
+    def _keep_agreed(self, context: Context, positions: int) -> None:
+        """Crops what the text has not come to be, and the positions whose logits are wanted."""
+        end = len(context.ids) - positions
+        if context.lookahead is not None:
+            end = min(end, context.lookahead.agreed_end(context.ids))
+        context.crop(end)
+
+    def _read_alone(self, context: Context, positions: int) -> Tensor | None:
+        """A forward of one context outside a pool; None where it lies in one."""
+        cache = context.cache
+        if isinstance(cache, GraphRunner) and self._runners is not None:
+            try:
+                return cache.read(context.ids[cache.length :], positions)
+            except (CannotCapture, RuntimeError) as error:
+                self._runners.give_up(error)
+                self._open_without_graphs(context)
+                return self._read_alone(context, positions)
+        if isinstance(cache, TransformersCache):
+            return cache.read(context.ids[cache.length :], positions)
+        return None
+
+    def _read_drafts(self, contexts: Sequence[Context], drafts: Sequence[list[int]]) -> None:
+        """Reads each context's draft along with its new tokens, and keeps it as its lookahead."""
+        for context, draft in zip(contexts, drafts, strict=True):
+            self._keep_agreed(context, 1)
+            context.ids += draft
+        try:
+            scored = self.score_batch(contexts, [1 + len(draft) for draft in drafts])
+        finally:
+            for context, draft in zip(contexts, drafts, strict=True):
+                del context.ids[len(context.ids) - len(draft) :]
+        for context, draft, logits in zip(contexts, drafts, scored, strict=True):
+            rows = logits.split(1)
+            if draft:
+                context.lookahead = Lookahead(len(context.ids), draft, list(rows))
+
 
 def sliding_window(config: Any) -> int | None:
-    """Of a model's sliding layers, where it has any."""
+    """The window of a model's sliding layers; None where it has none."""
     window = getattr(config, "sliding_window", None)
     types = getattr(config, "layer_types", None)
     slides = types is None or any("sliding" in kind for kind in types)
     return window if slides and isinstance(window, int) else None
+
+
+def without_wrappers(model: Any) -> Any:
+    """The transformers model inside PEFT's and torch.compile's wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        else:
+            return model

@@ -1,63 +1,50 @@
-"""Reading ahead: tokens that are likely to come, read along with those that have.
+"""Predictions at positions that the text has not reached yet.
 
-A context is told a hint; its model reads the hint in the same forward and keeps the logits after
-each of its tokens. While the text goes as the hint did, a step's logits are there already; where it
-goes another way, the model's cache is cut back to the last token that was right. The loop knows
-nothing of it: it asks for a context's logits, and whether they are new or recalled is no matter.
+A local model reads draft tokens along with a context's new ones; a server writes several tokens at
+once. Either way there are predictions beyond the context, and each one holds as long as the text
+goes on with the tokens before it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Generic, TypeVar
 
-from torch import Tensor
+MAX_DRAFT_TOKENS = 15
+"""Draft tokens of one forward; with the token before them, CUDA graphs' widest forward."""
 
-from .kv_pool import agreeing
-
-if TYPE_CHECKING:
-    from .context import Context
-
-MOST = 15
-"""Hints are cut to so many tokens; with the one before them, CUDA graphs' widest forward."""
+Row = TypeVar("Row")
 
 
-@dataclass(eq=False, slots=True)
-class Guess:
-    """Tokens that a model has read and that have not come yet.
+@dataclass(eq=False)
+class Lookahead(Generic[Row]):
+    """Predictions beyond a context.
 
     Attributes:
-        start: how many tokens the context had.
-        tokens: read after those.
-        rows: `[1, V]` each, the logits before and after each of the tokens; None where they were
-            not kept.
+        start: the context's length when they were made.
+        tokens: expected to follow those; the context may come to differ.
+        rows: `rows[i]` is the prediction after `start + i` tokens, provided that `tokens[:i]` came.
     """
 
     start: int
-    tokens: list[int]
-    rows: list[Tensor | None]
+    tokens: list[int] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def agreed_end(self, ids: Sequence[int]) -> int:
+        """How far a context that has grown to `ids` agrees with what was expected."""
+        return self.start + common_prefix(ids[self.start :], self.tokens)
+
+    def row_after(self, ids: Sequence[int]) -> Row | None:
+        """The prediction after `ids`, where there is one and it still holds."""
+        place = len(ids) - self.start
+        if not 0 <= place < len(self.rows) or self.agreed_end(ids) < len(ids):
+            return None
+        return self.rows[place]
 
 
-def recall(context: Context) -> Tensor | None:
-    """`[1, V]`, the logits after the context's tokens, where they were read ahead.
-
-    Otherwise what was read wrongly is taken out of the cache.
-    """
-    guess = context.guess
-    if guess is None:
-        return None
-    new = context.ids[guess.start :]
-    right = agreeing(new, guess.tokens)
-    if right == len(new) and (row := guess.rows[right]) is not None:
-        return row
-    take_back(context, guess.start + min(right, max(0, len(new) - 1)))
-    return None
-
-
-def take_back(context: Context, length: int) -> None:
-    """Forgets what was read ahead, and cuts the cache back to `length` tokens."""
-    from .context import forget
-
-    context.guess = None
-    if length < context.cached:
-        forget(context, length)
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """The length of the longest common prefix."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -1,4 +1,4 @@
-"""Ragged forwards of one model: which sequences read what in which, and whether it can at all."""
+"""Varlen forwards of one model: whether it can do them, and which sequences read what in which."""
 
 from __future__ import annotations
 
@@ -11,106 +11,105 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..decision.dense import total_variation
-from .context import Context, forget
+from ..decision.prediction import total_variation
+from .context import Context
 from .cuda_graphs import weight_device
-from .kv_pool import SHARED_AT_LEAST, Pool, Span, shared
-from .varlen_batch import ATTENTION, CannotPack, Packed, attend_eager, attend_sdpa
+from .kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_prefix
+from .varlen_batch import ATTENTION, VarlenBatch, VarlenUnsupported, attend_eager, attend_sdpa
 
-TOKENS_A_FORWARD = 2048
-"""A forward reads no more: activations stay small however many prompts come at once."""
+MAX_FORWARD_TOKENS = 2048
+"""Bounds the activations, however many prompts arrive at once."""
 
 
-class RaggedForward:
-    """A model that reads many sequences in one forward.
-
-    Attributes:
-        forwards: how many it has run.
-    """
+class VarlenForward:
+    """A model that reads many sequences in one forward."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Checks that it can, by a trial beside the plain forward.
 
         Raises:
-            CannotPack: where it cannot, with the reason.
+            VarlenUnsupported: where it cannot, with the reason.
         """
         self.model, self._config = model, model.config.get_text_config()
-        self.forwards = 0
         if not getattr(model, "_supports_attention_backend", False):
-            raise CannotPack("its attention cannot be exchanged")
+            raise VarlenUnsupported("its attention cannot be exchanged")
+        if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+            raise VarlenUnsupported("torch.compile would compile it anew for every batch")
         kinds = set(getattr(self._config, "layer_types", None) or ())
         if unknown := kinds - {"full_attention", "sliding_attention"}:
-            raise CannotPack(f"it has layers of the kind {', '.join(sorted(unknown))}")
+            raise VarlenUnsupported(f"it has layers of the kind {', '.join(sorted(unknown))}")
         self._attend: Callable[..., Tensor] = attend_sdpa
         if self._config._attn_implementation == "eager":
             self._attend = attend_eager
         try:
             self._try()
-        except CannotPack:
+        except VarlenUnsupported:
             raise
-        except Exception as error:  # whatever a model that was not made for it may raise
-            raise CannotPack(f"{type(error).__name__}: {error}") from error
+        except Exception as error:  # a model that was not made for it may raise anything
+            raise VarlenUnsupported(f"{type(error).__name__}: {error}") from error
 
     def read(
-        self, pool: Pool, rows: Sequence[tuple[Span, Sequence[int]]], score: Sequence[int]
-    ) -> Tensor:
-        """Reads each sequence's new tokens into its span.
+        self, rows: Sequence[tuple[KVSegment, Sequence[int]]], score: Sequence[int]
+    ) -> tuple[Tensor, VarlenBatch]:
+        """Reads each sequence's new tokens into its segment.
 
         Args:
-            pool: that the spans are of.
-            rows: each sequence's span, with room, and its new tokens, at least one.
-            score: after how many of a sequence's last new tokens the logits are wanted.
+            rows: each sequence's segment, with room, and its new tokens, at least one.
+            score: the number of each sequence's last new tokens after which logits are wanted.
 
         Returns:
-            `[sum(score), V]` logits.
+            `[sum(score), V]` logits, and the batch as it was attended to.
         """
-        packed = Packed(pool, rows, weight_device(self.model.get_input_embeddings()), self._attend)
-        ends = accumulate(packed.lengths)
-        places = [
-            place
-            for end, count in zip(ends, score, strict=True)
-            for place in range(end - count, end)
-        ]
+        device = weight_device(self.model.get_input_embeddings())
+        batch = VarlenBatch(rows, device, self._attend)
+        wanted: int | Tensor = score[0]
+        if len(rows) > 1 or wanted == 0:
+            ends = zip(accumulate(batch.lengths), score, strict=True)
+            places = [place for end, count in ends for place in range(end - count, end)]
+            wanted = torch.tensor(places, dtype=torch.int64, device=device)
         with _attention_of(self._config, ATTENTION):
             output = self.model(
-                input_ids=packed.ids,
-                position_ids=packed.positions,
+                input_ids=batch.ids,
+                position_ids=batch.positions,
                 use_cache=False,
                 return_dict=True,
-                logits_to_keep=torch.tensor(places, dtype=torch.int64, device=packed.last.device),
-                blendin_packed=packed,
+                logits_to_keep=wanted,
+                blendin_varlen=batch,
             )
-        self._check_windows(packed.windows)
-        for span, new in rows:
-            span.ids += new
-        return output.logits[0]
+        for segment, new in rows:
+            segment.ids += new
+        return output.logits[0], batch
+
+    @torch.inference_mode()
+    def _try(self) -> None:
+        """Two short sequences in two varlen forwards, beside a plain forward of both."""
+        device = weight_device(self.model.get_input_embeddings())
+        generator = torch.Generator().manual_seed(0)
+        vocabulary = min(self._config.vocab_size, 1000)
+        texts = torch.randint(vocabulary, (2, 9), generator=generator)
+        pool = Pool()
+        one, other = (pool.reserve(text, len(text)) for text in texts.tolist())
+        assert one is not None and other is not None
+        self.read([(one, texts[0, :5].tolist()), (other, texts[1, :8].tolist())], [1, 1])
+        rest = [(one, texts[0, 5:].tolist()), (other, texts[1, 8:].tolist())]
+        logits, batch = self.read(rest, [1, 1])
+        self._check_windows(batch.windows)
+        plain = self.model(
+            input_ids=texts.to(device), use_cache=False, return_dict=True, logits_to_keep=1
+        ).logits[:, -1]
+        apart = float(total_variation(plain, logits).max())
+        if not apart <= (0.05 if plain.dtype.itemsize == 2 else 1e-3):
+            raise VarlenUnsupported(f"on trial its distribution was off by {apart:.2g}")
 
     def _check_windows(self, seen: dict[int, int | None]) -> None:
-        """Each layer must have told its window: the masks that transformers makes are not used."""
+        """Layers must pass their own window on: the masks that transformers makes are not used."""
         kinds = getattr(self._config, "layer_types", None) or ()
         for layer, kind in enumerate(kinds):
             window = self._config.sliding_window if kind == "sliding_attention" else None
             if seen.get(layer) != window:
-                raise CannotPack(f"layer {layer} attends within {seen.get(layer)}, not {window}")
-
-    @torch.inference_mode()
-    def _try(self) -> None:
-        """Two short sequences in two ragged forwards, beside each of them read plainly."""
-        device = weight_device(self.model.get_input_embeddings())
-        generator = torch.Generator().manual_seed(0)
-        vocabulary = min(self._config.vocab_size, 1000)
-        texts = torch.randint(vocabulary, (2, 9), generator=generator).tolist()
-        pool = Pool()
-        spans = [pool.reserve(text, len(text)) for text in texts]
-        assert spans[0] is not None and spans[1] is not None
-        self.read(pool, [(spans[0], texts[0][:5]), (spans[1], texts[1][:8])], [1, 1])
-        ours = self.read(pool, [(spans[0], texts[0][5:]), (spans[1], texts[1][8:])], [1, 1])
-        for row, text in enumerate(texts):
-            ids = torch.tensor([text], device=device)
-            plain = self.model(input_ids=ids, use_cache=False, return_dict=True).logits[0, -1]
-            apart = float(total_variation(plain, ours[row]))
-            if not apart <= (0.05 if plain.dtype.itemsize == 2 else 1e-3):
-                raise CannotPack(f"on trial its distribution was off by {apart:.2g}")
+                raise VarlenUnsupported(
+                    f"layer {layer} attends within {seen.get(layer)}, not {window}"
+                )
 
     def read_contexts(
         self, contexts: Sequence[Context], positions: Sequence[int]
@@ -118,78 +117,66 @@ class RaggedForward:
         """Reads what each context has gained, in as few forwards as their sizes allow.
 
         Args:
-            contexts: each with a span, with room in it and new tokens.
+            contexts: with segments of one pool, with room in them and new tokens.
             positions: how many of each context's last positions to score, all of them new.
 
         Returns:
             For each forward, which contexts it read to their end, and the logits of all their
             positions, one context's after the other's.
         """
-        logits = []
+        found = []
         waiting = list(range(len(contexts)))
         while waiting:
-            turn, waiting = self._turn(waiting, contexts, positions)
-            whole = [index for index, length in turn if length == len(contexts[index].ids)]
-            scored = self._read_turn(turn, contexts, positions)
-            logits.append((whole, scored))
-            for index, rows in zip(whole, scored.split([positions[i] for i in whole]), strict=True):
-                contexts[index].last_logits = rows[-1:]
-        return logits
+            chosen, waiting = _next_forward(waiting, contexts, positions)
+            rows, score, whole = [], [], []
+            for index, length in chosen:
+                segment, ids = _segment(contexts[index]), contexts[index].ids
+                rows.append((segment, ids[segment.length : length]))
+                if length == len(ids):
+                    whole.append(index)
+                score.append(positions[index] if length == len(ids) else 0)
+            found.append((whole, self.read(rows, score)[0]))
+        return found
 
-    def _turn(
-        self, waiting: list[int], contexts: Sequence[Context], counts: Sequence[int]
-    ) -> tuple[list[tuple[int, int]], list[int]]:
-        """What the next forward reads: (which context, how far), and which read on later.
 
-        A prompt that begins like one of this turn waits for it and takes over what it has read.
-        """
-        turn: list[tuple[int, int]] = []
-        later: list[int] = []
-        budget = TOKENS_A_FORWARD
-        for index in waiting:
-            context, scored = contexts[index], len(contexts[index].ids) - counts[index]
-            assert context.pool is not None and context.span is not None
-            if context.cached > scored:  # its logits were not kept
-                forget(context, scored)
-            begins_alike = False
-            if len(context.ids) - context.cached >= SHARED_AT_LEAST:
-                context.pool.borrow(context.span, context.ids[: scored + 1])
-                context.cached = len(context.span.ids)
-                begins_alike = any(
-                    shared(contexts[other].ids[:length], context.ids[: scored + 1])
-                    >= context.cached + SHARED_AT_LEAST
-                    for other, length in turn
-                )
-            length = len(context.ids)
-            if context.cached + budget < length:  # all that is scored is read in one forward
-                length = min(context.cached + budget, scored)
-                if length <= context.cached and not turn:
-                    length = len(context.ids)
-            if begins_alike or length <= context.cached:
-                later.append(index)
-                continue
-            budget = max(0, budget - (length - context.cached))
-            turn.append((index, length))
-            if length < len(context.ids):
-                later.append(index)
-        return turn, later
+def _next_forward(
+    waiting: list[int], contexts: Sequence[Context], positions: Sequence[int]
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """What the next forward reads: (which context, how far), and which read on later.
 
-    def _read_turn(
-        self, turn: list[tuple[int, int]], contexts: Sequence[Context], counts: Sequence[int]
-    ) -> Tensor:
-        """One forward; the logits of those contexts that it has read to their end."""
-        read = [(contexts[index], length) for index, length in turn]
-        pool = read[0][0].pool
-        rows = [(c.span, c.ids[c.cached : length]) for c, length in read if c.span is not None]
-        score = [
-            counts[index] if length == len(contexts[index].ids) else 0 for index, length in turn
-        ]
-        assert pool is not None
-        self.forwards += 1
-        logits = self.read(pool, rows, score)
-        for context, length in read:
-            context.cached, context.last_logits = length, None
-        return logits
+    A prompt that begins like one of this forward waits for it and copies what it has read.
+    """
+    chosen: list[tuple[int, int]] = []
+    later: list[int] = []
+    budget = MAX_FORWARD_TOKENS
+    for index in waiting:
+        segment, ids = _segment(contexts[index]), contexts[index].ids
+        length, scored = len(ids), len(ids) - positions[index]
+        begins_alike = False
+        if length - segment.length >= MIN_SHARED_PREFIX:
+            segment.pool.copy_prefix(segment, ids[: scored + 1])
+            begins_alike = any(
+                shared_prefix(contexts[other].ids[:end], ids[: scored + 1])
+                >= segment.length + MIN_SHARED_PREFIX
+                for other, end in chosen
+            )
+        if segment.length + budget < length:  # all that is scored is read in one forward
+            length = min(segment.length + budget, scored)
+            if length <= segment.length and not chosen:
+                length = len(ids)
+        if begins_alike or length <= segment.length:
+            later.append(index)
+            continue
+        budget = max(0, budget - (length - segment.length))
+        chosen.append((index, length))
+        if length < len(ids):
+            later.append(index)
+    return chosen, later
+
+
+def _segment(context: Context) -> KVSegment:
+    assert isinstance(context.cache, KVSegment)
+    return context.cache
 
 
 @contextmanager

@@ -1,4 +1,11 @@
-"""What steps cost here and how often guesses are right: measured while decoding, to choose by."""
+"""What forwards cost here, and how often drafts are right: measured while decoding, to choose by.
+
+A draft is read where it promises to save time by what was measured. Widths that were never measured
+count as if every token cost a forward of its own; to learn better, a draft is tried now and then,
+within a budget: what could be lost if all of its tokens were wrong, added to what was lost before,
+stays below a small share of the time spent. So "auto" costs at most that share on any machine, also
+where a forward over w tokens takes w times as long as one over a single token.
+"""
 
 from __future__ import annotations
 
@@ -6,88 +13,138 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from statistics import median
 
-from ..models.lookahead import MOST
+from ..models.lookahead import MAX_DRAFT_TOKENS
 
 WORTH = 1.03
-"""Reading ahead must promise to be so many times as fast as not to."""
+"""Reading a draft must promise this speed-up at least."""
 
-LOSS = 0.02
-"""Of the time spent, what may be lost to guesses that turned out badly."""
+LOSS = 0.01
+"""The share of the time spent that may be lost to drafts."""
 
-FADING = 0.99
-"""Of what was spent and lost, so much still counts a step later."""
+OPENING = 1
+"""Plain steps that may be lost beyond it at first, or short texts would never be sped up."""
 
 CREDIT = 5
-"""Gains of so many plain steps may be lost again, and no more."""
+"""Gains of this many plain steps may be lost again, and no more."""
 
-FIRST_TRIES = 3
-"""Plain steps that are timed before any guess."""
+FADING = 0.99
+"""The weight that time spent, lost and gained keeps with every step."""
+
+FIRST_STEPS = 3
+"""Plain steps that are timed before any draft."""
+
+TRIALS = 3
+"""Measurements of a width that are needed to give it up."""
 
 Kind = str
 
 
-class Pace:
-    """The costs of one pair's steps, and its guesses' luck.
+class CostModel:
+    """The costs of one pair's forwards, and the acceptance of its drafts.
 
     Attributes:
-        spent: seconds of base steps, those long past faded.
-        lost: of those, what plain steps for the same tokens would have saved; negative for a gain.
+        spent: seconds of steps that began with the target model; those long past fade.
+        lost: seconds that plain steps for the same tokens would have saved; negative for a gain.
     """
 
     def __init__(self) -> None:
         self.spent = self.lost = 0.0
-        self._base: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=15))
+        self._prompt = 0.0  # seconds for each token of a prompt, the fastest so far
+        self._target: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=15))
+        self._medians: dict[int, float] = {}
         self._guide: deque[float] = deque(maxlen=15)
-        self._tried: dict[Kind, list[float]] = defaultdict(lambda: [2.0] * MOST)
-        self._right: dict[Kind, list[float]] = defaultdict(lambda: [1.0] * MOST)
+        self._drafted: dict[Kind, list[float]] = defaultdict(lambda: [2.0] * MAX_DRAFT_TOKENS)
+        self._accepted: dict[Kind, list[float]] = defaultdict(lambda: [1.0] * MAX_DRAFT_TOKENS)
 
-    def base_took(self, seconds: float, read: int, tokens: int) -> None:
-        """The base part of a step: `read` tokens in one forward (0: recalled), `tokens` emitted."""
-        self.spent = FADING * self.spent + seconds
-        self.lost *= FADING
-        if read:
-            self._base[read].append(seconds)
-        if len(self._base[1]) >= FIRST_TRIES:
-            plain = median(self._base[1])
-            self.lost = max(self.lost + seconds - plain * tokens, -CREDIT * plain)
+    def prompt_read(self, seconds: float, tokens: int) -> None:
+        """A prompt's forward, which bounds from below what a further token can cost."""
+        each = seconds / tokens
+        self._prompt = min(self._prompt, each) if self._prompt else each
 
-    def guide_took(self, seconds: float) -> None:
-        """A forward of the guide over one token."""
-        self._guide.append(seconds)
-
-    def guess_was(self, kind: Kind, right: int, known: int) -> None:
-        """The first `right` tokens of a guess came; of `known` tokens it is known."""
-        for place in range(known):
-            # Older luck counts less: texts change.
-            self._tried[kind][place] = 0.98 * self._tried[kind][place] + 1
-            self._right[kind][place] = 0.98 * self._right[kind][place] + (place < right)
-
-    def length(self, kind: Kind, most: int, guide_steps: bool = False) -> int:
-        """How many tokens of a guess are worth reading; 0 for none.
+    def target_read(self, seconds: float, tokens: int, drafted: int, drafting: float = 0.0) -> None:
+        """The target model's part in a step.
 
         Args:
-            kind: of the guess.
-            most: tokens that there are.
-            guide_steps: whether each costs a step of the guide.
+            seconds: of its forward and the decision.
+            tokens: that were new to it; 0 where its prediction was cached.
+            drafted: draft tokens read with them.
+            drafting: seconds that finding a draft took.
         """
-        if len(self._base[1]) < FIRST_TRIES or self.lost > LOSS * self.spent:
+        self.spent = FADING * self.spent + seconds + drafting
+        self.lost *= FADING
+        if tokens:
+            times = self._target[tokens + drafted]
+            times.append(seconds)
+            self._medians[tokens + drafted] = median(times)
+            if len(times) == FIRST_STEPS and tokens + drafted == 1:
+                self.lost -= OPENING * self._medians[1]
+        if self.is_timed:
+            extra = drafting
+            if drafted or not tokens:
+                extra += seconds - self.seconds(max(tokens, 1))
+            self.lost = max(self.lost + extra, -CREDIT * self._medians[1])
+
+    def guide_read(self, seconds: float) -> None:
+        """The guide's part in a step, over what it had missed."""
+        self._guide.append(seconds)
+
+    def draft_judged(self, kind: Kind, accepted: int, judged: int) -> None:
+        """Of the first `judged` tokens of a draft the text has `accepted`."""
+        for place in range(judged):
+            # Drafts of long ago count less: texts change.
+            self._drafted[kind][place] = 0.98 * self._drafted[kind][place] + 1
+            self._accepted[kind][place] = 0.98 * self._accepted[kind][place] + (place < accepted)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether plain steps have been timed."""
+        return len(self._target[1]) >= FIRST_STEPS
+
+    @property
+    def budget(self) -> float:
+        """Seconds that may be lost to the next draft."""
+        if not self.is_timed:
+            return 0.0
+        return LOSS * self.spent - self.lost
+
+    def length(self, kind: Kind, most: int, by_guide: bool = False) -> int:
+        """How many tokens of a draft are worth reading; 0 for none.
+
+        Args:
+            kind: of the draft.
+            most: tokens that there are.
+            by_guide: each token costs a step of the guide.
+        """
+        budget = self.budget
+        if budget <= 0 or (by_guide and not self._guide):
             return 0
-        each = median(self._guide) if guide_steps and self._guide else 0.0
-        if guide_steps and not each:
-            return 0
-        known = {width: median(times) for width, times in self._base.items()}
-        best, chosen, expected, chance = WORTH / known[1], 0, 1.0, 1.0
-        for count in range(1, min(most, MOST) + 1):
-            chance *= self._right[kind][count - 1] / self._tried[kind][count - 1]
+        each = median(self._guide) if by_guide else 0.0
+        plain = self._medians[1]
+        best, chosen, tried, expected, chance = WORTH / plain, 0, 0, 1.0, 1.0
+        for count in range(1, min(most, MAX_DRAFT_TOKENS) + 1):
+            chance *= self._accepted[kind][count - 1] / self._drafted[kind][count - 1]
             expected += chance
-            speed = expected / (cost(known, 1 + count) + count * each)
-            if speed > best:
-                best, chosen = speed, count
-        return chosen
+            seconds = self.seconds(1 + count) + count * each
+            if seconds - plain > budget * (1 + 1e-9):
+                break
+            if expected / seconds > best:
+                best, chosen = expected / seconds, count
+            hopeful = max(plain, (1 + count) * self._prompt) + count * each
+            unsure = len(self._target.get(1 + count, ())) < TRIALS
+            if unsure and expected * plain > WORTH * hopeful:
+                tried = count
+        return chosen or tried
+
+    def seconds(self, width: int) -> float:
+        """Of a target forward that reads `width` tokens, its decision included."""
+        return seconds_of_width(self._medians, width)
 
 
-def cost(known: Mapping[int, float], width: int) -> float:
-    """Seconds of a base step that reads so many tokens, as measured or between what was.
+def seconds_of_width(known: Mapping[int, float], width: int) -> float:
+    """Seconds of a forward: measured, between two that were, or beyond all of them.
+
+    The slope of what was measured is trusted as far as twice the widest; from there on every token
+    counts as a forward of its own.
 
     Args:
         known: seconds by width, that of 1 among them.
@@ -100,7 +157,6 @@ def cost(known: Mapping[int, float], width: int) -> float:
     if above is not None:
         share = (width - below) / (above - below)
         return known[below] + share * (known[above] - known[below])
-    if below == 1:  # nothing wider is known yet: a guess at this too
-        return known[1] * (1 + 0.1 * (width - 1))
-    slope = max(0.0, (known[below] - known[1]) / (below - 1))
-    return known[below] + slope * (width - below)
+    slope = known[1] if below == 1 else max(0.0, (known[below] - known[1]) / (below - 1))
+    near = min(width, 2 * below)
+    return known[below] + slope * (near - below) + known[1] * (width - near)

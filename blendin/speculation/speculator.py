@@ -1,195 +1,154 @@
-"""Guesses beside the loop: what comes next is read before it is decided, and decided as ever.
+"""Speculation beside the loop: what comes next is read before it is decided, and decided as ever.
 
-The policy's own decision is taken at every token (gate, blend, draw and all), so a guess changes
-what a step costs and never what it emits: a token that comes as it was guessed finds its logits
-computed, and one that does not is read as without a guess. For greedy decoding this is verification
-as in speculative decoding (Leviathan et al., arXiv 2211.17192); with sampling a guessed token is
-kept with the probability that the policy gives it, which is what speculative sampling does with
-a guess that is certain of itself.
+The policy's own decision is taken at every token (gate, blend, draw and all), so a draft changes
+what a step costs and never what it emits: where a token comes as drafted, the prediction after it
+is cached already, and where it does not, that is read as without a draft. For greedy decoding this
+is verification as in speculative decoding (Leviathan et al., arXiv 2211.17192); with sampling a
+draft token is kept with the probability that the policy gives it, which is what speculative
+sampling does with a draft of probability 1.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence as ListLike
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
-from ..engine import loop as decode
-from ..engine.sequence import Sequence
 from ..models.context import Context
-from ..models.kv_pool import Pool, agreeing
-from ..models.local import LanguageModel, Model
-from ..models.lookahead import MOST
-from ..models.pair import Pair
-from ..models.remote.model import RemoteModel
-from ..policy import GuideOnly
-from .drafters import Draft, Lookup, guide_draft
+from ..models.lookahead import MAX_DRAFT_TOKENS, common_prefix
+from ..models.protocol import Model
+from ..settings import Speculate
+from ..trace import Generation
+from ..vocab.alignment import Alignment
+from .cost_model import CostModel
+from .drafters import Draft, NgramLookup, guide_draft
 
-Speculate = Literal["auto", "off", "guide", "lookup"] | int
 MODES = ("auto", "off", "guide", "lookup")
 
 
-def check(speculate: Speculate) -> Speculate:
+def check_speculate(speculate: Speculate) -> Speculate:
     """The setting, if it is one.
 
     Raises:
         ValueError: it is not.
     """
     is_count = isinstance(speculate, int) and not isinstance(speculate, bool)
-    if speculate not in MODES and not (is_count and 1 <= int(speculate) <= MOST):
+    if speculate not in MODES and not (is_count and 1 <= int(speculate) <= MAX_DRAFT_TOKENS):
         raise ValueError(
             f"speculate is {speculate!r}; use one of {', '.join(MODES)} or a number of tokens from "
-            f"1 to {MOST}"
+            f"1 to {MAX_DRAFT_TOKENS}"
         )
     return speculate
 
 
-def tokens_ahead(speculate: Speculate) -> int | None:
-    """How many tokens a server may be asked for beyond the next; None: as many as pay.
+def max_draft_tokens(speculate: Speculate) -> int | None:
+    """How many tokens a server may write beyond the next one; None: as many as pay.
 
     Raises:
-        ValueError: a way of guessing that servers do not know.
+        ValueError: a way of drafting that servers do not know.
     """
     if isinstance(speculate, int):
         return speculate
     if speculate not in ("auto", "off"):
         raise ValueError(
-            f"speculate={speculate!r} reads guesses with a model that runs here, and a server "
+            f"speculate={speculate!r} reads drafts with a model that runs here, and a server "
             "writes its own: use auto, off or a number of tokens"
         )
     return None if speculate == "auto" else 0
 
 
-def advance(pair: Pair, sequences: ListLike[Sequence]) -> None:
-    """`decode.advance`, with guesses where they are asked for and promise to pay.
+class HasLength(Protocol):
+    """When a sequence ends without END."""
 
-    "auto" guesses for a sequence alone: in company the forwards are full as they are, and a guess
-    that is wrong costs every other sequence its time.
+    @property
+    def max_new_tokens(self) -> int: ...
+
+
+class SpeculativeSequence(Protocol):
+    """What speculation needs of a sequence.
+
+    Its target model is the base, or the guide where the policy asks that alone and `base` is None.
     """
-    guessing = [
-        (sequence, *_lead(pair, sequence))
-        for sequence in sequences
-        if sequence.guesses is not None
-        and not sequence.done
-        and not (sequence.guesses.speculate == "auto" and len(sequences) > 1)
-    ]
-    rounds = [
-        Round(pair, sequence, model, context)
-        for sequence, model, context in guessing
-        if isinstance(model, LanguageModel)  # servers are asked for windows
-    ]
-    alone = rounds[0] if len(sequences) == 1 and rounds else None
-    if len(sequences) == 1:
-        _ask_guide_early(pair, sequences[0])
-    began, base_before = time.perf_counter(), pair.base_seconds
-    decode.advance(pair, sequences)
-    if alone is not None:
-        alone.count(time.perf_counter() - began, pair.base_seconds - base_before)
-    for each in rounds:
-        each.settle()
+
+    @property
+    def base(self) -> Context | None: ...
+    @property
+    def guide(self) -> Context | None: ...
+    @property
+    def pending_bytes(self) -> bytes | bytearray:
+        """Text that the guide's context has yet to gain."""
+        ...
+
+    @property
+    def output(self) -> Generation: ...
+    @property
+    def limits(self) -> HasLength: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def asks_target(self) -> bool:
+        """Whether its next step begins with its target model."""
+        ...
+
+    @property
+    def speculator(self) -> Speculator | None: ...
 
 
-class Guesses:
-    """One sequence's guesses.
+@dataclass(eq=False)
+class Speculator:
+    """One sequence's drafts.
 
     Attributes:
-        speculate: as the caller set it.
-        draft: the guess that is being tried; None where there is none.
-        start: how long the context was that it follows.
+        speculate: as the caller set it; not "off".
+        draft: the draft that is being verified; None where there is none.
+        start: the length of the target's context when it was made.
         lookup: the sequence's own n-grams.
     """
 
-    def __init__(self, speculate: Speculate) -> None:
-        self.speculate = speculate
-        self.draft: Draft | None = None
-        self.start = 0
-        self.lookup = Lookup()
-
-    def make(self, pair: Pair, sequence: Sequence, context: Context) -> Draft | None:
-        """A new guess, of as many tokens as are worth reading."""
-        pace, mode = pair.pace, self.speculate
-        left = sequence.limits.max_new_tokens - len(sequence.output.steps) - 1
-        most = min(MOST, left)
-        if isinstance(mode, int):
-            most = min(most, mode)
-            found = self.lookup.draft(context.ids, most)
-            return found or self._by_guide(pair, sequence, most)
-        if mode in ("auto", "lookup"):
-            found = self.lookup.draft(context.ids, most)
-            count = pace.length(found.kind, most) if found is not None else 0
-            if found is not None and count:
-                return Draft(found.kind, found.tokens[:count])
-        if mode in ("auto", "guide"):
-            return self._by_guide(pair, sequence, pace.length("guide", most, guide_steps=True))
-        return None
-
-    def _by_guide(self, pair: Pair, sequence: Sequence, count: int) -> Draft | None:
-        if count < 1 or isinstance(sequence.rule, GuideOnly):
-            return None
-        return guide_draft(pair, sequence, count)
+    speculate: Speculate
+    draft: Draft | None = None
+    start: int = 0
+    lookup: NgramLookup = field(default_factory=NgramLookup)
 
 
-class Round:
-    """One step of one sequence, from its guess to what became of it."""
+class Verification:
+    """One step of a sequence that speculates: a draft before it, and what the text made of it."""
 
     def __init__(
-        self, pair: Pair, sequence: Sequence, model: LanguageModel, context: Context
+        self,
+        sequence: SpeculativeSequence,
+        speculator: Speculator,
+        context: Context,
+        is_timed: bool,
     ) -> None:
-        assert sequence.guesses is not None
-        self.pair, self.sequence, self.context = pair, sequence, context
-        self.guesses, self.seconds = sequence.guesses, 0.0
+        self.sequence, self.speculator, self.context = sequence, speculator, context
+        self.is_timed = is_timed
         self.length, self.steps = len(context.ids), len(sequence.output.steps)
-        self.forwards = context.forwards
-        guide = sequence.guide
-        self.guide_forwards = 0 if guide is None else guide.forwards
-        _keep_states(model, context)
-        if guide is not None and guide is not context and isinstance(pair.guide, LanguageModel):
-            _keep_states(pair.guide, guide)
-        self.cached = context.cached
-        if context.guess is not None:
-            new = context.ids[context.guess.start :]
-            self.cached = context.guess.start + agreeing(new, context.guess.tokens)
-        context.hint = None
-        if self.guesses.draft is None and sequence.asks_lead:
-            began = time.perf_counter()
-            draft = self.guesses.make(pair, sequence, context)
-            self.seconds = time.perf_counter() - began
-            if draft is not None:
-                context.hint = lambda: draft.tokens
-                self.guesses.draft, self.guesses.start = draft, self.length
+        self.asks_target, self.drafting = sequence.asks_target, 0.0
+        self.held = context.cached
+        if context.lookahead is not None:
+            self.held = min(self.held, context.lookahead.agreed_end(context.ids))
+        self.mark_forwards()
 
-    def count(self, seconds: float, base_seconds: float) -> None:
-        """Tells the pair's pace what the step took."""
-        pace, guide = self.pair.pace, self.sequence.guide
-        asked = guide is not None and guide is not self.context
-        if self.context is guide:
-            base_seconds = seconds
-        elif asked and guide is not None and guide.forwards > self.guide_forwards:
-            pace.guide_took(seconds - base_seconds)
-        read = 0
-        if self.context.forwards > self.forwards:
-            guess = self.context.guess
-            ahead = len(guess.tokens) if guess is not None and guess.start == self.length else 0
-            read = self.length - self.cached + ahead
-        if read <= MOST + 1:
-            tokens = len(self.sequence.output.steps) - self.steps
-            pace.base_took(base_seconds + self.seconds, read, tokens)
+    def mark_forwards(self) -> None:
+        """Remembers how many forwards there were before the step itself."""
+        guide = self.sequence.guide
+        self.forwards, self.guide_forwards = self.context.forwards, guide.forwards if guide else 0
 
-    def settle(self) -> None:
-        """Notes in the trace whether the step came as guessed, and when a guess is over."""
-        guesses, context, steps = self.guesses, self.context, self.sequence.output.steps
-        context.hint = None
-        if guesses.draft is None:
+    def settle(self, costs: CostModel) -> None:
+        """Notes in the trace whether the step came as drafted, and ends a draft that is judged."""
+        speculator, context, steps = self.speculator, self.context, self.sequence.output.steps
+        context.draft_tokens = []
+        if speculator.draft is None:
             return
-        if guesses.start == self.length:  # it was made for this step; some of it was read
-            guess = context.guess
-            read = guess is not None and guess.start == self.length
-            tokens = guess.tokens if guess is not None and read else []
-            guesses.draft = Draft(guesses.draft.kind, tokens) if tokens else None
-            if guesses.draft is None:
+        if speculator.start == self.length:  # it was made for this step; some of it was read
+            read = context.lookahead
+            tokens = read.tokens if read is not None and read.start == self.length else []
+            speculator.draft = Draft(speculator.draft.kind, tokens) if tokens else None
+            if speculator.draft is None:
                 return
-        place, tokens = self.length - guesses.start, guesses.draft.tokens
+        place, tokens = self.length - speculator.start, speculator.draft.tokens
         for index in range(self.steps, len(steps)):
             emitted = list(steps[index].token_ids)
             expected = tokens[place : place + len(emitted)]
@@ -199,37 +158,130 @@ class Round:
                 steps[index], draft="accepted" if emitted == expected else "rejected"
             )
             place += len(emitted)
-        new = context.ids[guesses.start :]
-        right = agreeing(new, tokens)
-        if right < len(new) or right == len(tokens) or self.sequence.done:
-            known = right + 1 if right < len(new) else right
-            self.pair.pace.guess_was(guesses.draft.kind, right, min(known, len(tokens)))
-            guesses.draft = None
+        new = context.ids[speculator.start :]
+        accepted = common_prefix(new, tokens)
+        if accepted < len(new) or accepted == len(tokens) or self.sequence.done:
+            judged = accepted + 1 if accepted < len(new) else accepted
+            costs.draft_judged(speculator.draft.kind, accepted, min(judged, len(tokens)))
+            speculator.draft = None
 
 
-def _ask_guide_early(pair: Pair, sequence: Sequence) -> None:
-    """After an intervention asks a guide's server along with the base's.
+class Speculation:
+    """Drafts for the sequences of one pair.
 
-    Two in five interventions are followed by another, and a server's time is free for one who is
-    alone; the guide's answer takes about as long as the base's.
+    Attributes:
+        cost_model: what the pair's forwards cost, and how often drafts are right.
     """
-    guide, steps = sequence.guide, sequence.output.steps
-    if guide is None or not isinstance(pair.guide, RemoteModel) or sequence.base is None:
-        return
-    if steps and steps[-1].intervened and not sequence.unread and guide.most_ahead != 0:
-        pair.guide.ask_early(guide)
 
+    def __init__(self, base_model: Model, guide_model: Model, alignment: Alignment) -> None:
+        self.base_model, self.guide_model, self.alignment = base_model, guide_model, alignment
+        self.cost_model = CostModel()
 
-def _lead(pair: Pair, sequence: Sequence) -> tuple[Model, Context]:
-    """The model that reads first, and what it has read."""
-    alone = isinstance(sequence.rule, GuideOnly)
-    context = sequence.guide if alone else sequence.base
-    assert context is not None
-    return (pair.guide if alone else pair.base), context
+    def before_step(self, sequences: Sequence[SpeculativeSequence]) -> list[Verification]:
+        """Gives contexts draft tokens where they are asked for and promise to pay.
 
+        "auto" drafts for a sequence alone: in company the forwards are full as they are, and a
+        draft that is wrong costs every other sequence time.
+        """
+        alone = len(sequences) == 1
+        if alone:
+            self._prefetch(sequences[0])
+        begun = []
+        for sequence in sequences:
+            speculator, (model, context) = sequence.speculator, self._target(sequence)
+            if speculator is None or sequence.done or not model.can_draft or context is None:
+                continue
+            if not alone and speculator.speculate == "auto":
+                continue
+            verification = Verification(sequence, speculator, context, is_timed=alone)
+            context.draft_tokens = []
+            if speculator.draft is None and verification.asks_target:
+                self._propose(verification)
+            begun.append(verification)
+        return begun
 
-def _keep_states(model: LanguageModel, context: Context) -> None:
-    """Gives a sequence that will outgrow a sliding window a cache that drops nothing."""
-    fresh = context.cache is None and context.span is None and context.cached == 0
-    if fresh and model.window is not None and context.expected >= model.window and model.ragged:
-        model.join(context, Pool())
+    def after_step(
+        self, verifications: Sequence[Verification], base_seconds: float, seconds: float
+    ) -> None:
+        """Learns from a step, and ends the drafts that it decided.
+
+        Args:
+            verifications: of `before_step`.
+            base_seconds: what the base's part in the step took, its decisions included.
+            seconds: what the whole step took.
+        """
+        for verification in verifications:
+            if verification.is_timed:
+                self._measure(verification, base_seconds, seconds)
+            verification.settle(self.cost_model)
+
+    def _target(self, sequence: SpeculativeSequence) -> tuple[Model, Context | None]:
+        if sequence.base is None:
+            return self.guide_model, sequence.guide
+        return self.base_model, sequence.base
+
+    def _prefetch(self, sequence: SpeculativeSequence) -> None:
+        """After an intervention asks the guide along with the base.
+
+        Two in five interventions are followed by another; an idle server answers both at once.
+        """
+        guide, steps = sequence.guide, sequence.output.steps
+        if guide is None or sequence.base is None or sequence.done:
+            return
+        if steps and steps[-1].intervened and not sequence.pending_bytes:
+            self.guide_model.prefetch(guide)
+
+    def _propose(self, verification: Verification) -> None:
+        began = time.perf_counter()
+        speculator, context = verification.speculator, verification.context
+        draft = self._draft(verification.sequence, speculator, context)
+        if draft is not None:
+            context.draft_tokens = draft.tokens
+            speculator.draft, speculator.start = draft, verification.length
+        verification.mark_forwards()
+        verification.drafting = time.perf_counter() - began
+
+    def _draft(
+        self, sequence: SpeculativeSequence, speculator: Speculator, context: Context
+    ) -> Draft | None:
+        """A new draft, of as many tokens as are worth reading."""
+        mode, costs = speculator.speculate, self.cost_model
+        left = sequence.limits.max_new_tokens - len(sequence.output.steps) - 1
+        most = min(MAX_DRAFT_TOKENS, left)
+        if isinstance(mode, int):
+            most = min(most, mode)
+            return speculator.lookup.draft(context.ids, most) or self._by_guide(sequence, most)
+        if costs.budget <= 0:
+            return None
+        if mode in ("auto", "lookup"):
+            found = speculator.lookup.draft(context.ids, most)
+            count = costs.length(found.kind, most) if found is not None else 0
+            if found is not None and count:
+                return Draft(found.kind, found.tokens[:count])
+        if mode in ("auto", "guide"):
+            return self._by_guide(sequence, costs.length("guide", most, by_guide=True))
+        return None
+
+    def _by_guide(self, sequence: SpeculativeSequence, count: int) -> Draft | None:
+        if count < 1 or sequence.base is None or sequence.guide is None:
+            return None
+        pending = bytes(sequence.pending_bytes)
+        return guide_draft(self.guide_model, sequence.guide, self.alignment, pending, count)
+
+    def _measure(self, step: Verification, base_seconds: float, seconds: float) -> None:
+        context, guide = step.context, step.sequence.guide
+        if context is guide:
+            base_seconds = seconds
+        elif guide is not None and guide.forwards > step.guide_forwards:
+            self.cost_model.guide_read(seconds - base_seconds)
+        if not step.asks_target:
+            return
+        tokens = drafted = 0
+        if context.forwards > step.forwards:
+            tokens = step.length - step.held
+            ahead = context.lookahead
+            drafted = len(ahead.tokens) if ahead is not None and ahead.start == step.length else 0
+        if tokens and not step.held:
+            self.cost_model.prompt_read(base_seconds, tokens)
+        elif tokens + drafted <= MAX_DRAFT_TOKENS + 1:
+            self.cost_model.target_read(base_seconds, tokens, drafted, step.drafting)

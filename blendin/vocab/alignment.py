@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from ..decision.dense import SymbolTables
+from ..decision.symbols import SymbolTables
 from .vocabulary import Vocabulary
 
 
@@ -37,7 +37,7 @@ class Alignment:
             if base_id is not None and base_id not in barred:
                 self.guide_of_base[base_id] = guide_id
                 symbols[guide_id] = base_id
-            elif not base.spellable(data):
+            elif not base.can_encode(data):
                 guide_candidates[guide_id] = False
         self.tables = SymbolTables(
             base_ends=torch.tensor(sorted(base_ends)),
@@ -55,12 +55,16 @@ class Alignment:
             return self.base.tokens[symbol] or b""
         return self.guide.tokens[symbol - len(self.base)] or b""
 
+    def token(self, role: str, symbol: int) -> int:
+        """The token of a symbol that is one model's own: the "base"'s or the "guide"'s."""
+        return symbol if role == "base" else int(self.tables.guide.tokens[symbol])
+
     def base_ids(self, symbol: int) -> list[int]:
         """How a chosen symbol enters the base's context."""
         if symbol < len(self.base):
             return [symbol]
-        ids = self.base.spell(self.data(symbol))
-        assert ids is not None, "a symbol that the base cannot spell is no candidate"
+        ids = self.base.encode_bytes(self.data(symbol))
+        assert ids is not None, "a symbol that the base cannot encode is no candidate"
         return ids
 
     def guide_ids(self, symbol: int) -> list[int] | None:
@@ -72,7 +76,7 @@ class Alignment:
             return [symbol - len(self.base)]
         if (partner := self.guide_of_base.get(symbol)) is not None:
             return [partner]
-        return self.guide.spell(self.data(symbol))
+        return self.guide.encode_bytes(self.data(symbol))
 
 
 def _candidates(vocabulary: Vocabulary, ends: Collection[int]) -> torch.Tensor:

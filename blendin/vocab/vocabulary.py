@@ -1,4 +1,4 @@
-"""The bytes of every token of a tokenizer, and bytes spelled in its tokens."""
+"""The bytes of every token of a tokenizer, and bytes encoded in its tokens."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Vocabulary:
         """Tokenizes a piece of running text: no prefix space, no special token, read or added."""
         return self._plain_tokenizer.encode(text, add_special_tokens=False).ids
 
-    def spell(self, data: bytes) -> list[int] | None:
+    def encode_bytes(self, data: bytes) -> list[int] | None:
         """The ids that enter a context for `data`: text as `text_ids`, invalid UTF-8 by the byte.
 
         Returns None where the vocabulary lacks a single-byte token that this needs.
@@ -115,17 +115,17 @@ class Vocabulary:
                 return None
         return ids
 
-    def spellable(self, data: bytes) -> bool:
+    def can_encode(self, data: bytes) -> bool:
         """Whether `data` can enter a context with nothing lost."""
-        if self._spells_all_bytes:
+        if self._has_all_bytes:
             return True
         if self.byte_level:
             return all(bytes([byte]) in self.canonical for byte in data)
-        ids = self.spell(data)
+        ids = self.encode_bytes(data)
         return ids is not None and b"".join(self.tokens[id] or b"" for id in ids) == data
 
     @cached_property
-    def _spells_all_bytes(self) -> bool:
+    def _has_all_bytes(self) -> bool:
         return all(bytes([byte]) in self.canonical for byte in range(256))
 
     @cached_property

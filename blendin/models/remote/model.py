@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ...decision.top_logprobs import Listed
+from ...decision.predict import NextTokens
+from ...decision.top_logprobs import TopLogprobs
 from ...prompts import prompt_ids
 from ...vocab.vocabulary import Vocabulary
 from ..context import Context
@@ -23,7 +24,7 @@ from . import completions
 from .completions import Row, ServerError
 from .replicas import Replicas
 from .session import Session
-from .window import MOST, Luck
+from .window import MAX_WINDOW_TOKENS, AcceptanceEstimate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -34,20 +35,18 @@ T = TypeVar("T")
 
 
 class RemoteModel:
-    """A model that servers run, as `LanguageModel` is one that runs here.
+    """A model that servers run; a `Model`.
 
-    Its rows are `Listed`: the `top` likeliest tokens of each position. It asks for several tokens
-    at once and streams them, so that most steps find their row there (`window`).
+    It returns `TopLogprobs`: the `top` likeliest tokens of each position. It asks for several
+    tokens at once and streams them, so that most steps find their row there (`window`).
 
     Attributes:
-        name: what the server calls it.
         replicas: the servers.
         top: how many tokens of each position are listed.
         requests: made so far.
-        is_remote: True.
     """
 
-    is_remote = True
+    is_async, can_draft, reads_whole_texts = True, False, True
 
     def __init__(
         self,
@@ -67,8 +66,8 @@ class RemoteModel:
         """Wraps servers; `remote.loading.load` finds out what they have.
 
         Args:
-            urls: of the replicas, up to and including /v1.
-            name: of the model, as the servers know it.
+            urls: one for each replica, up to and including /v1.
+            name: what the servers call the model.
             tokenizer: the model's own.
             size: of its vocabulary.
             end_ids: the tokens that end a sequence.
@@ -83,7 +82,8 @@ class RemoteModel:
         self.vocabulary = Vocabulary(tokenizer, size=size)
         self.end_ids, self.max_length = end_ids, max_length
         self.replicas, self.requests = Replicas(urls), 0
-        self._luck, self._patience = Luck(), patience
+        self._acceptance, self._patience = AcceptanceEstimate(), patience
+        self._sessions: weakref.WeakKeyDictionary[Context, Session] = weakref.WeakKeyDictionary()
         self._client = client(dict(headers or {}), timeout, max_connections)
         self._places: asyncio.Semaphore = asyncio.Semaphore(max_connections)
 
@@ -99,25 +99,33 @@ class RemoteModel:
 
     @property
     def precision(self) -> str:
-        """Its weights' dtype is the servers' affair."""
+        """Only the servers know their weights' dtype."""
         return "as served"
 
-    def ask(self, context: Context) -> Future[Row]:
-        """What follows a context, when it is there."""
-        session, ids = self._session(context), list(context.ids)
-        row = session.ready(ids)
-        if row is None:
-            return run(self._row(context, session, ids))
-        there: Future[Row] = Future()
-        there.set_result(row)
-        return there
+    def ask(self, context: Context) -> Future[NextTokens]:
+        """What follows a context, when it arrives: one row."""
+        answer: Future[NextTokens] = Future()
 
-    def ask_early(self, context: Context) -> None:
-        """Asks for what follows a context, which is likely to be wanted soon."""
-        session, ids = self._session(context), list(context.ids)
-        run(self._row(context, session, ids))
+        def arrived(asked: Future[Row]) -> None:
+            try:
+                answer.set_result(self.listed([asked.result()]))
+            except BaseException as error:  # of the request, or cancelled with it
+                answer.set_exception(error)
 
-    def listed(self, rows: Sequence[Row]) -> Listed:
+        self._ask(context).add_done_callback(arrived)
+        return answer
+
+    def prefetch(self, context: Context) -> None:
+        """Asks for what follows a context, unless windows are turned off for it."""
+        if context.max_draft_tokens != 0:
+            session, ids = self._session(context), list(context.ids)
+            run(self._row(context, session, ids))
+
+    def draft(self, context: Context, pending: list[int], count: int) -> list[int]:
+        """Nothing: a draft would cost a request."""
+        return []
+
+    def listed(self, rows: Sequence[Row]) -> TopLogprobs:
         """Rows as tensors, `[N, top + 1]`.
 
         Raises:
@@ -139,26 +147,28 @@ class RemoteModel:
             tokens.masked_fill(foreign, -1),
             log_probs.masked_fill(foreign, -torch.inf),
         )
-        return Listed(tokens, log_probs, len(self.vocabulary))
+        return TopLogprobs(tokens, log_probs, len(self.vocabulary))
 
-    def forward_batch(self, contexts: Sequence[Context]) -> Listed:
+    def forward_batch(self, contexts: Sequence[Context]) -> TopLogprobs:
         """What follows each of some contexts, asked for all at once where it is not there.
 
         Raises:
             ServerError: a server refuses, or none answers.
         """
-        return self.listed([asked.result() for asked in [self.ask(c) for c in contexts]])
+        return self.listed([asked.result() for asked in [self._ask(c) for c in contexts]])
 
-    def forward(self, context: Context, positions: int = 1) -> Listed:
+    def forward(self, context: Context, positions: int = 1) -> TopLogprobs:
         """What follows a context at its last positions; as `LanguageModel.forward`."""
         if positions == 1:
             return self.forward_batch([context])
         return self.score_batch([context], [positions])[0]
 
-    def score_batch(self, contexts: Sequence[Context], positions: Sequence[int]) -> list[Listed]:
-        """As `LanguageModel.score_batch`: a request a context, which reads the whole of it.
+    def score_batch(
+        self, contexts: Sequence[Context], positions: Sequence[int]
+    ) -> list[TopLogprobs]:
+        """As `LanguageModel.score_batch`: one request for each context, which reads all of it.
 
-        Each position's row lists the token that stands there too, whatever its rank.
+        Each position's row also lists the token that stands there, whatever its rank.
         """
         asked = [run(self._echo(context)) for context in contexts]
         return [
@@ -172,38 +182,46 @@ class RemoteModel:
 
     def leave(self, context: Context) -> None:
         """Ends what is still asked for a context."""
-        if isinstance(context.cache, Session):
-            loop().call_soon_threadsafe(context.cache.close)
-        context.cache = None
+        if (session := self._sessions.pop(context, None)) is not None:
+            _close(session)
 
     def has_room(self, context: Context) -> bool:
         """As `join`."""
         return True
 
-    def rollback(self, context: Context, count: int) -> None:
-        """Takes the last `count` tokens out of a context."""
-        if not 0 <= count < len(context.ids):
-            raise ValueError(f"cannot take {count} of {len(context.ids)} tokens out of a context")
-        del context.ids[len(context.ids) - count :]
-
     def encode_prompt(self, text: str) -> list[int]:
         """The tokens of a whole prompt; see `prompts.prompt_ids`."""
         return prompt_ids(text, self.tokenizer)
 
+    def _ask(self, context: Context) -> Future[Row]:
+        session, ids = self._session(context), list(context.ids)
+        row = session.ready(ids)
+        if row is None:
+            return run(self._row(context, session, ids))
+        known: Future[Row] = Future()
+        known.set_result(row)
+        return known
+
     def _session(self, context: Context) -> Session:
-        if not isinstance(context.cache, Session):
-            context.cache = Session(self.replicas, self._stream, self._luck, self._patience)
-            # Whoever drops a context half-way drops what is asked for it.
-            weakref.finalize(context, _close, context.cache)
-        return context.cache
+        session = self._sessions.get(context)
+        if session is None:
+            session = Session(self.replicas, self._stream, self._acceptance, self._patience)
+            self._sessions[context] = session
+            weakref.finalize(context, _close, session)  # where a context is dropped half-way
+        return session
 
     async def _row(self, context: Context, session: Session, ids: list[int]) -> Row:
-        most = max(1, context.expected - len(ids))
+        left = max(1, context.expected - len(ids))
         if self.max_length is not None:
-            most = min(most, self.max_length + 1 - len(ids))
-        length = None if context.most_ahead is None else 1 + context.most_ahead
+            left = min(left, self.max_length + 1 - len(ids))
+        drafts = context.max_draft_tokens
         try:
-            return await session.row(ids, most=min(most, MOST), length=length, sure=context.sure)
+            return await session.row(
+                ids,
+                max_tokens=min(left, MAX_WINDOW_TOKENS),
+                length=None if drafts is None else 1 + drafts,
+                min_top_prob=context.min_top_prob,
+            )
         finally:
             context.forwards = session.requests
 
@@ -227,10 +245,10 @@ class RemoteModel:
                     raise ServerError(f"{url} gives no log-probabilities of prompts (echo)")
                 yield row
 
-        session = Session(self.replicas, ask, self._luck, self._patience)
+        session = Session(self.replicas, ask, self._acceptance, self._patience)
         try:
             count = len(context.ids)  # a row for each, and none for the first
-            await session.row(context.ids, most=count, length=count)
+            await session.row(context.ids, max_tokens=count, length=count)
             return await session.finish()
         finally:
             context.forwards += session.requests

@@ -1,4 +1,4 @@
-"""One sequence at a server: its window, its home, and what is done when a request fails.
+"""One sequence at a server: its window, its home replica, and what happens when a request fails.
 
 Runs in the client's event loop alone.
 """
@@ -13,10 +13,10 @@ from contextlib import aclosing
 
 from .completions import PassingError, Row, ServerError
 from .replicas import Replica, Replicas
-from .window import Luck, Standing, Window
+from .window import AcceptanceEstimate, Standing, Window
 
 Ask = Callable[[str, Sequence[int], int], AsyncGenerator[Row, None]]
-"""Of a URL, with a prompt, for so many tokens."""
+"""Streams rows from a URL: for a prompt, up to a number of tokens."""
 
 
 class Session:
@@ -25,13 +25,15 @@ class Session:
     Attributes:
         home: the replica that holds its prefix.
         window: the latest; None before the first.
-        luck: of its windows.
+        acceptance: how often its windows hold.
         requests: made so far, those included that failed.
     """
 
-    def __init__(self, replicas: Replicas, ask: Ask, luck: Luck, patience: float) -> None:
+    def __init__(
+        self, replicas: Replicas, ask: Ask, acceptance: AcceptanceEstimate, patience: float
+    ) -> None:
         self._replicas, self._ask, self._patience = replicas, ask, patience
-        self.luck = Luck(luck)
+        self.acceptance = AcceptanceEstimate(acceptance)
         self.home: Replica | None = None
         self.window: Window | None = None
         self.requests = 0
@@ -40,15 +42,20 @@ class Session:
         self._closed = False
 
     async def row(
-        self, ids: Sequence[int], *, most: int, length: int | None = None, sure: float = 0.0
+        self,
+        ids: Sequence[int],
+        *,
+        max_tokens: int,
+        length: int | None = None,
+        min_top_prob: float = 0.0,
     ) -> Row:
         """What follows `ids`, asked for where it is not there.
 
         Args:
             ids: the whole context.
-            most: tokens of a window, whatever luck has.
-            length: of a new window; None: as luck has it.
-            sure: a window ends where no token is as likely as this.
+            max_tokens: of a window, however well windows hold.
+            length: of a new window; None: by how well windows hold.
+            min_top_prob: a window ends where no token is as likely as this.
 
         Raises:
             ServerError: no server gave it, for as long as patience lasts.
@@ -61,7 +68,7 @@ class Session:
             window = self.window
             standing = Standing.BROKEN if window is None else window.standing(ids)
             if window is not None and standing is Standing.HOLDS:
-                return window.row(ids)
+                return window.rows[len(ids) - window.start]
             if window is not None and standing is Standing.COMING:
                 window.changed.clear()
                 await window.changed.wait()
@@ -71,7 +78,7 @@ class Session:
                 self._check_patience(window.error, since, failures)
                 self.window = None
                 since = since if not window.rows else time.monotonic()
-            self._open(ids, min(most, length or self.luck.length), sure)
+            self._open(ids, min(max_tokens, length or self.acceptance.length), min_top_prob)
         raise ServerError("the sequence was ended while it waited for a server")
 
     def ready(self, ids: Sequence[int]) -> Row | None:
@@ -86,8 +93,8 @@ class Session:
         if new > 0:
             # A window that ran out before some of the new tokens would not have held for them all.
             held = standing is not Standing.BROKEN and new <= max(1, len(window.rows))
-            self.luck.count(held)
-        return window.row(ids) if standing is Standing.HOLDS else None
+            self.acceptance.count(held)
+        return window.row_after(ids) if standing is Standing.HOLDS else None
 
     async def finish(self) -> list[Row]:
         """All rows of the latest window."""
@@ -98,7 +105,7 @@ class Session:
         return self.window.rows
 
     def close(self) -> None:
-        """Ends the request that runs, if one does, and whoever waits for it."""
+        """Ends the request that runs, if there is one, and whoever waits for it."""
         self._closed = True
         self._end()
         self.window = None
@@ -107,18 +114,20 @@ class Session:
             self.home = None
 
     def _end(self) -> None:
-        """Breaks off the request that runs; one that has all its rows frees its connection."""
+        """Breaks off a running request; one that has all its rows frees its own connection."""
         if self._task is not None and self.window is not None and not self.window.over:
             self._task.cancel()
 
-    def _open(self, ids: Sequence[int], length: int, sure: float) -> None:
+    def _open(self, ids: Sequence[int], length: int, min_top_prob: float) -> None:
         self._end()
         self.window = Window(len(ids))
         self.requests += 1
-        filling = self._fill(self.window, ids, length, sure)
+        filling = self._fill(self.window, ids, length, min_top_prob)
         self._task = asyncio.get_running_loop().create_task(filling)
 
-    async def _fill(self, window: Window, ids: Sequence[int], length: int, sure: float) -> None:
+    async def _fill(
+        self, window: Window, ids: Sequence[int], length: int, min_top_prob: float
+    ) -> None:
         home = None
         try:
             while (home := self._replicas.home(self, self.home)) is None:
@@ -128,12 +137,12 @@ class Session:
                 async for row in rows:
                     if not window.rows:
                         home.answered()
-                    window.rows.append(row)
-                    is_unsure = row.top_prob < sure
+                    window.add(row)
+                    is_unsure = row.top_prob < min_top_prob
                     window.over = is_unsure or len(window.rows) == length
                     window.changed.set()
                     if is_unsure and len(window.rows) < length:
-                        break  # what the server goes on to write would most likely be dropped
+                        break  # what the server would write next would most likely be dropped
             if not window.rows:
                 raise PassingError(f"{home.url} gives no token")
         except PassingError as error:
@@ -147,7 +156,7 @@ class Session:
             window.changed.set()
 
     def _check_patience(self, error: Exception, since: float, failures: int) -> None:
-        """Raises where there is to be no other try."""
+        """Raises where another try is pointless, or patience has run out."""
         if not isinstance(error, PassingError):
             raise error
         waited = time.monotonic() - since

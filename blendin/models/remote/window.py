@@ -1,8 +1,8 @@
-"""Looking ahead: how many tokens to ask for, and what of them still holds.
+"""A server's lookahead: how many tokens to ask for, and which of them still hold.
 
-A request asks for several tokens with what the model says at each. They are the model's own
+A request asks for several tokens with the model's prediction at each. They are the model's own
 choices; the loop decides as ever, and as long as it decides for them the next row is there already.
-Where it decides otherwise the rest is dropped, and the request ended if it still runs.
+Where it decides otherwise the rest is dropped, and a request that still runs is ended.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import math
 from collections.abc import Sequence
 from enum import Enum
 
+from ..lookahead import Lookahead
 from .completions import Row
 
-MOST = 128
-"""Tokens of a window at most."""
+MAX_WINDOW_TOKENS = 128
 
 RUN_OUT = 0.02
 """How likely a window may end while it still holds: a longer one costs little, for its request is
@@ -26,54 +26,49 @@ class Standing(Enum):
     """How a window stands to what was decided."""
 
     HOLDS = "the row is there"
-    COMING = "it holds so far, and the row is still to come"
+    COMING = "it holds so far, and the row has yet to arrive"
     RAN_OUT = "it held to its end"
     BROKEN = "another token was decided"
 
 
-class Window:
-    """The tokens that one request brought so far.
+class Window(Lookahead[Row]):
+    """A lookahead that is streamed: what one request has brought so far.
 
     Attributes:
-        start: how many tokens the context had when it was asked.
-        rows: row i follows `start + i` tokens.
         over: whether no more will come.
         error: why, if it failed.
         changed: set when one of these changes.
     """
 
     def __init__(self, start: int) -> None:
-        self.start = start
-        self.rows: list[Row] = []
+        super().__init__(start)
         self.over = False
         self.error: Exception | None = None
         self.changed = asyncio.Event()
 
+    def add(self, row: Row) -> None:
+        """The next row, and the token with which the server went on after it."""
+        self.rows.append(row)
+        self.tokens.append(row.token)
+
     def standing(self, ids: Sequence[int]) -> Standing:
-        """Of this window, where a context has come to be `ids`."""
-        over, rows = self.over, len(self.rows)  # in this order: rows may be added by another thread
-        new = ids[self.start :]
-        if len(ids) < self.start:  # tokens were taken back
+        """Whether the window holds for a context that has become `ids`."""
+        over, tokens = self.over, len(self.tokens)  # in this order: another thread adds rows
+        if len(ids) < self.start or self.agreed_end(ids) < min(len(ids), self.start + tokens):
             return Standing.BROKEN
-        if any(row.token != id for row, id in zip(self.rows, new, strict=False)):
-            return Standing.BROKEN
-        if rows > len(new):
+        if self.start + tokens > len(ids):
             return Standing.HOLDS
         return Standing.RAN_OUT if over else Standing.COMING
 
-    def row(self, ids: Sequence[int]) -> Row:
-        """What follows `ids`, where the window holds."""
-        return self.rows[len(ids) - self.start]
 
-
-class Luck:
+class AcceptanceEstimate:
     """How often a window went on to hold, to choose the next one's length by.
 
     Under `Blend` the windows of a base break at interventions that decide against it, so this is
     the running intervention rate as far as it matters here.
     """
 
-    def __init__(self, prior: Luck | None = None) -> None:
+    def __init__(self, prior: AcceptanceEstimate | None = None) -> None:
         self.held, self.broke = 0.0, 0.0
         self._prior = prior
 
@@ -85,7 +80,7 @@ class Luck:
 
     @property
     def chance(self) -> float:
-        """That a window holds for one more token."""
+        """The probability that a window holds for one more token."""
         expected, weight = (0.8, 8.0) if self._prior is None else (self._prior.chance, 4.0)
         return (self.held + weight * expected) / (self.held + self.broke + weight)
 
@@ -93,4 +88,4 @@ class Luck:
     def length(self) -> int:
         """The shortest window that holds to its end with a chance of `RUN_OUT` at most."""
         chance = min(max(self.chance, 1e-9), 1 - 1e-9)
-        return min(MOST, max(1, math.ceil(math.log(RUN_OUT) / math.log(chance))))
+        return min(MAX_WINDOW_TOKENS, max(1, math.ceil(math.log(RUN_OUT) / math.log(chance))))

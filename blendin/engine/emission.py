@@ -1,0 +1,169 @@
+"""A decided symbol becomes a step: the ids that enter the contexts, the bytes, the record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..decision.choice import draw
+from ..decision.mixture import Mixture
+from ..decision.prediction import Prediction
+from ..models.protocol import Model
+from ..trace import Source
+from .pair import Pair
+from .sequence import SequenceState
+
+
+def choose(
+    pair: Pair,
+    mixture: Mixture,
+    guide: Prediction,
+    sequences: Sequence[SequenceState],
+    greedy: bool,
+) -> Tensor:
+    """A symbol of each row: the argmax, or a draw from the sequence's own generator; `[N]`."""
+    symbols = mixture.choice
+    if greedy:
+        return symbols
+    symbols = symbols.clone()
+    for row, (sequence, p_g) in enumerate(zip(sequences, guide.top_prob.tolist(), strict=True)):
+        with sequence.failing_alone():
+            check_finite(p_g, pair.guide, sequence)
+            symbols[row] = draw(
+                mixture, row, sequence.sampling, _seen(pair, sequence), sequence.generator
+            )
+    return symbols
+
+
+def _seen(pair: Pair, sequence: SequenceState) -> set[int]:
+    """The symbols in a sequence's contexts, where the repetition penalty asks for them."""
+    if sequence.sampling.repetition_penalty == 1:
+        return set()
+    assert sequence.base is not None and sequence.guide is not None
+    of_guide = pair.tables.guide_symbols[sequence.guide.ids].tolist()
+    width = len(pair.alignment.base)
+    return {*sequence.base.ids, *(symbol for symbol in of_guide if symbol >= width)}
+
+
+def emit_own(
+    pair: Pair,
+    sequence: SequenceState,
+    role: Source,
+    prediction: Prediction,
+    row: int,
+    choice: int,
+    top_prob: float,
+) -> None:
+    """A model alone: the base where it is confident or goes on, the guide under `GuideOnly`."""
+    model, context = pair.model(role), sequence.context(role)
+    if not sequence.sampling.is_argmax:
+        id = sequence.sampling.pick(prediction.scores(row), context.ids, sequence.generator)
+    elif choice == pair.tables.end:
+        scores = prediction.end_log_probs(row)
+        id = sorted(model.end_ids)[scores.index(max(scores))]
+    else:
+        id = pair.alignment.token(role, choice)
+    is_end = id in model.end_ids
+    data = b"" if is_end else model.vocabulary.tokens[id] or b""
+    fields: dict[str, Any] = {"token_ids": (id,), "is_end": is_end}
+    if role == "base":
+        sequence.append_base(id)
+        fields |= {"intervened": False, "base_top_prob": top_prob}
+    else:
+        context.ids.append(id)
+        fields |= {"intervened": True, "guide_top_prob": top_prob, "alpha": 1.0}
+    sequence.record(data, source=role, **fields)
+
+
+def emit_mixed(
+    pair: Pair,
+    sequence: SequenceState,
+    symbol: int,
+    shares: tuple[float, float],
+    base: Prediction | None,
+    guide: Prediction,
+    row: int,
+    **fields: Any,
+) -> None:
+    """A symbol of an intervention's mixture, unless the policy's memory does not accept it.
+
+    Args:
+        pair: the models.
+        sequence: whose step it is.
+        symbol: the one chosen.
+        shares: the base's and the guide's part of its weight.
+        base: what the base said; None where it was not asked.
+        guide: what the guide said.
+        row: the sequence's in both.
+        **fields: of the trace.
+
+    Raises:
+        FloatingPointError: where no candidate has a weight.
+    """
+    if not sum(shares) > 0:
+        raise FloatingPointError("neither model gave any candidate a probability")
+    data = pair.alignment.data(symbol)
+    if not sequence.memory.accepts(data):
+        return
+    is_end = symbol == pair.tables.end
+    if is_end:
+        token_ids = [_end_token(pair, shares, base, guide, row)]
+    else:
+        token_ids = sequence.append_both(symbol)
+    sequence.record(
+        data,
+        intervened=True,
+        source=_source(*shares),
+        token_ids=tuple(token_ids),
+        is_end=is_end,
+        **fields,
+    )
+
+
+def _end_token(
+    pair: Pair,
+    shares: tuple[float, float],
+    base: Prediction | None,
+    guide: Prediction,
+    row: int,
+) -> int:
+    """The likeliest of the ids behind END, in the base's vocabulary."""
+    weights = dict.fromkeys(sorted(pair.base.end_ids), 0.0)
+    same = pair.alignment.same
+    sides = [(base, pair.base, shares[0] if same else 1.0)]
+    if same:
+        sides.append((guide, pair.guide, shares[1]))
+    for prediction, model, share in sides:
+        if prediction is not None:
+            probs = [math.exp(log_prob) for log_prob in prediction.end_log_probs(row)]
+            for id, prob in zip(sorted(model.end_ids), probs, strict=True):
+                weights[id] = weights.get(id, 0.0) + share * prob / (sum(probs) or 1.0)
+    return max(weights, key=weights.__getitem__)
+
+
+def _source(of_base: float, of_guide: float) -> Source:
+    """Which models gave the chosen symbol weight."""
+    if of_base > 0 and of_guide > 0:
+        return "both"
+    return "base" if of_base > 0 else "guide"
+
+
+def check_finite(top_prob: float, model: Model, sequence: SequenceState) -> None:
+    """An error for NaN, which would compare as uncertain and blend into nothing.
+
+    0 is what a server's list gives in which no token may be emitted.
+    """
+    step = len(sequence.output.steps)
+    if top_prob == 0:
+        raise ValueError(
+            f"none of the tokens that {model.name} lists at step {step} may be emitted: have it "
+            "list more (top_logprobs)"
+        )
+    if not math.isfinite(top_prob):
+        raise FloatingPointError(
+            f"{model.name} gave logits that are not numbers at step {step}; try "
+            "dtype=torch.float32 or bfloat16"
+        )

@@ -1,0 +1,65 @@
+"""A base and a guide, their vocabularies aligned, on the device where steps are decided."""
+
+from __future__ import annotations
+
+from ..decision.fused import checked_kernel_tables
+from ..decision.predict import NextTokens, predict
+from ..decision.prediction import Prediction
+from ..models.context import Context
+from ..models.protocol import Model
+from ..speculation.speculator import Speculation
+from ..vocab.alignment import Alignment
+
+
+class Pair:
+    """A base and a guide with their vocabularies aligned.
+
+    Attributes:
+        tables: the alignment on the device of the base's logits, where steps are decided.
+        base_kernels: the base's tables for the Triton kernels; None where these do not run.
+        guide_kernels: likewise, the guide's.
+        speculation: the drafts of its sequences.
+        is_async: whether predictions take a while to arrive, as servers' do.
+    """
+
+    def __init__(self, base: Model, guide: Model, fused: bool | None = None) -> None:
+        """Aligns two models.
+
+        Args:
+            base: the base.
+            guide: the guide.
+            fused: whether the Triton kernels read the logits; by default on CUDA devices.
+        """
+        self.base, self.guide = base, guide
+        self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
+        self.tables = self.alignment.tables.to(base.device)
+        self.device = base.device
+        self.speculation = Speculation(base, guide, self.alignment)
+        self.is_async = base.is_async or guide.is_async
+        if fused is None:
+            fused = base.device.type == "cuda" and not self.is_async
+        self.base_kernels = checked_kernel_tables(self.tables.base) if fused else None
+        self.guide_kernels = checked_kernel_tables(self.tables.guide) if fused else None
+
+    def predict_base(self, returned: NextTokens) -> Prediction:
+        """What the base says of the next tokens."""
+        return predict(returned.to(self.device), self.tables.base, kernels=self.base_kernels)
+
+    def predict_guide(self, returned: NextTokens, candidates_only: bool = True) -> Prediction:
+        """What the guide says; all its tokens count where it decodes alone."""
+        return predict(
+            returned.to(self.device),
+            self.tables.guide,
+            candidates_only=candidates_only,
+            kernels=self.guide_kernels,
+        )
+
+    def model(self, role: str) -> Model:
+        """The "base" or the "guide"."""
+        return self.base if role == "base" else self.guide
+
+    def leave(self, base: Context | None, guide: Context | None) -> None:
+        """Frees the caches of a sequence's contexts, and ends what servers are still asked for."""
+        for model, context in ((self.base, base), (self.guide, guide)):
+            if context is not None:
+                model.leave(context)

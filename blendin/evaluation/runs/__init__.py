@@ -1,0 +1,1 @@
+"""Policies run on a task: the arms, the folder of results, and the tables made from it."""

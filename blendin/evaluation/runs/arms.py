@@ -1,0 +1,39 @@
+"""What is compared: policies by the names under which results are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...policy import POLICY_NAMES, Policy, named_policy, parameters
+
+FIXED, FIXED_ALPHA = "blend-fixed", 0.5
+NAMES = ("base", "guide", "nudge", "blend", FIXED, "cap")
+
+
+def arms(
+    names: tuple[str, ...] = NAMES, *, alpha: float | None = None, **settings: Any
+) -> dict[str, Policy]:
+    """Policies by name, each with those of the settings that it takes.
+
+    Args:
+        names: some of `NAMES`, or another name of a policy.
+        alpha: α of "blend-fixed" alone, 0.5 by default; "blend" and "cap" adapt it.
+        **settings: as `policy.named_policy` takes them: `threshold` is τ of every arm that has one.
+
+    Raises:
+        ValueError: for an unknown or repeated name, no name, or a setting out of range.
+    """
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"the arms are {', '.join(names) or 'none'}: name each of them once")
+    known = [*POLICY_NAMES, FIXED]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"arm {unknown[0]!r} is unknown; use some of {', '.join(known)}")
+    return {name: _arm(name, alpha, settings) for name in names}
+
+
+def _arm(name: str, alpha: float | None, settings: dict[str, Any]) -> Policy:
+    policy = "blend" if name == FIXED else name
+    own = {key: value for key, value in settings.items() if key in parameters(policy)}
+    if name == FIXED:
+        own["alpha"] = FIXED_ALPHA if alpha is None else alpha
+    return named_policy(policy, **own)

@@ -1,0 +1,195 @@
+"""A task under several policies on the same items, each result kept as soon as it is finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ...engine.scoring import Score
+from ...generator import BlendInGenerator
+from ...policy import GuideOnly, Policy, described
+from ...prompts import BASE_STOP
+from ..records import Record
+from ..tasks.task import Item, Task
+from .folder import RunFolder
+
+QUESTIONS_AT_ONCE = 4
+"""Questions whose given texts are scored together; a killed run loses no more than these."""
+
+
+def config(
+    gen: BlendInGenerator, task: Task, *, max_new_tokens: int | None = None, **further: Any
+) -> dict[str, Any]:
+    """What a run's results depend on, besides its arms: the manifest's `config`.
+
+    Args:
+        gen: the models.
+        task: the task.
+        max_new_tokens: of an answer; None: the task's.
+        **further: where the items came from, and anything else to record.
+    """
+    return {
+        "task": task.name,
+        "items": len(task.items),
+        "system": task.system,
+        "max_new_tokens": max_new_tokens or task.max_new_tokens,
+        "stop": [BASE_STOP] if task.writes else [],
+        "do_sample": False,
+        "base": gen.base.name,
+        "guide": gen.guide.name,
+        "dtype": [gen.base.precision, gen.guide.precision],
+        **further,
+    }
+
+
+def run(
+    gen: BlendInGenerator,
+    task: Task,
+    arms: Mapping[str, Policy],
+    results: RunFolder,
+    *,
+    max_batch_size: int = 32,
+    progress: bool | None = None,
+) -> None:
+    """Runs the items of this process's shard that are not finished yet, arm after arm.
+
+    An item that fails (too long for a model, for example) is recorded with its error and has no
+    score. Ctrl-C keeps everything that is finished.
+
+    Args:
+        gen: the models.
+        task: the items and their scorer.
+        arms: policies by the names under which results are kept.
+        results: where records are kept; its configuration limits the length of answers.
+        max_batch_size: the most answers in flight.
+        progress: whether to show a bar on stderr; None: where that is a terminal.
+
+    Raises:
+        ValueError: the folder holds an arm's results under other settings.
+    """
+    for name, policy in arms.items():
+        results.add_arm(name, described(policy))
+    results.begin(max_batch_size=max_batch_size)
+    mine = results.shard.of_items(task.items)
+    for name, policy in arms.items():
+        done = results.records(name)
+        left = [item for item in mine if item.id not in done]
+        if not left:
+            continue
+        hidden = None if progress is None else not progress
+        seconds = _Seconds()
+        made = (
+            _answers(gen, task, policy, left, seconds, max_batch_size, results.manifest["config"])
+            if task.writes
+            else _likelihoods(gen, task, policy, left, seconds)
+        )
+        done_before = len(mine) - len(left)
+        with (
+            results.writer(name) as write,
+            tqdm(total=len(mine), initial=done_before, unit="item", disable=hidden) as bar,
+        ):
+            bar.set_description(f"{task.name} {name}")
+            tokens = interventions = 0
+            for record in made:
+                write(record)
+                tokens, interventions = tokens + record.tokens, interventions + record.interventions
+                bar.set_postfix_str(
+                    f"{tokens / seconds.total:.1f} tok/s, "
+                    f"intervention rate {interventions / max(1, tokens):.2f}",
+                    refresh=False,
+                )
+                bar.update()
+
+
+class _Seconds:
+    """A stopwatch: each call returns the time since the last."""
+
+    def __init__(self) -> None:
+        self.total, self._last = 0.0, time.perf_counter()
+
+    def __call__(self) -> float:
+        now = time.perf_counter()
+        elapsed, self._last = now - self._last, now
+        self.total += elapsed
+        return elapsed
+
+
+def _answers(
+    gen: BlendInGenerator,
+    task: Task,
+    policy: Policy,
+    items: Sequence[Item],
+    seconds: _Seconds,
+    max_batch_size: int,
+    settings: Mapping[str, Any],
+) -> Iterator[Record]:
+    """Generates answers."""
+    batch = gen.stream_batch(
+        [item.prompt for item in items],
+        system=task.system,
+        policy=policy,
+        max_new_tokens=settings["max_new_tokens"],
+        stop=settings["stop"],
+        max_batch_size=max_batch_size,
+        progress=False,
+    )
+    for place, output in batch:
+        metrics = {} if output.error else task.score(items[place], output.text)
+        yield Record.of(items[place].id, output, metrics, elapsed=seconds())
+
+
+def _likelihoods(
+    gen: BlendInGenerator, task: Task, policy: Policy, items: Sequence[Item], seconds: _Seconds
+) -> Iterator[Record]:
+    """Scores given texts.
+
+    A text follows "Answer:" with a space between; the guide alone reads it without, for its chat
+    template has opened the answer's own line.
+    """
+    space = "" if isinstance(policy, GuideOnly) else " "
+
+    def score(some: Sequence[Item]) -> list[Score]:
+        return gen.score(
+            [item.prompt for item in some for _ in item.texts],
+            [space + text for item in some for text in item.texts],
+            system=task.system,
+            policy=policy,
+        )
+
+    for begin in range(0, len(items), QUESTIONS_AT_ONCE):
+        some = items[begin : begin + QUESTIONS_AT_ONCE]
+        try:
+            scores, errors = score(some), dict[str, str]()
+        except ValueError:  # one is too long: the others are scored without it
+            scores, errors = _each_alone(some, score)
+        elapsed, given = seconds() / len(some), iter(scores)
+        for item in some:
+            if item.id in errors:
+                yield Record(item.id, {}, 0, 0, elapsed, elapsed, error=errors[item.id])
+                continue
+            own = [next(given) for _ in item.texts]
+            yield Record(
+                item.id,
+                task.score(item, [each.log_likelihood for each in own]),
+                tokens=sum(len(each.token_ids) for each in own),
+                interventions=sum(each.interventions for each in own),
+                seconds=elapsed,
+                elapsed=elapsed,
+            )
+
+
+def _each_alone(
+    items: Sequence[Item], score: Callable[[Sequence[Item]], list[Score]]
+) -> tuple[list[Score], dict[str, str]]:
+    """The scores of those items that can be scored, and what is wrong with the others."""
+    scores: list[Score] = []
+    errors: dict[str, str] = {}
+    for item in items:
+        try:
+            scores += score([item])
+        except ValueError as error:
+            errors[item.id] = str(error)
+    return scores, errors

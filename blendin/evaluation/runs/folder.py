@@ -1,0 +1,216 @@
+"""A run's folder: a manifest that reproduces it, and one file of records for each arm.
+
+A record is written as soon as its item is finished, so a run that was killed continues where
+it stopped. Several processes may share a folder (`accelerate launch`, on one host or over a shared
+file system): each takes its own items and writes its own files, and nobody waits for anybody.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import torch
+
+from ..records import Record
+
+T = TypeVar("T")
+MANIFEST = "manifest.json"
+PACKAGES = ("blendin", "torch", "transformers", "tokenizers", "accelerate")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Which of several processes this is.
+
+    Attributes:
+        rank: from 0.
+        of: how many there are.
+        local: its place on its own host, from 0.
+    """
+
+    rank: int = 0
+    of: int = 1
+    local: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """From the variables that `accelerate launch` and `torchrun` set."""
+
+        def variable(name: str, least: int) -> int:
+            return max(least, int(os.environ.get(name, least)))
+
+        return cls(variable("RANK", 0), variable("WORLD_SIZE", 1), variable("LOCAL_RANK", 0))
+
+    def of_items(self, items: Sequence[T]) -> list[T]:
+        """This process's items: every `of`-th, finished or not."""
+        return list(items[self.rank :: self.of])
+
+    @property
+    def device(self) -> str | None:
+        """This process's accelerator where several processes share a host, else None."""
+        accelerator = torch.accelerator.current_accelerator() if self.of > 1 else None
+        return None if accelerator is None else f"{accelerator.type}:{self.local}"
+
+
+class RunFolder:
+    """A folder of results under one configuration.
+
+    Attributes:
+        folder: where it lies.
+        shard: which process this is.
+    """
+
+    def __init__(
+        self, folder: str | Path, config: Mapping[str, Any], shard: Shard | None = None
+    ) -> None:
+        """Opens a run or starts a new one.
+
+        Args:
+            folder: created if missing.
+            config: everything that the results depend on, as JSON: data, models, lengths, seeds.
+                Arms are added by `add_arm`.
+            shard: which process this is; None for the only one.
+
+        Raises:
+            ValueError: the folder has another configuration's results; names the first difference.
+        """
+        self.folder, self.shard = Path(folder), shard or Shard()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = json.loads(json.dumps(config))
+        self._manifest: dict[str, Any] = {"config": own, "arms": {}, "sessions": []}
+        if (self.folder / MANIFEST).exists():
+            self._manifest = read_manifest(self.folder)
+            self._refuse_other("config", self._manifest["config"], own)
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Its `config`, its `arms` by name, and its `sessions`: when, with what, on what."""
+        return self._manifest
+
+    def add_arm(self, name: str, settings: Mapping[str, Any]) -> None:
+        """Records an arm's settings, or checks them against those on record.
+
+        Raises:
+            ValueError: the folder holds this arm's results under other settings.
+        """
+        own = json.loads(json.dumps(settings))
+        noted = self._manifest["arms"].setdefault(name, own)
+        self._refuse_other(f"arms.{name}", noted, own)
+
+    def begin(self, **facts: Any) -> None:
+        """Writes the manifest with a new session: these facts, the versions and the machine."""
+        session = {
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": versions(),
+            "machine": machine(),
+            "processes": self.shard.of,
+            **facts,
+        }
+        if self.shard.rank == 0 or not self._manifest["sessions"]:
+            self._manifest["sessions"].append(session)
+            write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
+
+    def records(self, arm: str) -> dict[str, Record]:
+        """An arm's finished records from all processes, by item; the first of duplicates."""
+        found: dict[str, Record] = {}
+        for path in self._files(arm):
+            for record in _read(path):
+                found.setdefault(record.id, record)
+        return found
+
+    def tokens_per_second(self, arm: str) -> float:
+        """Tokens that all processes wrote or scored, over the time of the slowest of them."""
+        files = [list(_read(path)) for path in self._files(arm)]
+        tokens = sum(record.tokens for records in files for record in records)
+        seconds = max((sum(record.elapsed for record in records) for records in files), default=0)
+        return tokens / seconds if seconds else math.nan
+
+    @contextmanager
+    def writer(self, arm: str) -> Iterator[Callable[[Record], None]]:
+        """A function that adds a record to this process's file and flushes it."""
+        path = self.folder / f"{arm}.{self.shard.rank:03}.jsonl"
+        _drop_half_a_line(path)
+        with path.open("a", encoding="utf-8") as file:
+
+            def write(record: Record) -> None:
+                file.write(record.to_json() + "\n")
+                file.flush()
+
+            yield write
+
+    def _files(self, arm: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{arm}.[0-9][0-9][0-9].jsonl"))
+
+    def _refuse_other(self, name: str, noted: Any, own: Any) -> None:
+        if difference := _difference(name, noted, own):
+            raise ValueError(
+                f"{self.folder} has results of another run ({difference}): continue with its "
+                "settings or choose another folder (--out)"
+            )
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """A run's manifest, as `RunFolder.manifest` has it."""
+    manifest: dict[str, Any] = json.loads((Path(folder) / MANIFEST).read_text("utf-8"))
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The machine that the results were made on."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replaces a file at once: a reader finds either the old text or the new."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(text, "utf-8")
+    draft.replace(path)
+
+
+def _read(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):  # else its writer was killed or is still writing
+                yield Record.from_json(line)
+
+
+def _drop_half_a_line(path: Path) -> None:
+    """Cuts off what a killed process left of its last line."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+
+
+def _difference(name: str, noted: Any, own: Any) -> str | None:
+    """The first place in which two JSON values differ, and how."""
+    if isinstance(noted, dict) and isinstance(own, dict):
+        for key in sorted({*noted, *own}):
+            if found := _difference(f"{name}.{key}", noted.get(key), own.get(key)):
+                return found
+        return None
+    return None if noted == own else f"{name} is {noted!r} there and {own!r} here"

@@ -1,0 +1,144 @@
+"""Results of several runs as one page of Markdown, made from their folders alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..tasks.registry import load
+from ..tasks.task import origin
+from .folder import MANIFEST, RunFolder, read_manifest
+from .results import Results, markdown
+
+FLOOR = 0.1
+EXAMPLES = 2
+SHOWN = 240
+"""Characters of an example's answer."""
+
+
+def read_results(folder: str | Path, data: str | Path | None = None) -> Results:
+    """A run's results, its items read again from the data and checked to be the same.
+
+    Args:
+        folder: the run's.
+        data: the folder of the data, as for `data.rows`.
+
+    Raises:
+        ValueError: there is no run, or its items differ from those of the data.
+    """
+    if not (Path(folder) / MANIFEST).is_file():
+        raise ValueError(f"{folder} has no {MANIFEST}: name a folder that `blendin evaluate` made")
+    config = read_manifest(folder)["config"]
+    task = load(config["task"], data, config["limit"], config["seed"])
+    if origin(task, config["limit"], config["seed"])["items_sha256"] != config["items_sha256"]:
+        raise ValueError(
+            f"{folder} was run on another edition of the data: pass --data with that edition"
+        )
+    return Results(task, RunFolder(folder, config))
+
+
+def page(results: Sequence[Results]) -> str:
+    """The page."""
+    parts = ["# Results\n", _made_by(results), *map(_section, results)]
+    return "\n".join(parts)
+
+
+def _made_by(results: Sequence[Results]) -> str:
+    first = results[0].manifest["config"]
+    pair = {key: first[key] for key in ("base", "guide", "dtype")}
+    if any({key: r.manifest["config"][key] for key in pair} != pair for r in results):
+        raise ValueError("the runs are of different models: make a page for each pair")
+    lines = [
+        "Made by `blendin report` from runs of `blendin evaluate`; not edited by hand.",
+        "",
+        f"- Base `{first['base']}` ({first['dtype'][0]}), guide `{first['guide']}` "
+        f"({first['dtype'][1]}), greedy decoding.",
+    ]
+    lines += [f"- {text}" for text in dict.fromkeys(map(_ran_on, results))]
+    lines += [
+        "- Square brackets: 95 % intervals (Wilson for rates of items, bootstrap over items for "
+        "means and intervention rates). `tok/s` is of all answers in flight together, prompts "
+        "included; for given texts, of tokens scored.",
+        "- Arms: `base` and `guide` alone, `nudge` (NUDGING, word by word), `blend` (BlendIn, α "
+        "adaptive), `blend-fixed` (the same with a fixed α), `cap` (BlendIn held below an "
+        "intervention rate, the paper's negative baseline); their settings stand below each "
+        "table.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _ran_on(results: Results) -> str:
+    session = results.manifest["sessions"][-1]
+    versions = ", ".join(f"{name} {number}" for name, number in session["versions"].items())
+    machine = session["machine"]
+    gpus = f", {', '.join(machine['gpus'])}" if machine["gpus"] else ""
+    return f"{session['started'][:10]}, {machine['cpus']} CPUs{gpus}, {versions}."
+
+
+def _section(results: Results) -> str:
+    config = results.manifest["config"]
+    drawn = f", drawn with seed {config['seed']}" if config["limit"] else " (all)"
+    limit = f", at most {config['max_new_tokens']} new tokens" if results.task.writes else ""
+    lines = [
+        f"## {results.task.title}",
+        "",
+        f"{config['items']} items{drawn}{limit}.",
+        "",
+        markdown(results.table()),
+        *(f"- {sentence}" for sentence in results.conclusions),
+        f"- {results.caution()}",
+        *(f"- {sentence}" for sentence in _floor(results)),
+        "",
+        "Settings: " + "; ".join(_settings(results.manifest["arms"])) + ".",
+        "",
+    ]
+    if results.task.writes:
+        lines += _examples(results)
+    return "\n".join(lines)
+
+
+def _floor(results: Results) -> list[str]:
+    """A plain statement where no arm can do the task."""
+    scores = [arm.figures["accuracy"] for arm in results.arms if "accuracy" in arm.figures]
+    if results.task.name != "gsm8k" or not scores or max(s.high for s in scores) > 2 * FLOOR:
+        return []
+    best = max(score.estimate for score in scores)
+    return [
+        f"No arm gets more than {best:.0%} right: models of this size cannot do these problems, "
+        "and this table says nothing about the method's effect on reasoning. What it does show is "
+        "the form of the answers, below."
+    ]
+
+
+def _settings(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    def listed(settings: Mapping[str, Any]) -> str:
+        parts = []
+        for key, value in settings.items():
+            if isinstance(value, Mapping):
+                parts.append(listed(value))
+            elif key != "name" and value is not None:
+                parts.append(f"{key} {value}")
+        return ", ".join(parts)
+
+    return [f"`{name}`: {listed(own)}" for name, own in arms.items() if listed(own)]
+
+
+def _examples(results: Results) -> list[str]:
+    """The first items' answers under every arm."""
+    lines = ["<details><summary>Answers to the first items, shortened</summary>", ""]
+    for item, answers in results.answers(EXAMPLES):
+        lines += [f"**{_one_line(item.prompt)}**", ""]
+        lines += [f"- `{arm}`: {_one_line(text)}" for arm, text in answers.items()]
+        lines.append("")
+    return [*lines, "</details>", ""]
+
+
+def _one_line(text: str) -> str:
+    """One line, escaped for Markdown."""
+    line = " ⏎ ".join(part.strip() for part in text.strip().splitlines() if part.strip())
+    if len(line) > SHOWN:
+        line = line[:SHOWN].rstrip() + " …"
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|$~-])", r"\\\1", line) or "(nothing)"

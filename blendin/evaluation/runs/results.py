@@ -1,0 +1,212 @@
+"""What a run shows: scores with intervals, and what may be concluded about any two arms."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..records import Record
+from ..statistics import Interval, conclusion, pooled_rate
+from ..tasks.task import Item, Task
+from .folder import RunFolder
+
+AGAINST = {
+    "blend": ("base", "guide", "nudge"),
+    "blend-fixed": ("blend",),
+    "nudge": ("base",),
+    "cap": ("blend",),
+}
+"""The comparisons of interest: each arm with those that it has to beat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One policy's results.
+
+    Attributes:
+        name: of the arm.
+        n: items scored.
+        failed: items that could not be scored.
+        figures: the task's rates and means.
+        rate: interventions over tokens, all items together.
+        finished: the share of answers that ended by themselves, neither cut off at the limit nor
+            failed; None where given texts were scored.
+        length: tokens per answer, or per item, on average.
+        tokens_per_second: written or scored.
+    """
+
+    name: str
+    n: int
+    failed: int
+    figures: dict[str, Interval]
+    rate: Interval
+    finished: float | None
+    length: float
+    tokens_per_second: float
+
+
+class Results:
+    """The arms of one task's run.
+
+    Attributes:
+        task: the task.
+        arms: those that have a scored item, in the manifest's order.
+        manifest: the run's.
+    """
+
+    def __init__(self, task: Task, run: RunFolder) -> None:
+        """Reads the results so far; arms may be unfinished."""
+        self.task, self.manifest = task, run.manifest
+        self._items = {item.id: item for item in task.items}
+        self._records: dict[str, dict[str, Record]] = {}
+        self.arms: list[Arm] = []
+        for name in run.manifest["arms"]:
+            records = {id: record for id, record in run.records(name).items() if id in self._items}
+            if any(record.error is None for record in records.values()):
+                self._records[name] = records
+                self.arms.append(self._arm(name, records, run.tokens_per_second(name)))
+
+    def _arm(self, name: str, records: dict[str, Record], tokens_per_second: float) -> Arm:
+        scored = self._scored(name)
+        made = [record for _, record in scored]
+        return Arm(
+            name,
+            n=len(scored),
+            failed=len(records) - len(scored),
+            figures=self.task.figures(scored),
+            rate=pooled_rate(
+                [record.interventions for record in made], [record.tokens for record in made]
+            ),
+            finished=sum(r.stop_reason in ("end", "stop") for r in made) / len(made)
+            if self.task.writes
+            else None,
+            length=sum(record.tokens for record in made) / len(made),
+            tokens_per_second=tokens_per_second,
+        )
+
+    def _scored(self, name: str) -> list[tuple[Item, Record]]:
+        """The items of an arm that have a score, in the data set's order."""
+        records = self._records[name]
+        return [
+            (item, records[item.id])
+            for item in self.task.items
+            if item.id in records and records[item.id].error is None
+        ]
+
+    def scores(self, metric: str, *names: str) -> list[list[float]]:
+        """A metric under each of some arms, on the items that all of them have."""
+        columns = [{item.id: r.metrics[metric] for item, r in self._scored(n)} for n in names]
+        common = [id for id in self._items if all(id in column for column in columns)]
+        return [[column[id] for id in common] for column in columns]
+
+    @cached_property
+    def conclusions(self) -> tuple[str, ...]:
+        """A sentence for each comparison of `AGAINST` that the arms at hand allow."""
+        return tuple(self._conclusions())
+
+    def _conclusions(self) -> Iterator[str]:
+        have = [arm.name for arm in self.arms]
+        for name in have:
+            for other in AGAINST.get(name, ()):
+                if other not in have:
+                    continue
+                for metric in self.task.compared:
+                    ours, theirs = self.scores(metric, name, other)
+                    if len(ours) > 1:
+                        yield f"{metric}: {conclusion(name, ours, other, theirs)}"
+
+    def caution(self) -> str:
+        """How far the comparisons together can be trusted, and what the run leaves open."""
+        count = len(self.conclusions)
+        text = (
+            f"{count} comparison{'s' * (count != 1)} at the 5 % level each: about "
+            f"{count * 0.05:.1f} would come out significant by chance alone. Figures of a subset "
+            "are of that subset; the interval says what they may be on more such items."
+        )
+        limit = self.manifest["config"]["max_new_tokens"]
+        cut = [arm for arm in self.arms if arm.finished is not None and arm.finished < 0.9]
+        if cut:
+            text += (
+                f" Many answers were cut off at {limit} tokens (see 'ended'): scores are of cut "
+                "answers."
+            )
+        return text
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows, the same for every rendering."""
+        names = list(dict.fromkeys(name for arm in self.arms for name in arm.figures))
+        header = ["arm", *names, "intervention rate", "tok/s", "tokens"]
+        writes = self.task.writes
+        header += ["ended"] if writes else []
+        failed = any(arm.failed for arm in self.arms)
+        header += ["failed"] if failed else []
+        rows = []
+        for arm in self.arms:
+            alone = self.manifest["arms"][arm.name]["name"] in ("BaseOnly", "GuideOnly")
+            rate = f"{arm.rate.estimate:.3f}" if alone else f"{arm.rate:.3f}"  # 0, 1 by definition
+            row = [arm.name, *(f"{arm.figures[name]:z.3f}" for name in names)]
+            row += [rate, f"{arm.tokens_per_second:.1f}", f"{arm.length:.0f}"]
+            row += [f"{arm.finished:.0%}"] if writes else []
+            row += [str(arm.failed)] if failed else []
+            rows.append(row)
+        return header, rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            "task": self.task.name,
+            "title": self.task.title,
+            "arms": [
+                {
+                    "arm": arm.name,
+                    "n": arm.n,
+                    "failed": arm.failed,
+                    "figures": {name: figure._asdict() for name, figure in arm.figures.items()},
+                    "intervention_rate": arm.rate._asdict(),
+                    "finished": arm.finished,
+                    "tokens_per_item": arm.length,
+                    "tokens_per_second": _number(arm.tokens_per_second),
+                }
+                for arm in self.arms
+            ],
+            "conclusions": list(self.conclusions),
+            "caution": self.caution(),
+            "manifest": self.manifest,
+        }
+
+    def answers(self, count: int) -> Iterator[tuple[Item, dict[str, str]]]:
+        """The first items that every arm has answered, with the answers by arm."""
+        texts = {
+            name: {item.id: record.text for item, record in self._scored(name)}
+            for name in self._records
+        }
+        common = [item for item in self.task.items if all(item.id in of for of in texts.values())]
+        for item in common[:count]:
+            yield item, {name: of[item.id] for name, of in texts.items()}
+
+    def write_completions(self, folder: Path) -> None:
+        """Each arm's answers as a CSV file that `blendin score xstest` reads."""
+        for name in self._records:
+            path = folder / f"completions-{name}.csv"
+            with path.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["id", "type", "prompt", "completion"])
+                for item, record in self._scored(name):
+                    kind = getattr(item.facts, "type", "")
+                    writer.writerow([item.id, kind, item.prompt, record.text])
+
+
+def markdown(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> str:
+    """A table in Markdown."""
+    header, rows = table
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

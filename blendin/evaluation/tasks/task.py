@@ -1,0 +1,85 @@
+"""A benchmark as data: what is asked, how long an answer may be, and how it is scored.
+
+A task either has answers written, which a scorer reads, or has given texts scored by their
+likelihood under the policy. The protocols are described in the modules of the data sets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..records import Record
+from ..statistics import Interval
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question.
+
+    Attributes:
+        id: its place in the data set, from 0; the same in every subset.
+        prompt: the user's turn.
+        facts: what the scorer compares with.
+        texts: given texts to be scored as answers; empty where an answer is to be written.
+    """
+
+    id: str
+    prompt: str
+    facts: Any
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark.
+
+    Attributes:
+        name: one of `NAMES`.
+        title: for display.
+        items: the questions, in the data set's order.
+        score: an item and its answer, or the log-likelihoods of its texts, to numbers by name.
+        figures: all items with their records, to the table's rates and means, by name.
+        compared: of the scores, those by which arms are compared; higher is better.
+        system: the system's text for both models.
+        max_new_tokens: the limit of an answer where the run sets no other.
+    """
+
+    name: str
+    title: str
+    items: Sequence[Item]
+    score: Callable[[Item, Any], Metrics]
+    figures: Callable[[Sequence[tuple[Item, Record]]], dict[str, Interval]]
+    compared: tuple[str, ...]
+    system: str | None = None
+    max_new_tokens: int = 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are written, rather than given texts scored."""
+        return self.max_new_tokens > 0
+
+
+def answered(task: Task, max_new_tokens: int = 128) -> Task:
+    """The task with its questions answered, unscored where it scores given texts."""
+    if task.writes:
+        return task
+    return replace(
+        task, score=unscored, figures=lambda _: {}, compared=(), max_new_tokens=max_new_tokens
+    )
+
+
+def unscored(item: Item, answer: Any) -> Metrics:
+    return {}
+
+
+def origin(task: Task, limit: int | None, seed: int) -> dict[str, Any]:
+    """What identifies the items of a run, for its manifest."""
+    content = json.dumps([[item.id, item.prompt, item.texts] for item in task.items])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return {"limit": limit, "seed": seed, "items_sha256": digest}

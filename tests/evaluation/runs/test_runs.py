@@ -1,0 +1,345 @@
+"""Runs of benchmarks: resumed, split, scored and reported, on tiny models and tiny data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import generator, model
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner, Result
+
+from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
+from blendin.cli.app import app
+from blendin.evaluation.runs import benchmark
+from blendin.evaluation.runs.arms import NAMES, arms
+from blendin.evaluation.runs.folder import MANIFEST, RunFolder, Shard
+from blendin.evaluation.runs.page import page, read_results
+from blendin.evaluation.runs.results import Results
+from blendin.evaluation.tasks.registry import load, of_prompts
+from blendin.evaluation.tasks.task import Task, origin
+
+ARMS = {"base": BaseOnly(), "blend": Blend(threshold=0.9)}
+QUESTIONS = ["How many apples?", "How many clips in May?", "And 24 + 24?", "Is 72 odd?", "Why?"]
+
+
+@pytest.fixture
+def gen() -> BlendInGenerator:
+    return generator(("llama", "byte-level", 1), ("llama", "sentencepiece", 2))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    problems = [{"question": text, "answer": f"#### {n}"} for n, text in enumerate(QUESTIONS)]
+    (folder / "gsm8k_test.jsonl").write_text("\n".join(map(json.dumps, problems)))
+    choices = [
+        {
+            "question": text,
+            "mc1_targets": {"Nothing": 1, "Bad luck": 0, "You leave": 0},
+            "mc2_targets": {"Nothing": 1, "You wait": 1, "Bad luck": 0},
+        }
+        for text in QUESTIONS
+    ]
+    (folder / "truthfulqa_mc.json").write_text(json.dumps(choices))
+    rows = ["id,prompt,type,label"]
+    rows += [f"{n},{text},homonyms,safe" for n, text in enumerate(QUESTIONS[:3])]
+    rows += [f"{n},{text},contrast_homonyms,unsafe" for n, text in enumerate(QUESTIONS[3:], 3)]
+    (folder / "xstest_prompts.csv").write_text("\n".join(rows))
+    return folder
+
+
+def opened(
+    gen: BlendInGenerator, task: Task, folder: Path, shard: Shard | None = None
+) -> RunFolder:
+    return RunFolder(folder, benchmark.config(gen, task, max_new_tokens=12), shard)
+
+
+def go(gen: BlendInGenerator, task: Task, run: RunFolder, policies: Any = None) -> None:
+    benchmark.run(gen, task, policies or ARMS, run, max_batch_size=2, progress=False)
+
+
+def kept(run: RunFolder, *names: str) -> dict[str, Any]:
+    """What the arms' records say, but for the time they took."""
+    return {
+        name: {
+            id: (record.text, record.metrics, record.steps.intervened)
+            for id, record in run.records(name).items()
+        }
+        for name in names or ARMS
+    }
+
+
+def lines(folder: Path) -> list[str]:
+    return [line for path in sorted(folder.glob("*.jsonl")) for line in path.open()]
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "truthfulqa", "truthfulqa-letter", "xstest"])
+def test_a_killed_run_goes_on_where_it_stopped_and_does_nothing_twice(
+    name: str,
+    gen: BlendInGenerator,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = load(name, data)
+    monkeypatch.setattr(benchmark, "QUESTIONS_AT_ONCE", 2)
+    whole = opened(gen, task, tmp_path / "whole")
+    go(gen, task, whole)
+    score, scored = task.score, iter(range(3))
+
+    def killed(*arguments: Any) -> Any:
+        if next(scored, None) is None:
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    object.__setattr__(task, "score", killed)
+    folder = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        go(gen, task, opened(gen, task, folder))
+    assert len(lines(folder)) == 3
+    object.__setattr__(task, "score", score)
+    with (folder / "base.000.jsonl").open("a") as file:
+        file.write('{"id": "4", "metr')  # the kill came while a line was written
+    again = opened(gen, task, folder)
+    go(gen, task, again)
+    assert kept(again) == kept(whole)
+    assert len(lines(folder)) == len(ARMS) * len(QUESTIONS)
+    forwards = gen.base.forwards
+    go(gen, task, opened(gen, task, folder))
+    assert gen.base.forwards == forwards
+    assert len(again.manifest["sessions"]) == 2
+
+
+def test_processes_share_the_items_and_make_what_one_makes(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("gsm8k", data)
+    alone = opened(gen, task, tmp_path / "alone")
+    go(gen, task, alone)
+    for rank in (1, 0):
+        run = opened(gen, task, tmp_path / "shared", Shard(rank, 2))
+        go(gen, task, run)
+    assert kept(run) == kept(alone)
+    assert len(lines(run.folder)) == len(ARMS) * len(QUESTIONS)
+    assert len(list(run.folder.glob("blend.*.jsonl"))) == 2
+
+
+def test_a_folder_of_another_run_is_refused_before_any_work(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("gsm8k", data)
+    go(gen, task, opened(gen, task, tmp_path / "run"))
+    before = lines(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"config\.max_new_tokens is 12 there and 256 here"):
+        RunFolder(tmp_path / "run", benchmark.config(gen, task))
+    with pytest.raises(ValueError, match=r"arms\.blend\.threshold is 0\.9 there and 0\.4 here"):
+        go(gen, task, opened(gen, task, tmp_path / "run"), {"blend": Blend()})
+    go(gen, task, opened(gen, task, tmp_path / "run"), {"nudge": Nudge()})  # one more is no other
+    assert lines(tmp_path / "run")[: len(before)] == before
+
+
+def test_records_are_what_the_generator_gives_alone(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("gsm8k", data)
+    run = opened(gen, task, tmp_path)
+    go(gen, task, run)
+    for item in task.items:
+        out = gen.generate(
+            item.prompt,
+            system=task.system,
+            policy=ARMS["blend"],
+            max_new_tokens=12,
+            stop=["\nQuestion:"],
+        )
+        record = run.records("blend")[item.id]
+        assert record.text == out.text
+        assert "".join(record.steps.text).startswith(out.text)
+        assert record.intervention_rate == out.intervention_rate
+        assert record.mean_alpha == pytest.approx(out.mean_alpha, abs=1e-4)
+        assert record.steps.agreement_rank == [step.agreement_rank for step in out.steps]
+
+
+def test_choices_are_scored_by_the_policys_own_likelihood(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("truthfulqa", data, limit=2)
+    policies = {"blend": Blend(threshold=0.9), "guide": GuideOnly()}
+    run = opened(gen, task, tmp_path)
+    go(gen, task, run, policies)
+    for name, space in (("blend", " "), ("guide", "")):
+        for item in task.items:
+            alone = {
+                text: gen.score(item.prompt, space + text, policy=policies[name])
+                for text in item.texts
+            }
+            record = run.records(name)[item.id]
+            expected = task.score(item, [alone[text].log_likelihood for text in item.texts])
+            assert record.metrics == pytest.approx(expected, abs=1e-6)
+            assert record.interventions == sum(each.interventions for each in alone.values())
+            assert record.tokens == sum(len(each.token_ids) for each in alone.values())
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "truthfulqa"])
+def test_an_item_that_fails_costs_itself_alone(
+    name: str, gen: BlendInGenerator, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load(name, data)
+    prompt = task.items[1].prompt
+    items = [*task.items]
+    items[1] = type(items[1])(items[1].id, prompt * 2000, items[1].facts, items[1].texts)
+    object.__setattr__(task, "items", items)
+    monkeypatch.setattr(gen.base, "max_length", 512)
+    run = opened(gen, task, tmp_path)
+    go(gen, task, run)
+    records = run.records("blend")
+    assert "holds 512" in (records.pop("1").error or "")
+    assert len(records) == 4 and all(record.metrics for record in records.values())
+    (arm,) = (arm for arm in Results(task, run).arms if arm.name == "blend")
+    assert (arm.n, arm.failed) == (4, 1)
+
+
+def test_arms_are_compared_on_the_items_that_both_have(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("gsm8k", data)
+    run = opened(gen, task, tmp_path)
+    go(gen, task, run)
+    path = tmp_path / "base.000.jsonl"
+    path.write_text("".join(list(path.open())[1:]))
+    first = json.loads(next(iter((tmp_path / "blend.000.jsonl").open())))["id"]
+    ours, theirs = Results(task, run).scores("accuracy", "blend", "base")
+    assert len(ours) == len(theirs) == len(QUESTIONS) - 1
+    assert first is not None
+
+
+def test_every_arm_has_its_own_policy_and_the_shared_settings() -> None:
+    made = arms(threshold=0.3, alpha=0.7, top_k=0, max_rate=0.1)
+    assert tuple(made) == NAMES
+    assert made["blend"] == Blend(threshold=0.3, top_k=None)
+    assert made["blend-fixed"] == Blend(threshold=0.3, top_k=None, alpha=0.7)
+    assert made["nudge"] == Nudge(threshold=0.3)
+    assert made["cap"].max_rate == 0.1 and made["cap"].policy == made["blend"]
+    for names in (("blend", "blend"), (), ("bland",)):
+        with pytest.raises(ValueError, match="arm"):
+            arms(names)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    arguments = []
+    for role, kind in (("base", "byte-level"), ("guide", "sentencepiece")):
+        folder = tmp_path_factory.mktemp(role)
+        for part in model("llama", kind):
+            part.save_pretrained(folder)
+        arguments += [f"--{role}", str(folder)]
+    yield arguments
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_command_goes_from_data_to_page(
+    folders: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs"
+    arguments = ["evaluate", "gsm8k", "xstest", *folders, "--data", str(data), "--limit", "5"]
+    arguments += ["--max-new-tokens", "8", "--out", str(out)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    first = command(*arguments)
+    assert first.exit_code == 0, first.output
+    assert "left to other processes" in first.stderr and "intervention rate" not in first.stdout
+    monkeypatch.setenv("RANK", "1")
+    last = command(*arguments)
+    assert last.exit_code == 0, last.output
+    assert "drawn with seed 2606" in last.stderr and "balanced" in last.stdout
+    told = json.loads((out / "xstest" / "results.json").read_text())
+    assert [arm["arm"] for arm in told["arms"]] == list(NAMES)
+    assert told["manifest"]["config"]["limit"] == 5
+    scored = command("score", "xstest", str(out / "xstest" / "completions-blend.csv"))
+    assert scored.exit_code == 0 and "5 completions" in scored.stdout
+    made = command(
+        "report", *(str(out / n) for n in ("gsm8k", "xstest")), "--data", str(data),
+        "--out", str(tmp_path / "page.md"),
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    text = (tmp_path / "page.md").read_text()
+    for arm in told["arms"]:
+        assert f"| {arm['arm']} | {arm['figures']['balanced score']['estimate']:.3f} [" in text
+
+
+def test_a_page_is_of_one_pair_and_of_the_datas_edition(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("gsm8k", data)
+    run = RunFolder(tmp_path / "run", benchmark.config(gen, task, **origin(task, None, 2606)))
+    go(gen, task, run)
+    results = read_results(tmp_path / "run", data)
+    assert "# Results" in page([results])
+    other = json.loads((tmp_path / "run" / MANIFEST).read_text())
+    other["config"]["base"] = "another"
+    results_of_other = Results(task, run)
+    results_of_other.manifest = other
+    with pytest.raises(ValueError, match="different models"):
+        page([results, results_of_other])
+    (data / "gsm8k_test.jsonl").write_text(
+        (data / "gsm8k_test.jsonl").read_text().replace("apples", "pears")
+    )
+    with pytest.raises(ValueError, match="another edition"):
+        read_results(tmp_path / "run", data)
+    with pytest.raises(ValueError, match="no manifest"):
+        read_results(tmp_path, data)
+
+
+def test_diagnose_answers_prompts_of_ones_own_and_ranks_guides(
+    folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda path, **options: loaded.append(path) or load(path, **options),
+    )
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(QUESTIONS))
+    arguments = ["diagnose", "--base", folders[1], "--guide", folders[3], "--guide", folders[1]]
+    arguments += ["--data", str(prompts), "--max-new-tokens", "10", "--threshold", "0.8"]
+    arguments += ["--out", str(tmp_path / "out")]
+    first = command(*arguments)
+    assert first.exit_code == 0, first.output
+    assert sorted(loaded) == sorted([folders[1], folders[3]])  # the base once, for both guides
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    gen = BlendInGenerator(folders[1], folders[3], Blend(threshold=0.8))
+    outs = gen.generate(QUESTIONS, max_new_tokens=10, stop="\nQuestion:")
+    steps = sum(len(out.steps) for out in outs)
+    (found,) = (each for each in told["diagnoses"] if each["guide"] == folders[3])
+    assert found["steps"] == steps
+    assert found["interventions"] == sum(out.interventions for out in outs)
+    assert found["vocabulary_overlap"] is not None
+    assert set(told["ranking"]["guides"]) == {folders[1], folders[3]}
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!DOCTYPE html>")
+    kept = lines(next((tmp_path / "out" / "runs").iterdir()))
+    assert command(*arguments).exit_code == 0
+    assert lines(next((tmp_path / "out" / "runs").iterdir())) == kept
+
+
+def test_prompts_of_ones_own_are_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"question": "Why?"}\n{"prompt": "How?"}\n')
+    assert [item.prompt for item in of_prompts(path).items] == ["Why?", "How?"]
+    path.write_text('{"question": "Why?"}\n{"text": "How?"}\n')
+    with pytest.raises(ValueError, match=r'row 1 of .*own\.jsonl has no "prompt"'):
+        of_prompts(path)
+    with pytest.raises(ValueError, match="neither a file nor one of the tasks gsm8k"):
+        of_prompts(tmp_path / "missing.txt")
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ValueError, match="has no prompt"):
+        of_prompts(tmp_path / "empty.txt")
