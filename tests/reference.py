@@ -18,6 +18,21 @@ Points where SPEC.md is terse, as read here:
 - When END is emitted, the base's ids get the base's most probable end id, and at an intervention
   the guide's ids get the guide's.
 - Base text that is still waiting for an intervention when decoding stops is not in `guide_ids`.
+
+And of `Defer`:
+
+- The masks range over the base's candidates and END. Special tokens, padded rows and ids with the
+  bytes of another count in the softmax and nowhere else: their mass is not in m.
+- P_G is the guide's softmax as it is: neither its special tokens' mass nor that of symbols the base
+  cannot represent is shared out again. A distribution to draw from is P over its own sum.
+- Rule "budget" takes equally likely symbols from the highest rank down.
+- "Some P_G that is still possible": any masses on the symbols that the guide could emit, summing to
+  at most 1; nothing that an earlier step has shown narrows them. Of rule "bet" p_g is any number
+  in (0, 1], and the mask is that of the same p_g.
+- Where the base's own choice is no symbol (a special token), it stands in that question at its
+  P_B, as if it were a symbol that is never masked and that the guide cannot name.
+- A consulted step emits a symbol of P, whatever the base's choice was, even where m turned out 0.
+- While the guide's context cannot catch up, the base goes on alone, as under any policy.
 """
 
 from __future__ import annotations
@@ -33,7 +48,8 @@ from tokenizers import Tokenizer
 END: Final = "END"  # never equal to a symbol with bytes: those are `bytes`
 Symbol = bytes | str
 
-POLICIES = ("blend", "nudge-token", "nudge-word", "base", "guide")
+POLICIES = ("blend", "nudge-token", "nudge-word", "defer", "base", "guide")
+DEFER_RULES = ("token", "budget", "bet")
 
 
 @dataclass
@@ -50,7 +66,8 @@ class ReferenceStep:
     # - best minus second-best of the distribution the symbol was taken from,
     # - |p_b - threshold| where the gate was asked,
     # - the guide's best minus second-best where t_g decides something else: the agreement in an
-    #   adaptive alpha, or that a nudged word was over.
+    #   adaptive alpha, or that a nudged word was over,
+    # - how near `Defer` was to consulting or not, or to masking one symbol more or less.
     # Near-ties at the edge of a top-k are not in it.
     margin: float
 
@@ -344,10 +361,13 @@ class Reference:
         agreement_bonus: float = 0.1,
         top_k: int | None = 100,
         alpha: float | None = None,
+        rule: str = "token",
         max_new_tokens: int = 64,
     ) -> ReferenceResult:
         if policy not in POLICIES:
             raise ValueError(f"policy must be one of {POLICIES}, not {policy!r}")
+        if rule not in DEFER_RULES:
+            raise ValueError(f"rule must be one of {DEFER_RULES}, not {rule!r}")
         if policy == "base":
             prompt = self.base.encode_prompt(base_prompt)
             result = self._alone(self.base_model, self.base, prompt, max_new_tokens, False)
@@ -386,11 +406,15 @@ class Reference:
             if not in_word:
                 base = self._predict(self.base_model, self.base, base_start + base_ids)
                 p_b = base.top_prob
-                gate = min(abs(p_b - threshold), edge)
+                if policy == "defer":
+                    intervenes, gate = self.defer_consults(base, threshold, rule)
+                else:
+                    intervenes = p_b < threshold
+                    gate = min(abs(p_b - threshold), edge)
 
                 # The guide's context catches up, if it can; otherwise the base goes on alone.
                 catch_up: list[int] | None = None
-                if p_b < threshold:
+                if intervenes:
                     if self.same_vocabulary:
                         catch_up = self._passed_through(waiting_ids)
                     else:
@@ -425,6 +449,11 @@ class Reference:
                     step = ReferenceStep(
                         None, True, p_b, p_g, used_alpha, agreement, min(gate, margin)
                     )
+                elif policy == "defer":
+                    scores, m, edge = self.defer(base, guide, threshold, rule)
+                    symbol, lead = _best(scores, self._joint_rank(base, guide))
+                    margin = min(gate, edge, lead)
+                    step = ReferenceStep(None, True, p_b, p_g, m, agreement, margin)
                 else:
                     symbol = t_g
                     step = ReferenceStep(None, True, p_b, p_g, None, agreement, min(gate, lead))
@@ -458,6 +487,90 @@ class Reference:
         """Ids of the shared vocabulary, less padded ones that the guide has no row for."""
         rows = self.guide_model.get_input_embeddings().weight.shape[0]
         return [i for i in ids if i < rows]
+
+    def _joint_rank(self, base: Prediction, guide: Prediction) -> dict[Symbol, int]:
+        """Which of equally probable symbols wins: the base's, in its order, then the guide's."""
+        only = {s: self.guide_only_rank + r for s, r in guide.rank.items() if s not in base.rank}
+        return {**base.rank, **only}
+
+    # Defer. `base` and `guide` are both models' next-token distributions.
+
+    @staticmethod
+    def _masked(base: Prediction, rule: str, bound: float) -> tuple[set[Symbol], float]:
+        """The symbols with d(v) = 1, and how far the nearest one is from the other side.
+
+        `bound` is the threshold, or p_g - threshold for rule "bet".
+        """
+        of = base.by_symbol
+        sure = float("inf")
+        if bound <= 0 and rule != "budget":
+            return set(), -bound or sure
+        if rule != "budget":
+            edge = min((abs(p - bound) for p in of.values() if p > 1e-6), default=sure)
+            return {s for s, p in of.items() if p < bound}, edge
+        masked: set[Symbol] = set()
+        total = last = 0.0
+        for symbol in sorted(of, key=lambda s: (of[s], -base.rank[s])):
+            p = of[symbol]
+            if total + p > bound:
+                return masked, min(total + p - bound, bound - total, p - last) if bound else sure
+            masked.add(symbol)
+            total, last = total + p, p
+        return masked, bound - total
+
+    def defer(
+        self, base: Prediction, guide: Prediction, threshold: float, rule: str
+    ) -> tuple[dict[Symbol, float], float, float]:
+        """P (not normalised), m and the mask's margin."""
+        p_g = guide.best_symbol(self.allowed)[1]
+        bound = p_g - threshold if rule == "bet" else threshold
+        masked, edge = self._masked(base, rule, bound)
+        m = sum(base.by_symbol[s] for s in masked)
+        scores = {s: 0.0 if s in masked else p for s, p in base.by_symbol.items()}
+        for symbol, p in guide.by_symbol.items():
+            if symbol in self.allowed:
+                scores[symbol] = scores.get(symbol, 0.0) + m * p
+        return scores, m, edge
+
+    def defer_can_move_mass(self, base: Prediction, threshold: float, rule: str) -> bool:
+        """Whether m > 0 is possible: where a sampled step consults the guide."""
+        bound = 1.0 - threshold if rule == "bet" else threshold  # m is largest where p_g = 1
+        masked, _ = self._masked(base, rule, bound)
+        return sum(base.by_symbol[s] for s in masked) > 0
+
+    def defer_consults(self, base: Prediction, threshold: float, rule: str) -> tuple[bool, float]:
+        """Whether some P_G makes argmax P another than the base's choice, and by what margin.
+
+        The guide's best case for a symbol t that is not the base's choice c is all of its mass on
+        t, and none on c: p_g = 1. With c kept,
+            P(t) = m + P_B(t) if t is kept, P(t) = m if it is masked, against P(c) = P_B(c);
+        with c masked everything is masked (c is the likeliest), P = m·P_G, and any t wins.
+        Of "bet", where the mask grows with p_g, a smaller p_g may keep a t that p_g = 1 masks, but
+        it has no more for that: P_B(t) and what is below it are all in the m of p_g = 1.
+        """
+        of = base.by_symbol
+        choice: Symbol | None = END  # None: the base's choice is no symbol
+        if isinstance(base.choice, int):
+            data = base.vocabulary.bytes_at(base.choice)
+            choice = data if base.vocabulary.canonical.get(data) == base.choice else None
+        own = base.by_id[base.choice]
+        own_rank = base.rank[choice] if choice is not None else base.choice
+        others = [s for s in self.guide.canonical if s in self.allowed and s != choice]
+        if self.guide.end_ids and choice != END:
+            others.append(END)
+
+        bound = 1.0 - threshold if rule == "bet" else threshold
+        masked, edge = self._masked(base, rule, bound)
+        most = sum(of[s] for s in masked)  # m, of "bet" where p_g = 1
+        if choice in masked:
+            return bool(others) and most > 0, edge
+
+        best = (0.0, 0)
+        for symbol in others:
+            kept = 0.0 if symbol in masked else of.get(symbol, 0.0)
+            best = max(best, (most + kept, -base.rank.get(symbol, self.guide_only_rank)))
+        consults = most > 0 and best > (own, -own_rank)
+        return consults, min(edge, abs(best[0] - own))
 
     def _blend(
         self,
