@@ -13,9 +13,9 @@ from tiny import tiny_model
 from blendin import BaseOnly, Blend, BlendInGenerator, InterventionCap, Nudge
 from blendin.decision.fused import checked_kernel_tables
 from blendin.engine.fused_stepper import FusedStepper, stepper
+from blendin.engine.pair import Pair
 from blendin.engine.request import Request
 from blendin.engine.sequence import Limits
-from blendin.engine.pair import Pair
 from blendin.sampling import Sampling
 
 pytest.importorskip("triton")
