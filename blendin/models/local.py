@@ -272,9 +272,7 @@ class LanguageModel:
         pools: dict[Pool, list[int]] = {}
         for index, (context, count) in enumerate(zip(contexts, positions, strict=True)):
             if not 1 <= count <= len(context.ids):
-                raise ValueError(
-                    f"{count} positions asked for, {len(context.ids)} tokens are new"
-                )
+                raise ValueError(f"{count} positions asked for, {len(context.ids)} tokens are new")
             self._keep_agreed(context, count)
             self._open(context)
             context.forwards += 1
