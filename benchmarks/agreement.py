@@ -48,7 +48,7 @@ def main(
 ) -> None:
     """Measure every length at every rate, interleaved, and print the curves."""
     gen = random_pair(shapes, dtype)
-    drafters.Lookup.draft = lambda self, ids, count: None  # random models write loops
+    drafters.NgramLookup.draft = lambda self, ids, count: None  # random models write loops
     policy = Blend(threshold_for_rate(gen, 0.15, max_new_tokens))
     asked: dict[str, Any] = {"max_new_tokens": max_new_tokens}
     plan = gen.generate(PROMPTS[0], policy=BaseOnly(), speculate="off", **asked)

@@ -137,13 +137,13 @@ def main(
         json_file.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def random_pair(shapes: str, dtype: str) -> BlendInGenerator:
+def random_pair(shapes: str, dtype: str, shrink: int = 1) -> BlendInGenerator:
     """A pair of random models of real shapes, on the GPU where there is one."""
     if shapes not in PAIRS:
         raise typer.BadParameter(f"--shapes is one of {', '.join(PAIRS)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [
-        random_model(name, device, getattr(torch, dtype), seed)
+        random_model(name, device, getattr(torch, dtype), seed, shrink)
         for seed, name in enumerate(PAIRS[shapes])
     ]
     return BlendInGenerator(*models)

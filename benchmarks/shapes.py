@@ -50,6 +50,28 @@ CONFIGS: dict[str, Any] = {
         max_position_embeddings=32768,
         rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
     ),
+    "qwen2.5-1.5b": lambda: Qwen2Config(
+        vocab_size=151936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+    ),
+    "qwen2.5-0.5b": lambda: Qwen2Config(
+        vocab_size=151936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+    ),
     "gemma-2-2b": lambda: Gemma2Config(
         vocab_size=256000,
         hidden_size=2304,
@@ -76,6 +98,7 @@ CONFIGS: dict[str, Any] = {
 PAIRS = {
     "llama": ("llama-3-8b", "llama-3.2-1b"),
     "qwen": ("qwen2.5-7b", "gemma-2-2b"),
+    "qwen-small": ("qwen2.5-1.5b", "qwen2.5-0.5b"),
     "tiny": ("tiny", "tiny"),
 }
 
@@ -86,10 +109,16 @@ CHAT = (
 
 
 def random_model(
-    name: str, device: str, dtype: torch.dtype, seed: int
+    name: str, device: str, dtype: torch.dtype, seed: int, shrink: int = 1
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A model with random weights, made on its device, and a tokenizer of its vocabulary's size."""
+    """A model with random weights, made on its device, and a tokenizer of its vocabulary's size.
+
+    `shrink` divides the number of layers, and leaves their widths.
+    """
     config = CONFIGS[name]()
+    config.num_hidden_layers //= shrink
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
     torch.manual_seed(seed)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -146,7 +146,7 @@ def test_a_hub_id_out_of_reach_falls_back_on_the_embedded_copy(
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", offline)
     guide = load("HuggingFaceTB/SmolLM2-135M-Instruct", "guide")
     assert guide.name == default_pair.guide.name
-    assert "not to be had from the hub: taking the embedded smollm2-135m-instruct" in caplog.text
+    assert "not available from the hub: taking the embedded smollm2-135m-instruct" in caplog.text
     with pytest.raises(ValueError, match=r"guide='some/model' cannot be loaded"):
         load("some/model", "guide")
 

@@ -15,10 +15,9 @@ from blendin.models.kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_pr
 @torch.inference_mode()
 def fill(pool: Pool, segment: KVSegment, ids: list[int]) -> None:
     """Stores keys and values that tell their token, as a forward does."""
-    places = torch.arange(
-        segment.start + len(segment.ids), segment.start + len(segment.ids) + len(ids)
-    )
-    tokens = torch.tensor(ids, dtype=torch.float32)[:, None, None]
+    begin = segment.start + len(segment.ids)
+    places = torch.arange(begin, begin + len(ids))
+    tokens = torch.tensor(ids, dtype=torch.float32)[None, :, None]
     for layer in (0, 1):
         pool.write(layer, places, tokens + layer, -tokens - layer)
     segment.ids += ids
@@ -28,12 +27,12 @@ def fill(pool: Pool, segment: KVSegment, ids: list[int]) -> None:
 def held(pool: Pool, segment: KVSegment) -> list[int]:
     """The tokens that a segment's keys and values tell of, once all layers agree."""
     empty = torch.empty(0, dtype=torch.int64)
-    nothing = torch.empty(0, 1, 1)
+    nothing = torch.empty(1, 0, 1)
     tokens = []
     for layer in (0, 1):
         keys, values = pool.write(layer, empty, nothing, nothing)
         at = slice(segment.start, segment.start + len(segment.ids))
-        tokens += [(keys[at, 0, 0] - layer).tolist(), (-values[at, 0, 0] - layer).tolist()]
+        tokens += [(keys[0, at, 0] - layer).tolist(), (-values[0, at, 0] - layer).tolist()]
     assert all(each == tokens[0] for each in tokens)
     return [int(token) for token in tokens[0]]
 

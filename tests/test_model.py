@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import model
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 
 from blendin.models.context import Context
 from blendin.models.cuda_graphs import GraphRunner
+from blendin.models.kv_pool import KVSegment
 from blendin.models.local import LanguageModel
+from blendin.models.transformers_cache import TransformersCache
 
 ARCHITECTURES = ("llama", "qwen2", "gemma3")
 
@@ -25,8 +29,12 @@ def uncached_logits(lm: LanguageModel, ids: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "capture"),
-    [*((name, False) for name in ARCHITECTURES), ("llama", True), ("qwen2", True)],
+    ("architecture", "capture", "own_cache"),
+    [
+        *((name, False, own) for name in ARCHITECTURES for own in (False, True)),
+        ("llama", True, False),
+        ("qwen2", True, False),
+    ],
 )
 @settings(deadline=None, max_examples=25)
 @given(
@@ -37,12 +45,19 @@ def uncached_logits(lm: LanguageModel, ids: list[int]) -> torch.Tensor:
     ),
 )
 def test_feeding_and_rolling_back_is_reading_afresh(
-    architecture: str, capture: bool, prompt: list[int], moves: list[tuple[list[int], int]]
+    architecture: str,
+    capture: bool,
+    own_cache: bool,
+    prompt: list[int],
+    moves: list[tuple[list[int], int]],
 ) -> None:
-    """Chunks of any size, cut back by any count, far past a sliding window of 8."""
+    """Chunks of any size, cut back by any count, far past a sliding window of 8, in any cache."""
     lm, context = language_model(architecture, capture), Context(list(prompt))
+    if own_cache:
+        lm.varlen = None
     lm.forward(context)
-    assert isinstance(context.cache, GraphRunner) == capture
+    expected = TransformersCache if own_cache else GraphRunner if capture else KVSegment
+    assert isinstance(context.cache, expected)
     for new, back in moves:
         context.ids += new
         scored = lm.forward(context, positions=len(new))
@@ -60,6 +75,48 @@ def test_rolling_back_what_was_not_read_costs_nothing() -> None:
     forwards = lm.forwards
     lm.forward(context)
     assert lm.forwards == forwards
+
+
+class Wrapped(torch.nn.Module):
+    """Hides a model's signature, as PEFT's models do."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+    def get_base_model(self) -> Any:
+        return self.inner
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("kind", ["peft", "compile", "both"])
+def test_a_wrapper_does_not_hide_that_only_wanted_logits_are_made(kind: str) -> None:
+    """Otherwise every token of a prompt would get logits, and no CUDA graph would be captured."""
+    lm, tok = model("llama", "byte-level")
+    wrapped: Any = lm if kind == "compile" else Wrapped(lm)
+    if kind != "peft":
+        wrapped = torch.compile(wrapped, backend="eager")
+    own = LanguageModel(wrapped, tok, kind, capture=True)
+    assert own._keeps_logits and own._runners is not None
+    plain = LanguageModel(wrapped, tok, kind, capture=False)
+    heads: list[int] = []
+    handle = lm.lm_head.register_forward_hook(lambda _m, _i, out: heads.append(out.shape[1]))
+    try:
+        assert (plain.varlen is None) == (kind != "peft")  # would be compiled for every batch
+        heads.clear()
+        logits = plain.forward(Context([1, 2, 3, 4]))
+    finally:
+        handle.remove()
+    assert heads == [1]
+    torch.testing.assert_close(logits, uncached_logits(plain, [1, 2, 3, 4])[-1:])
 
 
 def test_positions_that_are_not_new_are_refused() -> None:

@@ -116,6 +116,20 @@ def test_what_came_as_drafted_costs_no_forward(architecture: Any) -> None:
     assert out.stats["accepted"] + out.stats["base_forwards"] == 48
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_drafts_in_transformers_own_cache_change_nothing(architecture: Any) -> None:
+    """Also beyond a sliding window, after which that cache cannot be cropped."""
+    gen = BlendInGenerator(
+        tuple(model(architecture, "byte-level", 1)), tuple(model("gemma3", "sentencepiece", 2))
+    )
+    gen.base.varlen = gen.guide.varlen = None
+    for policy in (Blend(threshold=0.8), Nudge(), BaseOnly(), GuideOnly()):
+        plain = gen.generate("Why?", policy=policy, max_new_tokens=24, speculate="off")
+        for speculate in (3, "guide", "lookup"):
+            out = gen.generate("Why?", policy=policy, max_new_tokens=24, speculate=speculate)
+            assert decided(out) == decided(plain)
+
+
 def test_the_trace_tells_what_was_drafted_and_what_came() -> None:
     gen = generator(("llama", "byte-level", 1), ("llama", "sentencepiece", 2))
     for policy in (BaseOnly(), Blend()):

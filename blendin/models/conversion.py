@@ -1,6 +1,6 @@
 """Reads a GGUF through transformers and writes float32 safetensors with a compact tokenizer.
 
-Run as a script by :mod:`blendin.pairs`, in a process of its own: `conversion.py GGUF FOLDER`.
+:mod:`blendin.models.default_pair` runs it in a process of its own: `conversion.py GGUF FOLDER`.
 """
 
 import json

@@ -35,7 +35,7 @@ FREE_BYTES_NEEDED = 2_500_000_000
 
 
 class PairError(ValueError):
-    """An embedded model cannot be had; the message names what to install or change."""
+    """An embedded model is unavailable; the message names what to install or change."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def is_installed(name: str) -> bool:
 
 
 def named_by_hub_id(hub_id: str) -> str | None:
-    """The installed embedded model that was made of this hub id's, if there is one."""
+    """The installed embedded model that was made from this hub id, if there is one."""
     names = [name for name, model in EMBEDDED.items() if model.hub_id == hub_id]
     return next(filter(is_installed, names), None)
 
@@ -237,7 +237,7 @@ def _write_notices(model: EmbeddedModel, fresh: Path) -> None:
 
 
 def _convert_in_child(gguf: Path, destination: Path) -> None:
-    """Runs `conversion.py` in a process that takes its gigabytes of memory away when it ends."""
+    """Runs `conversion.py` in a process of its own, which frees its gigabytes when it ends."""
     # By path and with -P: nothing else of blendin is imported, and no folder of ours is on
     # sys.path, where blendin/trace.py would stand in for the standard library's.
     script = Path(__file__).with_name("conversion.py")

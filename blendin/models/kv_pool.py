@@ -121,29 +121,25 @@ class Pool:
             return
         for stored in self._layers.values():
             for tensor in stored:
-                source = tensor[match.start : match.start + count]
-                tensor[segment.start : segment.start + count] = source
+                source = tensor[:, match.start : match.start + count]
+                tensor[:, segment.start : segment.start + count] = source
         segment.ids[:] = ids[:count]
 
     def write(
         self, layer: int, places: slice | Tensor, key: Tensor, value: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Stores `[T, heads, width]` keys and values at T places: a slice, or `[T]` int64.
+        """Stores `[heads, T, width]` keys and values at T places: a slice, or `[T]` int64.
 
         Returns:
-            All keys and all values of that layer, `[size, heads, width]`.
+            All keys and all values of that layer, `[heads, size, width]`.
         """
         if layer not in self._layers:
             self._layers[layer] = (
-                key.new_empty(self.size, *key.shape[1:]),
-                value.new_empty(self.size, *value.shape[1:]),
+                key.new_empty(len(key), self.size, key.shape[2]),
+                value.new_empty(len(value), self.size, value.shape[2]),
             )
         keys, values = self._layers[layer]
-        if isinstance(places, slice):
-            keys[places], values[places] = key, value
-        else:
-            keys.index_copy_(0, places, key)
-            values.index_copy_(0, places, value)
+        keys[:, places], values[:, places] = key, value
         return keys, values
 
     def clear(self) -> None:
@@ -187,11 +183,11 @@ class Pool:
             starts.append(end)
             end += segment.capacity
         for layer, stored in self._layers.items():
-            fresh = tuple(tensor.new_empty(self.size, *tensor.shape[1:]) for tensor in stored)
+            fresh = [tensor.new_empty(len(tensor), self.size, tensor.shape[2]) for tensor in stored]
             for old, new in zip(stored, fresh, strict=True):
                 for segment, start in zip(self._segments, starts, strict=True):
-                    held = old[segment.start : segment.start + segment.length]
-                    new[start : start + segment.length] = held
+                    held = old[:, segment.start : segment.start + segment.length]
+                    new[:, start : start + segment.length] = held
             self._layers[layer] = (fresh[0], fresh[1])
         for segment, start in zip(self._segments, starts, strict=True):
             segment.start = start

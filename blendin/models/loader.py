@@ -51,10 +51,10 @@ class Location:
 
 
 def locate(source: ModelSource, role: str) -> ModelSource | Location:
-    """Where a model that is named lies; an embedded one is verified, and converted if need be.
+    """Finds a model by its name; an embedded one is verified, and converted if need be.
 
     Args:
-        source: as for `load`; what is not a name is handed back as it is.
+        source: as for `load`; what is not a name is returned as it is.
         role: "base" or "guide", for messages.
 
     Raises:
@@ -86,7 +86,7 @@ def load(source: ModelSource | Location, role: str, **kwargs: Any) -> Model:
             a server: as `remote.loading.load` takes them.
 
     Raises:
-        ValueError: where there is no such model, or its tokenizer cannot be aligned.
+        ValueError: there is no such model, or its tokenizer cannot be aligned.
         remote.completions.ServerError: where a server does not answer or refuses.
     """
     source = source if isinstance(source, Location) else locate(source, role)
@@ -116,7 +116,7 @@ def load(source: ModelSource | Location, role: str, **kwargs: Any) -> Model:
     except OSError as error:
         if (embedded := pairs.named_by_hub_id(source.path)) is not None:
             logger.warning(
-                "%s is not to be had from the hub: taking the embedded %s, whose weights were "
+                "%s is not available from the hub: taking the embedded %s, whose weights were "
                 "quantized to 4 bits",
                 source.name,
                 embedded,
@@ -124,7 +124,7 @@ def load(source: ModelSource | Location, role: str, **kwargs: Any) -> Model:
             return load(embedded, role, **kwargs)
         raise ValueError(
             f"{role}={source.name!r} cannot be loaded: it is neither a folder, nor a GGUF file, "
-            f"nor one of {', '.join(pairs.EMBEDDED)}, nor to be had from the Hugging Face hub "
+            f"nor one of {', '.join(pairs.EMBEDDED)}, nor available from the Hugging Face hub "
             f"with safetensors weights ({_first_line(error)})"
         ) from error
     return LanguageModel(model, tokenizer, source.name)
@@ -132,7 +132,7 @@ def load(source: ModelSource | Location, role: str, **kwargs: Any) -> Model:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Halves the reading of a large tokenizer: its JSON is many objects and no garbage."""
+    """Halves the time to read a large tokenizer: its JSON is many objects and no garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:

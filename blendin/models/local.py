@@ -297,7 +297,7 @@ class LanguageModel:
         return read
 
     def _keep_agreed(self, context: Context, positions: int) -> None:
-        """Crops what the text has not come to be, and the positions whose logits are wanted."""
+        """Crops what the text does not agree with, and the positions whose logits are needed."""
         end = len(context.ids) - positions
         if context.lookahead is not None:
             end = min(end, context.lookahead.agreed_end(context.ids))

@@ -103,10 +103,8 @@ class VarlenBatch:
         self.windows[module.layer_idx] = window
         if isinstance(self._places, Tensor):  # layers may lie on several devices
             self._places = self._places.to(key.device)
-        keys, values = self.pool.write(
-            module.layer_idx, self._places, key[0].transpose(0, 1), value[0].transpose(0, 1)
-        )
-        keys, values = keys.transpose(0, 1)[None], values.transpose(0, 1)[None]
+        keys, values = self.pool.write(module.layer_idx, self._places, key[0], value[0])
+        keys, values = keys[None], values[None]
         if self.together:
             return self._attend_in_groups(module, query, keys, values, window, how)
         queries = query.split(self.lengths, dim=2) if len(self.lengths) > 1 else (query,)

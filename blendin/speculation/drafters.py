@@ -16,7 +16,7 @@ SHORTEST, LONGEST = 1, 4
 class Draft(NamedTuple):
     """The tokens that may follow, in the vocabulary of the target model.
 
-    `kind` tells drafts apart that are likely to be right to different degrees.
+    Acceptance is estimated for each `kind` of draft.
     """
 
     kind: str

@@ -47,7 +47,7 @@ class PassingError(ServerError):
 
 
 class Row(NamedTuple):
-    """What a model tells of one position.
+    """A model's prediction at one position.
 
     Attributes:
         token: what it continued with, its argmax (in a prompt: what stands there).
@@ -66,7 +66,7 @@ class Row(NamedTuple):
 
 
 def body(model: str, prompt: Sequence[int], max_tokens: int, top: int) -> dict[str, Any]:
-    """A greedy request's JSON, whatever sampling the server would default to."""
+    """The JSON of a greedy request; it overrides the server's sampling defaults."""
     return {
         "model": model,
         "prompt": list(prompt),
@@ -156,23 +156,25 @@ async def _check(response: httpx.Response, url: str) -> None:
     if status == 200:
         return
     await response.aread()
-    told = f"{url} answers {status}: {_message(response.text)}"
+    message = f"{url} answers {status}: {_message(response.text)}"
     if status >= 500 or status in PASSING:
-        raise PassingError(told, _seconds(response.headers.get("retry-after")))
+        raise PassingError(message, _seconds(response.headers.get("retry-after")))
     if status == 404 and not url.endswith("/v1"):
-        told += " (a server's URL goes up to /v1)"
+        message += " (a server's URL goes up to /v1)"
     if status in (401, 403):
-        told += " (the key is read from BLENDIN_BASE_API_KEY, BLENDIN_GUIDE_API_KEY or, for both, "
-        told += "BLENDIN_API_KEY)"
-    raise ServerError(told)
+        message += (
+            " (the key is read from BLENDIN_BASE_API_KEY, BLENDIN_GUIDE_API_KEY or, for both, "
+            "BLENDIN_API_KEY)"
+        )
+    raise ServerError(message)
 
 
 def _message(text: str) -> str:
     """What a server says in its error, in its own JSON or as it is, in one short line."""
     try:
-        told = json.loads(text)
-        told = told.get("error", told)
-        text = told.get("message", text) if isinstance(told, dict) else str(told)
+        error = json.loads(text)
+        error = error.get("error", error)
+        text = error.get("message", text) if isinstance(error, dict) else str(error)
     except (ValueError, AttributeError):
         pass
     return " ".join(str(text).split())[:500]
@@ -201,20 +203,23 @@ def _rows(answer: Any, url: str) -> list[Row | None]:
         choices = answer["choices"]
         if not choices:  # the usage, which some servers send last
             return []
-        told = choices[0]["logprobs"]
-        if told is None:
+        logprobs = choices[0]["logprobs"]
+        if logprobs is None:
             raise ServerError(
                 f"{url} gives no log-probabilities: blendin needs a completions server that does"
             )
         return [
             None if top is None else _row(token, log_prob, top)
             for token, log_prob, top in zip(
-                told["tokens"], told["token_logprobs"], told["top_logprobs"], strict=True
+                logprobs["tokens"],
+                logprobs["token_logprobs"],
+                logprobs["top_logprobs"],
+                strict=True,
             )
         ]
     except _TextTokens as error:
         raise ServerError(
-            f"{url} tells its tokens as text ({error}), in which bytes get lost: blendin needs a "
+            f"{url} gives its tokens as text ({error}), in which bytes get lost: blendin needs a "
             "server that gives token ids, as vLLM does (return_tokens_as_token_ids)"
         ) from error
     except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""From a server's URL to a `RemoteModel`: what the server has, checked before any work starts."""
+"""From a server's URL to a `RemoteModel`, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("blendin")
 
 OPTIONS = ("top_logprobs", "timeout", "patience", "max_connections")
 FOR_WEIGHTS = ("dtype", "device_map")
-"""Options of both models that say nothing to a server."""
+"""Options given for both models that do not concern a server."""
 
 PROBE = "The quick brown fox: 3 + 4 = 7,\n\tnaïve café — 你好 🙂"
 
@@ -34,8 +34,8 @@ class Address:
     """Where a model is served.
 
     Attributes:
-        urls: of its replicas, up to and including /v1.
-        model: as the servers call it; None: the only one they have.
+        urls: one for each replica, up to and including /v1.
+        model: what the servers call it; None: the only one they have.
     """
 
     urls: tuple[str, ...]
@@ -43,7 +43,7 @@ class Address:
 
 
 def is_url(source: Any) -> bool:
-    """Whether a user names a server."""
+    """Whether a model's source is the URL of a server."""
     return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
@@ -71,7 +71,7 @@ def address(source: str) -> Address:
 
 
 def load(source: str, role: str, **options: Any) -> RemoteModel:
-    """A model behind completions servers, which are asked what they have.
+    """A model behind completions servers, as they describe it themselves.
 
     Args:
         source: as `address` reads it.
@@ -84,7 +84,7 @@ def load(source: str, role: str, **options: Any) -> RemoteModel:
 
     Raises:
         ServerError: no server answers, or it refuses what blendin needs.
-        ValueError: an option there is not, or a tokenizer that is not the server's.
+        ValueError: an unknown option, or a tokenizer that is not the server's.
     """
     if find_spec("httpx") is None:
         raise ValueError(f"{role}={source!r} is a server: `pip install 'blendin[remote]'`")
@@ -139,13 +139,13 @@ def _authorization(role: str) -> dict[str, str]:
 
 
 async def _ask(where: Address, role: str, headers: dict[str, str]) -> Mapping[str, Any]:
-    """What the servers say of the model; those that do not answer are told of."""
+    """The servers' own description of the model; logs those that do not answer."""
     async with client(headers, 30.0, 8) as asking:
-        told = await asyncio.gather(
+        replies = await asyncio.gather(
             *(completions.get(asking, url, "models") for url in where.urls), return_exceptions=True
         )
     answers = []
-    for url, answer in zip(where.urls, told, strict=True):
+    for url, answer in zip(where.urls, replies, strict=True):
         if isinstance(answer, PassingError) and len(where.urls) > 1:
             logger.warning("%s", answer)
         elif isinstance(answer, BaseException):
@@ -166,7 +166,7 @@ async def _ask(where: Address, role: str, headers: dict[str, str]) -> Mapping[st
 
 
 def _place(tokenizer: Any, name: str, root: Any, role: str) -> Any:
-    """Where the tokenizer is to be had: as told, or where the server has it from."""
+    """Where the tokenizer comes from: where the user says, or where the server found it."""
     if tokenizer is not None and not isinstance(tokenizer, str | Path):
         return tokenizer
     for candidate in (tokenizer, name, root):
@@ -181,7 +181,7 @@ def _tokenizer(place: str, role: str, hub: Mapping[str, Any]) -> PreTrainedToken
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the {role}'s server does not hand out its tokenizer, and {place!r} is neither a "
-            f"folder nor to be had from the hub: pass {role}_kwargs={{'tokenizer': ...}} "
+            f"folder nor available from the hub: pass {role}_kwargs={{'tokenizer': ...}} "
             f"(on the command line --{role}-tokenizer)"
         ) from error
 
@@ -209,7 +209,7 @@ def _vocabulary(
 
 
 async def _check(where: Address, model: RemoteModel, headers: dict[str, str]) -> None:
-    """Whether the servers take what will be asked of them, and count their tokens as we do."""
+    """Checks that the servers accept our requests and have the same token ids."""
     ids = model.tokenizer.encode(PROBE)
     async with client(headers, 300.0, 8) as asking:  # a server's first answer may take long
         for url in where.urls:
@@ -235,7 +235,7 @@ async def _check(where: Address, model: RemoteModel, headers: dict[str, str]) ->
 
 
 async def _tokenized(asking: Any, url: str, name: str) -> list[int] | None:
-    """The probe in the server's tokens; None where it does not tell."""
+    """The probe in the server's tokens; None where it has no endpoint for that."""
     import httpx
 
     page = url.removesuffix("/v1") + "/tokenize"
@@ -247,10 +247,10 @@ async def _tokenized(asking: Any, url: str, name: str) -> list[int] | None:
     return tokens if isinstance(tokens, list) else None
 
 
-def _advice(told: str, model: RemoteModel) -> str:
-    if "logprobs" in told and model.top > 1:
+def _advice(message: str, model: RemoteModel) -> str:
+    if "logprobs" in message and model.top > 1:
         return (
-            f"{told}. Start it with --max-logprobs {model.top}, or pass top_logprobs= (fewer "
+            f"{message}. Start it with --max-logprobs {model.top}, or pass top_logprobs= (fewer "
             "candidates for a blend)"
         )
-    return told
+    return message

@@ -1,4 +1,4 @@
-"""Several servers of one model: where a sequence is sent, and what happens when one is away."""
+"""Several servers of one model: where a sequence is sent, and what happens when one is down."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ logger = logging.getLogger("blendin")
 FIRST_REST, LONGEST_REST = 0.5, 20.0
 """Seconds for which a server that failed is left alone, doubled at each failure in a row."""
 
-
 CROWDED, SPARE = 2, 4
 """A sequence leaves a server that has more than twice as many as another and four."""
 
@@ -25,7 +24,7 @@ class Replica:
 
     Attributes:
         url: up to and including /v1.
-        homed: what is decoded there, each with its prefix in the server's cache.
+        homed: the sequences decoded there, whose prefixes the server's cache holds.
         awake_at: when it may be asked again, on the monotonic clock.
         failures: in a row.
     """
@@ -40,10 +39,8 @@ class Replica:
         return time.monotonic() >= self.awake_at
 
     def failed(self, error: PassingError) -> None:
-        """Leaves the server alone for a while: for as long as it says, or ever longer."""
-        if (
-            self.is_awake
-        ):  # many requests fail at once where a server goes away: that is one failure
+        """Leaves the server alone: for as long as it asks, or longer with every failure."""
+        if self.is_awake:  # many requests fail at once where a server goes down: one failure
             self.failures += 1
             rest = min(LONGEST_REST, FIRST_REST * 2 ** (self.failures - 1))
             rest = rest * random.uniform(0.8, 1.2) if error.wait is None else max(0.1, error.wait)
@@ -64,8 +61,8 @@ class Replicas:
     def home(self, sequence: object, before: Replica | None) -> Replica | None:
         """Where a sequence is decoded: where it was, or where the fewest are.
 
-        It moves, and is read again, where its server is away or has far more to do than another,
-        as when that one comes back. None where no server may be asked now.
+        It moves, and is read again, where its server is down or much busier than another, as when
+        that one comes back. None where no server may be asked now.
         """
         awake = [replica for replica in self.all if replica.is_awake]
         if not awake:
