@@ -3,37 +3,32 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import policy
+from .policy import *  # noqa: F403  # what policy.py lists as public, so that it is listed once
+
 if TYPE_CHECKING:
     from .engine.scoring import Score
     from .engine.stream import Batch, Interrupted, Stream
     from .generator import BlendInGenerator
-    from .policy import BaseOnly, Blend, Defer, GuideOnly, InterventionCap, Nudge, Policy
     from .sampling import Sampling
     from .trace import Generation, Step
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BaseOnly",
     "Batch",
-    "Blend",
     "BlendInGenerator",
-    "Defer",
     "Generation",
-    "GuideOnly",
     "Interrupted",
-    "InterventionCap",
-    "Nudge",
-    "Policy",
     "Sampling",
     "Score",
     "Step",
     "Stream",
 ]
+__all__ += policy.__all__
 
 _ROOMS = {
     "generator": ("BlendInGenerator",),
-    "policy": ("BaseOnly", "Blend", "Defer", "GuideOnly", "InterventionCap", "Nudge", "Policy"),
     "sampling": ("Sampling",),
     "engine.scoring": ("Score",),
     "engine.stream": ("Batch", "Interrupted", "Stream"),

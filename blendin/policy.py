@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from .decision.mixture import Mixture
     from .decision.prediction import Prediction
 
+__all__ = [
+    "BaseOnly",
+    "Blend",
+    "Defer",
+    "GuideOnly",
+    "InterventionCap",
+    "Memory",
+    "Nudge",
+    "Policy",
+]
+
 DEFAULT_THRESHOLD = 0.4
 MAX_THRESHOLD = 2.0
 

@@ -10,17 +10,15 @@ import torch
 from conftest import generator
 
 from blendin import (
-    BaseOnly,
     Blend,
     BlendInGenerator,
     Defer,
-    GuideOnly,
     InterventionCap,
     Nudge,
     testing,
 )
 from blendin.engine.sequence import SequenceState
-from blendin.policy import Policy
+from blendin.policy import POLICY_NAMES, Policy, named_policy
 from blendin.testing import check_company, check_model, check_plain, check_policy, check_trace
 
 PAIRS = {
@@ -37,18 +35,15 @@ def gen(request: pytest.FixtureRequest) -> BlendInGenerator:
 @pytest.mark.parametrize(
     "policy",
     [
-        Blend(),
+        *map(named_policy, POLICY_NAMES),
         Blend(threshold=0.9, top_k=3),
         Blend(threshold=0.7, top_k=None, alpha=0.5),
         Nudge(threshold=0.6),
         Nudge(threshold=0.6, unit="token"),
-        Defer(),
         Defer(0.3, "budget"),
         Defer(0.3, "bet"),
         InterventionCap(Nudge(threshold=2), 0.3, 4),
         InterventionCap(Defer(0.5), 0.3, 4),
-        BaseOnly(),
-        GuideOnly(),
     ],
     ids=str,
 )
