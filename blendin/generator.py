@@ -283,7 +283,7 @@ class BlendInGenerator:
                 (a text or several: the text ends before the first), and the sampling settings of
                 `Sampling`: `do_sample`, `temperature`, `top_p`, `sampling_top_k`,
                 `repetition_penalty`, `seed` (the i-th prompt of a list draws with seed + i).
-                `speculate` reads guesses of the next tokens ahead, which changes no output:
+                `speculate` reads draft tokens ahead, which changes no output:
                 "auto" where it pays, "off", "lookup" (in the text so far), "guide" (its greedy
                 continuation), or a number of tokens. Of a server windows of tokens are asked for,
                 "off" one at a time. In bfloat16 near-ties may fall either way

@@ -41,7 +41,7 @@ class Memory:
     """Whether the next step begins with the base; otherwise the guide is run at once."""
 
     def allows(self, steps: int, interventions: int) -> bool:
-        """Whether the next step may be an intervention, after so many steps and interventions."""
+        """Whether the next step may be an intervention, given how many there were so far."""
         return True
 
     def accepts(self, data: bytes) -> bool:

@@ -35,8 +35,8 @@ class Step:
             None where the base's vocabulary lacks it.
         token_ids: what entered the base's context (the guide's under `GuideOnly`).
         is_end: whether the symbol is END.
-        draft: where a token had been guessed for this place, whether it was this one. Guesses
-            depend on measured times, so that equal steps may differ in it.
+        draft: whether the draft token for this place, if there was one, was this one. Drafts
+            depend on measured times, so equal steps may differ in it.
 
     Numbers are None where they were not computed.
     """
@@ -118,10 +118,10 @@ class Generation:
 
     @property
     def stats(self) -> dict[str, Any]:
-        """What it took: tokens, forwards of each model, and the guesses' luck.
+        """What it took: tokens, forwards of each model, and the acceptance of drafts.
 
-        `acceptance_rate` is of the tokens that were guessed and then decided; None where no token
-        was guessed.
+        `acceptance_rate` is the share of accepted draft tokens among those that were decided; None
+        where nothing was drafted.
         """
         drafted = [step.draft for step in self.steps if step.draft is not None]
         accepted = drafted.count("accepted")

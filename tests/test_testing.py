@@ -17,6 +17,7 @@ from blendin import (
     Nudge,
     testing,
 )
+from blendin.engine.request import Request
 from blendin.engine.sequence import SequenceState
 from blendin.policy import POLICY_NAMES, Policy, named_policy
 from blendin.testing import check_company, check_model, check_plain, check_policy, check_trace
@@ -112,3 +113,10 @@ def test_a_trace_that_does_not_add_up_is_found() -> None:
     out.steps[place] = replace(out.steps[place], alpha=1.5)
     with pytest.raises(AssertionError, match=f"step {place}: α is 1.5"):
         check_trace(out)
+
+
+def test_a_capped_policys_servers_stop_writing_where_the_policy_alone_would() -> None:
+    gen = generator(*PAIRS["one vocabulary"])
+    for policy in (Blend(threshold=0.5), InterventionCap(Blend(threshold=0.5))):
+        request = Request.of("x", None, None, default_policy=policy)
+        assert request.read(gen.pair).context("base").min_top_prob == 0.25

@@ -32,7 +32,7 @@ class Request:
         policy: what to do at a step.
         limits: when it ends without END.
         sampling: how a symbol is taken.
-        speculate: whether and how the next tokens are guessed and read ahead.
+        speculate: whether and how the next tokens are drafted.
         index: its place in the caller's list; it draws with `seed + index`.
     """
 
@@ -154,12 +154,13 @@ class Request:
                 f"the {role}'s prompt has {len(ids)} tokens and the context of {model.name} holds "
                 f"{model.max_length}: shorten the prompt or choose another {role}"
             )
-        # A symbol of the other vocabulary may take several tokens of this one; there is more room
-        # to be had for texts of such.
+        # A symbol of the other vocabulary may take several tokens of this one; where a text is full
+        # of those its room is enlarged.
         expected = len(ids) + self.limits.max_new_tokens + 8
         ahead = None if model.can_draft else max_draft_tokens(self.speculate)
-        # Where a base is unsure the guide is asked, and mostly decides for another token; where it
-        # is nearly sure its own stands in two of five cases, and a new request would cost more.
+        # Where the base is unsure the guide mostly decides for another token, so that a server need
+        # not write on. Half-sure, its token stands in two of five cases, and a new request would
+        # cost more.
         unlikely = 0.5 * self.policy.uncertain_below if role == "base" else 0.0
         return Context(ids, expected=expected, max_draft_tokens=ahead, min_top_prob=unlikely)
 

@@ -15,7 +15,7 @@ from .sequence import SequenceState
 
 
 class Scheduler:
-    """Decodes sequences, at most so many at a time, and yields each as it ends.
+    """Decodes sequences, a bounded number at a time, and yields each as it ends.
 
     First come, first served. A sequence is admitted once both models' caches have room for all of
     it; one that outgrows its room where there is none left goes back to the head of the queue, and

@@ -23,7 +23,7 @@ from .pair import Pair
 from .sequence import SequenceState
 
 POSITIONS_AT_ONCE = 128
-"""Logits of so many positions are held at once; one of a large vocabulary is a megabyte."""
+"""Positions whose logits are held at once; one of a large vocabulary is a megabyte."""
 
 TEXTS_AT_ONCE = 8
 
@@ -88,7 +88,7 @@ class _Reading:
     def take(self, count: int, beyond: int) -> int:
         """Brings `count` further tokens, or as many as there are, before the reader; how many.
 
-        The last of them is read only where the reader goes so many tokens `beyond`.
+        The last of them is read only where the reader reads `beyond` it.
         """
         count = min(count, len(self.tokens) - self.done)
         end = self.done + count - 1 + beyond
