@@ -73,6 +73,7 @@ def check(out: Generation, expected: ReferenceResult) -> None:
     assert out.token_ids[:-1] == expected.base_ids[: len(out.token_ids) - 1]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(specs, guides, prompts, policies)
 def test_every_step_is_that_of_the_slow_reference(
@@ -82,6 +83,7 @@ def test_every_step_is_that_of_the_slow_reference(
     check(out, expected_of(base, guide, out, policy))
 
 
+@pytest.mark.slow
 @some
 @given(specs, st.sampled_from(("llama", "gemma3")), prompts, policies)
 def test_two_models_of_one_vocabulary_follow_the_reference_too(
@@ -92,6 +94,7 @@ def test_two_models_of_one_vocabulary_follow_the_reference_too(
     check(out, expected_of(base, guide, out, policy))
 
 
+@pytest.mark.slow
 @some
 @given(specs, specs, st.lists(prompts, min_size=2, max_size=3), policies)
 def test_a_list_of_prompts_gives_what_each_gives_alone(
@@ -105,6 +108,7 @@ def test_a_list_of_prompts_gives_what_each_gives_alone(
     assert flags == [[step.intervened for step in out.steps] for out in alone]
 
 
+@pytest.mark.slow
 @some
 @given(specs, guides, prompts, policies)
 def test_the_trace_adds_up_in_streams_too(
@@ -159,6 +163,7 @@ def test_where_no_mass_can_move_the_base_decodes_alone(policy: Defer) -> None:
     assert gen.guide.forwards == before
 
 
+@pytest.mark.slow
 @some
 @given(specs, specs, prompts, st.sampled_from(("token", "budget")))
 def test_all_mass_handed_over_is_the_guides_own_text(
@@ -171,6 +176,7 @@ def test_all_mass_handed_over_is_the_guides_own_text(
     assert out.intervention_rate == 1
 
 
+@pytest.mark.slow
 @some
 @given(specs, prompts, policies)
 def test_guided_by_itself_a_model_writes_its_own_greedy_text(
@@ -259,6 +265,7 @@ def drawn(gen: BlendInGenerator, text: str, policy: Defer, **sampling: Any) -> C
     return Counter(END if step.is_end else step.token_bytes for step in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize(
     "guide", [("llama", "byte-level", 1), ("llama", "sentencepiece", 1)], ids=["one", "two"]

@@ -56,6 +56,7 @@ def read(spec: tuple[str, str, int], ids: list[int]) -> bytes:
     return b"".join(vocabulary.bytes_at(id) for id in ids)
 
 
+@pytest.mark.slow
 @exact
 @given(models, models, prompts)
 def test_threshold_zero_is_the_bases_own_generate(base: Any, guide: Any, prompt: str) -> None:
@@ -68,6 +69,7 @@ def test_threshold_zero_is_the_bases_own_generate(base: Any, guide: Any, prompt:
     assert gen.guide.forwards == guide_forwards or gen.guide is gen.base
 
 
+@pytest.mark.slow
 @exact
 @given(st.sampled_from(ARCHITECTURES), st.sampled_from(ARCHITECTURES), kinds, prompts)
 def test_full_trust_is_the_guides_own_generate_in_one_vocabulary(
@@ -80,6 +82,7 @@ def test_full_trust_is_the_guides_own_generate_in_one_vocabulary(
         assert out.intervention_rate == 1
 
 
+@pytest.mark.slow
 @exact
 @given(models, models, prompts)
 def test_full_trust_is_the_guides_own_text_in_two_vocabularies(
@@ -93,6 +96,7 @@ def test_full_trust_is_the_guides_own_text_in_two_vocabularies(
         assert len(out.steps) == len(expected)
 
 
+@pytest.mark.slow
 @exact
 @given(
     models,

@@ -23,6 +23,7 @@ pytest.importorskip("triton")
 here = pytest.mark.skipif(not HERE, reason="runs in a process of its own")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(HERE, reason="the tests run in this process")
 def test_under_the_interpreter() -> None:
     run_interpreted(__file__)

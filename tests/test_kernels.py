@@ -35,6 +35,7 @@ pytestmark = [
 SMALL = Geometry(64, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(HERE, reason="the tests run in this process")
 def test_under_the_interpreter() -> None:
     run_interpreted(__file__)

@@ -152,6 +152,7 @@ def test_a_special_token_on_top_is_kept_until_a_symbol_can_overtake_it() -> None
 parts = st.integers(1, 60)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(
     weights=st.lists(parts, min_size=5, max_size=5),

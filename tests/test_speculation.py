@@ -47,6 +47,7 @@ def decided(out: Any) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(models, models, prompts, st.sampled_from(POLICIES), samplings, modes)
 def test_every_draft_leaves_the_text_as_the_plain_loop_writes_it(

@@ -146,6 +146,7 @@ def test_the_report_gives_r_its_interval_and_n_and_warns_of_causes() -> None:
     assert " ".join(words).endswith(CAUTION)
 
 
+@pytest.mark.slow
 @needs_data("paper_pairs.csv")
 def test_the_papers_pairs_give_the_papers_correlations(tmp_path: Path) -> None:
     plot, figures = tmp_path / "paradox.svg", tmp_path / "figures.json"

@@ -143,6 +143,7 @@ def test_the_picture_names_every_pair_and_task_with_its_r(tmp_path: Path) -> Non
     assert picture.count("20 % line") == 4
 
 
+@pytest.mark.slow
 def test_labels_of_the_papers_pairs_hardly_overlap(paper: Path) -> None:
     """In each task of 15 pairs the labels share less than 2 % of their area."""
     pytest.importorskip("matplotlib")

@@ -275,6 +275,7 @@ def test_the_command_goes_from_data_to_page(
         assert f"| {arm['arm']} | {arm['figures']['balanced score']['estimate']:.3f} [" in text
 
 
+@pytest.mark.slow
 def test_a_page_is_of_one_pair_and_of_the_datas_edition(
     gen: BlendInGenerator, data: Path, tmp_path: Path
 ) -> None:
