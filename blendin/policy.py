@@ -291,22 +291,17 @@ class Defer(Policy):
     def _can_change(self, base: Prediction, greedy: bool) -> Tensor:
         """Whether some distribution of the guide's changes what is emitted, `[N]` bool."""
         symbols, probs, unlisted, _ = base.top(None)
-        most = self._deferred(probs, probs.new_ones(len(probs)))  # where the guide is certain
+        # "bet" defers the most, and changes the most, where the guide is certain.
+        most = self._deferred(probs, probs.new_ones(len(probs)))
         mass = (probs * most).sum(dim=-1) + unlisted
         if not greedy:
             return mass > 0
         own = symbols == base.choice[:, None]  # nowhere, if the choice is a special token
         own_prob = (probs * own).sum(dim=-1)
         stays = own_prob > (probs * most * own).sum(dim=-1)
-        if self.rule == "bet":
-            runner_up = probs.masked_fill(own, 0).amax(dim=-1)
-            # The runner-up gains most where the guide is as sure as leaves it undeferred, or all.
-            guide_prob = (runner_up + self.threshold).clamp(max=1)
-            partial_mass = (probs * self._deferred(probs, guide_prob)).sum(dim=-1) + unlisted
-            rival = (runner_up + partial_mass * guide_prob).maximum(mass)
-        else:
-            rival = (probs * ~most).masked_fill(own, 0).amax(dim=-1) + mass
-        return (mass > 0) & (~stays | (rival >= own_prob))
+        # The best rival is what the guide gives all of m: a symbol that was kept, or any other.
+        kept = probs * ~most * (base.is_shared(symbols) & ~own)
+        return (mass > 0) & (~stays | (kept.amax(dim=-1) + mass >= own_prob))
 
     def _deferred(self, probs: Tensor, guide_top_prob: Tensor) -> Tensor:
         """The mask d, `[N, C]` bool, of the base's `[N, C]` probabilities."""
@@ -385,6 +380,10 @@ class InterventionCap(Policy):
     def mix(self, base: Prediction | None, guide: Prediction, greedy: bool = True) -> Mixture:
         return self.policy.mix(base, guide, greedy)
 
+    def allows(self, interventions: int, steps: int) -> bool:
+        """Whether a further intervention is let through after this many of each."""
+        return steps < self.grace_steps or interventions + 1 <= self.max_rate * (steps + 1)
+
     def memory(self) -> Memory:
         return CapMemory(self, self.policy.memory())
 
@@ -408,9 +407,8 @@ class CapMemory(Memory):
         return self._inner.asks_base
 
     def allows(self, steps: int, interventions: int) -> bool:
-        within = interventions + 1 <= self._cap.max_rate * (steps + 1)
-        free = steps < self._cap.grace_steps or within
-        return free and self._inner.allows(steps, interventions)
+        through = self._cap.allows(interventions, steps)
+        return through and self._inner.allows(steps, interventions)
 
     def accepts(self, data: bytes) -> bool:
         return self._inner.accepts(data)

@@ -52,6 +52,10 @@ class Prediction(Protocol):
         """The top k candidates (all of them where k is None) and END."""
         ...
 
+    def is_shared(self, symbols: Tensor) -> Tensor:
+        """Which symbols the other model may emit too, int64 of any shape to bool."""
+        ...
+
     def log_probs(self, tokens: Tensor) -> Tensor:
         """The log-probability of one of the model's own tokens a row, `[N]` to `[N]` float32."""
         ...
@@ -119,6 +123,9 @@ class DensePrediction:
         probs = (scores - self.log_total[:, None]).exp()
         symbols = self.model.symbols[tokens]
         return with_end(probs, symbols, self._end_prob, self.model.end, is_cut=True)
+
+    def is_shared(self, symbols: Tensor) -> Tensor:
+        return self.model.shared[symbols]
 
     def log_probs(self, tokens: Tensor) -> Tensor:
         return self.logits.gather(-1, tokens[:, None])[:, 0].float() - self.log_total

@@ -24,6 +24,7 @@ class ModelSymbols:
         symbols: `[V]` int64, the symbol of each token, no two alike.
         tokens: `[end + 1]` int64, the token of each symbol; -1 where it has none, and for END.
         end: the symbol END, one less than the number of symbols.
+        shared: `[end + 1]` bool, the symbols that both models may emit at an intervention.
     """
 
     ends: Tensor
@@ -31,6 +32,7 @@ class ModelSymbols:
     symbols: Tensor
     tokens: Tensor
     end: int
+    shared: Tensor
 
     @cached_property
     def all_symbols(self) -> Tensor:
@@ -38,10 +40,20 @@ class ModelSymbols:
         return torch.cat([self.symbols, self.symbols.new_tensor([self.end])])
 
     @classmethod
-    def of(cls, ends: Tensor, candidates: Tensor, symbols: Tensor, end: int) -> ModelSymbols:
+    def of(
+        cls,
+        ends: Tensor,
+        candidates: Tensor,
+        symbols: Tensor,
+        end: int,
+        shared: Tensor | None = None,
+    ) -> ModelSymbols:
+        """Of one model's tables; None of the symbols is shared where `shared` is missing."""
         tokens = symbols.new_full((end + 1,), -1)
         tokens[symbols] = torch.arange(len(symbols), device=symbols.device)
-        return cls(ends.sort().values, candidates, symbols, tokens, end)
+        if shared is None:
+            shared = torch.zeros_like(tokens, dtype=torch.bool)
+        return cls(ends.sort().values, candidates, symbols, tokens, end, shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +85,25 @@ class SymbolTables:
     def base(self) -> ModelSymbols:
         """The base's tokens: every one is its own symbol."""
         own = torch.arange(self.base_candidates.numel(), device=self.base_candidates.device)
-        return ModelSymbols.of(self.base_ends, self.base_candidates, own, self.end)
+        return ModelSymbols.of(self.base_ends, self.base_candidates, own, self.end, self._shared)
 
     @cached_property
     def guide(self) -> ModelSymbols:
         """The guide's tokens."""
-        return ModelSymbols.of(self.guide_ends, self.guide_candidates, self.guide_symbols, self.end)
+        return ModelSymbols.of(
+            self.guide_ends, self.guide_candidates, self.guide_symbols, self.end, self._shared
+        )
+
+    @cached_property
+    def _shared(self) -> Tensor:
+        """`[end + 1]` bool, the symbols that both models may emit."""
+        of_base = self.base_candidates.new_zeros(self.end + 1)
+        of_guide = of_base.clone()
+        of_base[: len(self.base_candidates)] = self.base_candidates
+        of_guide[self.guide_symbols] = self.guide_candidates
+        shared = of_base & of_guide
+        shared[self.end] = True
+        return shared
 
     def to(self, device: torch.device | str) -> SymbolTables:
         return SymbolTables(*(getattr(self, field.name).to(device) for field in fields(self)))

@@ -92,6 +92,9 @@ class ListedPrediction:
         unlisted = (1 - listed.log_probs.exp().sum(dim=-1)).clamp(min=0)
         return found._replace(unlisted=unlisted)
 
+    def is_shared(self, symbols: Tensor) -> Tensor:
+        return self.model.shared[symbols]
+
     def log_probs(self, tokens: Tensor) -> Tensor:
         here = self.listed.tokens == tokens[:, None]
         return self.listed.log_probs.masked_fill(~here, -torch.inf).amax(dim=-1)

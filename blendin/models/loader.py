@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from transformers import (
     AutoModelForCausalLM,
@@ -25,7 +25,7 @@ from .remote.model import RemoteModel
 
 logger = logging.getLogger("blendin")
 
-ModelSource = (
+ModelSource: TypeAlias = (
     str
     | Path
     | PreTrainedModel
