@@ -90,6 +90,7 @@ def columns(batch: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return named | {"stop": [list(row["stop"]) for row in batch]}
 
 
+@pytest.mark.slow
 @settings(
     deadline=None,
     max_examples=60,
@@ -343,6 +344,7 @@ def test_an_interrupt_keeps_what_is_finished(
     assert not pools()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cap", [120, 160, 240])
 def test_the_cap_on_cached_tokens_holds(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch, cap: int
