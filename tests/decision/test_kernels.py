@@ -206,7 +206,7 @@ def tie_at_the_edge(side: Side, row: int, k: int | None) -> bool:
     """Whether `torch.topk` may keep another of some equal probabilities than the kernels do."""
     probs = side.dense().logits[row].float().softmax(-1)
     values = probs.masked_fill(~side.model.candidates, 0).sort(descending=True).values
-    if k is None or k >= len(values) or values[k] == 0:
+    if k is None or k >= len(values) or values[k - 1] == 0:
         return False
     # END, when it wins the last place, puts out the k-th.
     close = torch.isclose(values[:-1], values[1:], rtol=1e-6, atol=0)
