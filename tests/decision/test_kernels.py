@@ -261,7 +261,7 @@ def examples(count: int) -> Any:
 
 
 @here
-@examples(40)
+@examples(24)
 @given(cases(), top_ks, st.booleans())
 def test_a_prediction_is_the_dense_one(built: Case, k: int | None, candidates_only: bool) -> None:
     for side in (built.base, built.guide):
@@ -269,7 +269,7 @@ def test_a_prediction_is_the_dense_one(built: Case, k: int | None, candidates_on
 
 
 @here
-@examples(20)
+@examples(12)
 @given(
     cases(),
     top_ks,
