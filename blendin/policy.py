@@ -252,9 +252,7 @@ class Defer(Policy):
             their summed P_B stays within θ; "bet" those with P_B(v) < p_g − θ.
     """
 
-    threshold: float = parameter(
-        DEFAULT_THRESHOLD, "τ: the guide steps in where the base is less sure."
-    )
+    threshold: float = parameter(DEFAULT_THRESHOLD, "θ of the rule.")
     rule: Literal["token", "budget", "bet"] = parameter(
         "token", "Which of its tokens the base defers to the guide: token, budget or bet."
     )
@@ -309,11 +307,12 @@ class Defer(Policy):
             return probs < self.threshold
         if self.rule == "bet":
             return probs < (guide_top_prob - self.threshold)[:, None]
+        total = probs.double().sum(dim=-1, keepdim=True)
         for count in (min(512, probs.shape[1]), probs.shape[1]):
-            likeliest, places = probs.topk(count, dim=-1)
-            likelier = likeliest.double().cumsum(dim=-1) - likeliest.double()
+            top, places = probs.topk(count, dim=-1)
+            likelier = top.double().cumsum(dim=-1) - top
             # Kept: what, with everything less likely, exceeds the budget.
-            kept = probs.double().sum(dim=-1, keepdim=True) - likelier > self.threshold
+            kept = total - likelier > self.threshold
             if not bool(kept[:, -1].any()):
                 break
         return probs.new_ones(probs.shape).bool().scatter(-1, places, ~kept)

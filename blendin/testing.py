@@ -65,7 +65,8 @@ def plain_loop(
             asks = asks and memory.allows(len(steps), interventions)
             own = not (asks and sequence.guide_catches_up())
         if own and policy.reads_base:
-            symbol = int(base.choice) if base is not None else -1
+            assert base is not None  # a policy is not asked to go on alone where the guide must
+            symbol = int(base.choice)
         else:
             assert sequence.guide is not None
             returned = pair.guide.forward(Context(list(sequence.guide.ids)))

@@ -172,7 +172,7 @@ def _read(
     pair: Pair, role: Role, sequences: Sequence[SequenceState]
 ) -> Generator[Read, NextTokens, tuple[list[SequenceState], Any]]:
     """What a model says, N rows, and the N sequences that can still be read."""
-    model = pair.base if role == "base" else pair.guide
+    model = pair.model(role)
     left = [sequence for sequence in sequences if sequence.can_be_read(model, role)]
     if not left:
         return [], None

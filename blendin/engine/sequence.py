@@ -108,11 +108,6 @@ class SequenceState:
         """Whether its next step begins with the target model."""
         return self.asks_base or not self.policy.reads_base
 
-    @property
-    def target_role(self) -> Role:
-        """The model whose tokens are drafted: the base, or a guide that decodes alone."""
-        return "base" if self.policy.reads_base else "guide"
-
     def context(self, role: Role) -> Context:
         """What the base or the guide has read of it."""
         context = self.base if role == "base" else self.guide
