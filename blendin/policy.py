@@ -156,6 +156,11 @@ class Blend(Policy):
             alpha = mixing_weight(base.top_prob, guide.top_prob, agreement, self.agreement_bonus)
         else:
             alpha = guide.top_prob.new_full(guide.top_prob.shape, self.alpha)
+        if self.top_k is None and greedy:
+            from .decision.whole_vocabulary import proven_mixture
+
+            if (proven := proven_mixture(base, guide, alpha, agreement)) is not None:
+                return proven
         return base.top(self.top_k).mixed_with(guide.top(self.top_k), alpha, agreement)
 
     @property

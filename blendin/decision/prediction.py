@@ -124,6 +124,15 @@ class DensePrediction:
         symbols = self.model.symbols[tokens]
         return with_end(probs, symbols, self._end_prob, self.model.end, is_cut=True)
 
+    def candidate_probs(self, symbols: Tensor) -> Tensor:
+        """Of `[N, C]` symbols, as `top(None)` lists them: 0 for what is no candidate."""
+        tokens = self.model.tokens[symbols]
+        scores = self.logits.gather(-1, tokens.clamp(min=0)).float()
+        is_candidate = self.model.candidates[tokens.clamp(min=0)] & (tokens >= 0)
+        scores = scores.masked_fill(~is_candidate, -torch.inf)
+        scores = torch.where(symbols == self.model.end, self._end_score[:, None], scores)
+        return (scores - self.log_total[:, None]).exp()
+
     def is_shared(self, symbols: Tensor) -> Tensor:
         return self.model.shared[symbols]
 

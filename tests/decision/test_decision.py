@@ -71,6 +71,32 @@ def cases(draw: Any) -> Case:
 sizes = st.integers(4, 40)
 
 
+@st.composite
+def wide_cases(draw: Any) -> Case:
+    """Vocabularies too large for the lists: peaked, flat, with few candidates, with ties."""
+    rows, base_size, guide_size = draw(
+        st.tuples(st.integers(1, 3), st.integers(520, 900), st.integers(520, 900))
+    )
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    share = draw(st.sampled_from((0.05, 0.9)))
+    base_ends, guide_ends = torch.tensor([1, 7]), torch.tensor([3])
+    of_base, of_guide = (
+        torch.rand(size, generator=generator) < share for size in (base_size, guide_size)
+    )
+    of_base[base_ends], of_guide[guide_ends] = False, False
+    symbols = torch.arange(guide_size) + base_size
+    both = torch.arange(10, min(base_size, guide_size))
+    both = both[of_base[both] & of_guide[both]]
+    symbols[both] = both
+    dtype = draw(st.sampled_from((torch.float32, torch.float64, torch.bfloat16)))
+    scale = draw(st.sampled_from((0.01, 0.5, 3.0)))
+    logits = [
+        (scale * torch.randn(rows, size, generator=generator)).to(dtype)
+        for size in (base_size, guide_size)
+    ]
+    return Case(*logits, SymbolTables(base_ends, guide_ends, of_base, of_guide, symbols))
+
+
 def by_symbol(
     logits: torch.Tensor, candidates: torch.Tensor, ends: torch.Tensor, symbols: Any, end: int
 ) -> dict[int, float]:
@@ -162,6 +188,31 @@ def has_tie(distribution: dict[int, float], k: int | None) -> bool:
     return math.isclose(ranked[k - 1], ranked[k], rel_tol=1e-5) or (
         k > 1 and math.isclose(ranked[k - 2], ranked[k - 1], rel_tol=1e-5)
     )
+
+
+@settings(deadline=None, max_examples=60)
+@given(wide_cases(), st.none() | st.floats(0, 1))
+def test_the_whole_vocabularys_argmax_is_proven_from_lists_or_found_without(
+    case: Case, fixed: float | None
+) -> None:
+    """Greedy, the lists decide as the dense mixture does, or leave it to that."""
+    policy, base, guide = Blend(top_k=None, alpha=fixed), case.base(), case.guide()
+    whole, quick = policy.mix(base, guide, greedy=False), policy.mix(base, guide, greedy=True)
+    assert whole.is_dense
+    assert quick.choice.equal(whole.choice)
+    torch.testing.assert_close(quick.shares(quick.choice), whole.shares(quick.choice))
+
+
+def test_lists_prove_a_peaked_blend_and_not_a_flat_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    nothing = torch.zeros(700, dtype=torch.bool)
+    ends, candidates = torch.tensor([699]), ~nothing.index_fill(0, torch.tensor([699]), True)
+    tables = SymbolTables(ends, ends, candidates, candidates, torch.arange(700))
+    for scale, proven in ((4.0, True), (0.001, False)):
+        logits = [scale * torch.randn(3, 700, generator=generator) for _ in range(2)]
+        case = Case(*logits, tables)
+        mixture = Blend(top_k=None).mix(case.base(), case.guide())
+        assert mixture.is_dense != proven
 
 
 @settings(deadline=None, max_examples=100)
