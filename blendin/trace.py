@@ -21,8 +21,8 @@ class Step:
     """One decided symbol.
 
     Attributes:
-        text: what became readable with this step; the joined texts are the joined bytes decoded
-            (a character split over several steps appears with its last one).
+        text: what became certain with this step; the joined texts are the generation's text. Half
+            a character, and what may become a stop text, appear with the step that decides.
         token_bytes: the bytes of the symbol; empty for END and for special tokens.
         source: which models gave the symbol weight: "base" alone (every confident step), the
             "guide" alone, or "both" (a blend).

@@ -65,7 +65,7 @@ def generate(
     if trace is not None:
         check_writable(trace)
     stream = models.load().stream(text, policy=chosen, **settings)
-    show(stream, settings["stop"], quiet=as_json)
+    show(stream, quiet=as_json)
     if not as_json:
         show_legend()
     if trace is not None:
@@ -87,7 +87,7 @@ def chat(models: ModelOptions, policy: PolicyOptions, decoding: DecodingOptions)
     while (line := read_line()) is not None:
         turns.append({"role": "user", "content": line})
         stream = gen.stream(turns, policy=chosen, **settings)
-        show(stream, settings["stop"])
+        show(stream)
         turns.append({"role": "assistant", "content": stream.output.text})
 
 
@@ -158,14 +158,14 @@ def main() -> None:
     app()
 
 
-def show(stream: Stream, stop: list[str], quiet: bool = False) -> None:
+def show(stream: Stream, quiet: bool = False) -> None:
     """Runs a stream to its end, or until Ctrl-C, and shows it as it comes."""
     from . import terminal as view
 
     try:
-        for text, step in view.shown(stream, stream.output, stop):
+        for step in stream:
             if not quiet:
-                console.print(text, style=view.token_style(step), end="", markup=False)
+                console.print(step.text, style=view.token_style(step), end="", markup=False)
     except KeyboardInterrupt:
         messages.print("\n[yellow]interrupted[/]")
     if not quiet:
