@@ -9,7 +9,6 @@ import inspect
 import logging
 import weakref
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from .cuda_graphs import CannotCapture, GraphRunner, GraphRunners, weight_device
 from .kv_pool import KVSegment, Pool
 from .lookahead import MAX_DRAFT_TOKENS, Lookahead
 from .transformers_cache import TransformersCache
+from .trial import NotCausal, Trial, find_state_use, without_wrappers
 from .varlen import VarlenForward
 from .varlen_batch import VarlenUnsupported
 
@@ -35,7 +35,10 @@ class LanguageModel:
 
     Attributes:
         window: how many tokens its sliding layers keep; None where it has none.
+        varlen: reads many sequences in one forward; None, with a reason logged, where none can.
     """
+
+    varlen: VarlenForward | None
 
     is_async, can_draft, reads_whole_texts = False, True, False
 
@@ -56,7 +59,8 @@ class LanguageModel:
                 devices.
 
         Raises:
-            ValueError: where the tokenizer cannot be aligned or no end token is known.
+            ValueError: where the tokenizer cannot be aligned, no end token is known, or the model
+                is not causal.
         """
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         text_config = model.config.get_text_config()
@@ -75,6 +79,10 @@ class LanguageModel:
         self._keeps_logits = "logits_to_keep" in signature.parameters
         capture = self.device.type == "cuda" if capture is None else capture
         self._runners = GraphRunners(model, name) if capture and self._keeps_logits else None
+        try:
+            self._try_reading()
+        except NotCausal as reason:
+            raise ValueError(f"{name!r} cannot be decoded with: {reason}") from reason
 
     @property
     def device(self) -> torch.device:
@@ -86,15 +94,6 @@ class LanguageModel:
     def precision(self) -> str:
         """The name of its weights' dtype."""
         return str(self.model.dtype).removeprefix("torch.")
-
-    @cached_property
-    def varlen(self) -> VarlenForward | None:
-        """Reads many sequences in one forward; None, with a reason logged, where none can."""
-        try:
-            return VarlenForward(self.model)
-        except VarlenUnsupported as reason:
-            logger.warning("%s reads a batch's sequences one by one: %s", self.name, reason)
-            return None
 
     def forward(self, context: Context, positions: int = 1) -> Tensor:
         """Reads what the context has gained since the last forward, in one go.
@@ -245,6 +244,20 @@ class LanguageModel:
         """The tokens of a whole prompt; see `prompts.prompt_ids`."""
         return prompt_ids(text, self.tokenizer)
 
+    def _try_reading(self) -> None:
+        """Finds out how the model reads a text in pieces."""
+        trial = Trial(self.model)
+        self.varlen, self._state_use = None, None
+        try:
+            self.varlen = VarlenForward(self.model, trial)
+        except VarlenUnsupported as reason:
+            logger.warning("%s reads a batch's sequences one by one: %s", self.name, reason)
+            self._state_use, why = find_state_use(
+                self.model, trial, self.window, self._keeps_logits
+            )
+            if why is not None:
+                logger.warning("%s %s: %s", self.name, self._state_use.described, why)
+
     def _open(self, context: Context) -> None:
         """Gives a context a cache where it has none, or has outgrown its CUDA graphs."""
         if context.cache is None and self._runners is not None:
@@ -258,7 +271,9 @@ class LanguageModel:
 
     def _open_without_graphs(self, context: Context) -> None:
         if self.varlen is None:
-            context.cache = TransformersCache(self.model, self.window, self._keeps_logits)
+            context.cache = TransformersCache(
+                self.model, self.window, self._keeps_logits, self._state_use
+            )
             return
         pool = Pool()
         weakref.finalize(context, pool.clear)  # at once: a pool and its segments form a cycle
@@ -339,14 +354,3 @@ def sliding_window(config: Any) -> int | None:
     types = getattr(config, "layer_types", None)
     slides = types is None or any("sliding" in kind for kind in types)
     return window if slides and isinstance(window, int) else None
-
-
-def without_wrappers(model: Any) -> Any:
-    """The transformers model inside PEFT's and torch.compile's wrappers."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        else:
-            return model
