@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .cuda_graphs import weight_device
+from .devices import input_device
 
 
 class TransformersCache:
@@ -32,7 +32,7 @@ class TransformersCache:
 
     def read(self, ids: list[int], positions: int) -> Tensor:
         """Reads new tokens; `[positions, V]` logits, after the last of them."""
-        device = weight_device(self._model.get_input_embeddings())
+        device = input_device(self._model)
         output = self._model(
             input_ids=torch.tensor([ids], device=device),
             past_key_values=self._states,

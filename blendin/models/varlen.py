@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..decision.prediction import total_variation
 from .context import Context
-from .cuda_graphs import weight_device
+from .devices import input_device, run_devices
 from .kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_prefix
 from .varlen_batch import ATTENTION, VarlenBatch, VarlenUnsupported, attend_eager, attend_sdpa
 
@@ -39,6 +39,7 @@ class VarlenForward:
         kinds = set(getattr(self._config, "layer_types", None) or ())
         if unknown := kinds - {"full_attention", "sliding_attention"}:
             raise VarlenUnsupported(f"it has layers of the kind {', '.join(sorted(unknown))}")
+        self._is_spread = len(run_devices(model)) > 1
         self._attend: Callable[..., Tensor] = attend_sdpa
         if self._config._attn_implementation == "eager":
             self._attend = attend_eager
@@ -61,13 +62,17 @@ class VarlenForward:
         Returns:
             `[sum(score), V]` logits, and the batch as it was attended to.
         """
-        device = weight_device(self.model.get_input_embeddings())
+        device = input_device(self.model)
         batch = VarlenBatch(rows, device, self._attend)
-        wanted: int | Tensor = score[0]
+        wanted: int | list[int] | Tensor = score[0]
         if len(rows) > 1 or wanted == 0:
             ends = zip(accumulate(batch.lengths), score, strict=True)
             places = [place for end, count in ends for place in range(end - count, end)]
-            wanted = torch.tensor(places, dtype=torch.int64, device=device)
+            # accelerate would move a tensor to the first of several devices; the head may be on
+            # another.
+            wanted = places
+            if not self._is_spread:
+                wanted = torch.tensor(places, dtype=torch.int64, device=device)
         with _attention_of(self._config, ATTENTION):
             output = self.model(
                 input_ids=batch.ids,
@@ -84,7 +89,7 @@ class VarlenForward:
     @torch.inference_mode()
     def _try(self) -> None:
         """Two short sequences in two varlen forwards, beside a plain forward of both."""
-        device = weight_device(self.model.get_input_embeddings())
+        device = input_device(self.model)
         generator = torch.Generator().manual_seed(0)
         vocabulary = min(self._config.vocab_size, 1000)
         texts = torch.randint(vocabulary, (2, 9), generator=generator)
