@@ -70,14 +70,13 @@ def _device_of(module: Any, model: Any) -> torch.device | None:
 
 def _stored_on(module: Any) -> torch.device | None:
     """Where a module's weights lie; None where they are brought in from elsewhere."""
-    for tensor in _tensors(module):
-        if tensor.device.type != "meta":
-            return tensor.device
     weight = getattr(module, "weight", None)
     if callable(weight) and not isinstance(weight, Tensor):  # packed: torch.ao's unpacks it
         weight = weight()
-    if isinstance(weight, Tensor) and weight.device.type != "meta":
-        return weight.device
+    own = [weight] if isinstance(weight, Tensor) else []
+    for tensor in chain(own, _tensors(module)):
+        if tensor.device.type != "meta":
+            return tensor.device
     return None
 
 

@@ -19,8 +19,13 @@ def precision_of(model: Any) -> str:
     if dtype is None:
         dtype = getattr(model.config, "dtype", None) or torch.get_default_dtype()
     computed = str(dtype).removeprefix("torch.")
-    packed = _declared(model.config) or _found(model)
+    packed = quantization_of(model)
     return computed if packed is None else f"{computed}, weights in {packed}"
+
+
+def quantization_of(model: Any) -> str | None:
+    """How a model's weights are packed; None where they are not."""
+    return _declared(model.config) or _found(model)
 
 
 def _declared(config: Any) -> str | None:

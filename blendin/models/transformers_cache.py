@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .devices import input_device
+from .forward_mode import forward_mode
 
 
 class TransformersCache:
@@ -33,13 +34,14 @@ class TransformersCache:
     def read(self, ids: list[int], positions: int) -> Tensor:
         """Reads new tokens; `[positions, V]` logits, after the last of them."""
         device = input_device(self._model)
-        output = self._model(
-            input_ids=torch.tensor([ids], device=device),
-            past_key_values=self._states,
-            use_cache=True,
-            return_dict=True,
-            **({"logits_to_keep": positions} if self._keeps_logits else {}),
-        )
+        with forward_mode(self._model):
+            output = self._model(
+                input_ids=torch.tensor([ids], device=device),
+                past_key_values=self._states,
+                use_cache=True,
+                return_dict=True,
+                **({"logits_to_keep": positions} if self._keeps_logits else {}),
+            )
         self._states, self.length = output.past_key_values, self.length + len(ids)
         return output.logits[0, -positions:]
 

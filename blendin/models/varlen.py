@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ..decision.prediction import total_variation
 from .context import Context
 from .devices import input_device, run_devices
+from .forward_mode import forward_mode
 from .kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_prefix
 from .varlen_batch import ATTENTION, VarlenBatch, VarlenUnsupported, attend_eager, attend_sdpa
 
@@ -73,7 +74,7 @@ class VarlenForward:
             wanted = places
             if not self._is_spread:
                 wanted = torch.tensor(places, dtype=torch.int64, device=device)
-        with _attention_of(self._config, ATTENTION):
+        with forward_mode(self.model), _attention_of(self._config, ATTENTION):
             output = self.model(
                 input_ids=batch.ids,
                 position_ids=batch.positions,
@@ -100,9 +101,10 @@ class VarlenForward:
         rest = [(one, texts[0, 5:].tolist()), (other, texts[1, 8:].tolist())]
         logits, batch = self.read(rest, [1, 1])
         self._check_windows(batch.windows)
-        plain = self.model(
-            input_ids=texts.to(device), use_cache=False, return_dict=True, logits_to_keep=1
-        ).logits[:, -1]
+        with forward_mode(self.model):
+            plain = self.model(
+                input_ids=texts.to(device), use_cache=False, return_dict=True, logits_to_keep=1
+            ).logits[:, -1]
         apart = float(total_variation(plain, logits).max())
         if not apart <= (0.05 if plain.dtype.itemsize == 2 else 1e-3):
             raise VarlenUnsupported(f"on trial its distribution was off by {apart:.2g}")

@@ -183,7 +183,7 @@ def test_a_package_that_is_missing_is_named(method: str, saved: Path, tmp_path: 
     if method == "torchao":
         config["quantization_config"] = {"quant_method": method, "quant_type": "int8_weight_only"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="guide=.*") as error:
+    with pytest.raises(ValueError, match="guide=") as error:
         BlendInGenerator(model(*OTHER), folder)
     assert "\n" not in str(error.value)
     assert "takes a package that is not installed" in str(error.value)
