@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 import torch
@@ -203,6 +204,9 @@ def _from_checkpoint(place: Location, role: str, kwargs: dict[str, Any]) -> Lang
     other = options.pop("tokenizer", None) or place.tokenizer
     if "dtype" in options:
         options["dtype"] = _checked_dtype(place.name, role, options["dtype"])
+    if place.gguf_file is not None and not place.gguf_file.endswith(".gguf"):
+        with _spelt_small(place) as place:
+            return _from_checkpoint(place, role, kwargs)
     if place.gguf_file is not None:
         options["gguf_file"] = place.gguf_file
     is_local = Path(place.path).is_dir()
@@ -231,6 +235,17 @@ def _from_checkpoint(place: Location, role: str, kwargs: dict[str, Any]) -> Lang
         _raise_unless_explained(error)
         raise ValueError(_explained(place, role, error)) from error
     return LanguageModel(model, tokenizer, place.name)
+
+
+@contextmanager
+def _spelt_small(place: Location) -> Iterator[Location]:
+    """A GGUF file under a name with .gguf, by which alone transformers knows it, for a while."""
+    assert place.gguf_file is not None
+    file = Path(place.path, place.gguf_file).absolute()
+    with TemporaryDirectory() as folder:
+        name = file.with_suffix(".gguf").name
+        Path(folder, name).symlink_to(file)
+        yield replace(place, path=folder, gguf_file=name)
 
 
 def _model(place: Location, options: Mapping[str, Any]) -> Any:

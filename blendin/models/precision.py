@@ -25,7 +25,10 @@ def precision_of(model: Any) -> str:
 
 def quantization_of(model: Any) -> str | None:
     """How a model's weights are packed; None where they are not."""
-    return _declared(model.config) or _found(model)
+    declared, found = _declared(model.config), _found(model)
+    if declared == "gguf" and found is None:  # transformers has unpacked it
+        return None
+    return declared or found
 
 
 def _declared(config: Any) -> str | None:
@@ -34,6 +37,8 @@ def _declared(config: Any) -> str | None:
     if settings is None:
         return None
     values = settings if isinstance(settings, dict) else settings.to_dict()
+    if values.get("dequantize"):
+        return None
     method = values.get("quant_method") or type(settings).__name__
     method = str(getattr(method, "value", method))
     bits = values.get("bits") or values.get("nbits")

@@ -362,6 +362,28 @@ def test_a_gguf_of_an_unknown_architecture(name: str, tmp_path: Path) -> None:
         BlendInGenerator(tmp_path / name, model(*OTHER))
 
 
+@pytest.mark.parametrize("name", ["m.gguf", "M.GGUF", "m.Gguf", "Mixed.Q4_0.gGuF"])
+def test_a_gguf_is_handed_on_under_a_name_that_transformers_knows(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_bytes(b"GGUF, and more")
+    read: list[bytes] = []
+
+    def from_pretrained(path: str, gguf_file: str, **_: Any) -> Any:
+        assert gguf_file.endswith(".gguf")
+        read.append(Path(path, gguf_file).read_bytes())
+        tok = model("llama", "byte-level")[1]
+        return tok if len(read) == 1 else (model("llama", "byte-level")[0], {})
+
+    monkeypatch.setattr("blendin.models.loader.AutoTokenizer.from_pretrained", from_pretrained)
+    monkeypatch.setattr(
+        "blendin.models.loader.AutoModelForCausalLM.from_pretrained", from_pretrained
+    )
+    gen = BlendInGenerator(tmp_path / name, model(*OTHER))
+    assert read == [b"GGUF, and more"] * 2
+    assert gen.base.name == str(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("dtype", "message"),
     [

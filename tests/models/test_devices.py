@@ -208,6 +208,24 @@ def test_an_adapter_around_a_hooked_layer_does_not_hide_it() -> None:
     assert input_device(lm) == torch.device("cuda:1")
 
 
+def test_a_batch_over_several_devices_asks_for_its_logits_without_a_tensor() -> None:
+    """accelerate would move one to the first device, and the head may be on another."""
+    gen = BlendInGenerator((fresh(), model("llama", "byte-level")[1]), model("qwen2", "byte-level"))
+    prompts = ["How many apples?", "The fox", "I"]
+    together = gen.generate(prompts, max_new_tokens=6)
+    varlen = gen.base.varlen  # type: ignore[union-attr]
+    assert varlen is not None and not varlen._is_spread
+    varlen._is_spread, asked = True, []
+
+    def seen(module: Any, arguments: Any, options: dict[str, Any]) -> None:
+        asked.append(options["logits_to_keep"])
+
+    varlen.model.register_forward_pre_hook(seen, with_kwargs=True)
+    again = gen.generate(prompts, max_new_tokens=6)
+    assert [out.token_ids for out in again] == [out.token_ids for out in together]
+    assert asked and not any(isinstance(each, torch.Tensor) for each in asked)
+
+
 def test_weights_that_are_moved_are_not_captured_in_a_graph(tmp_path: Path) -> None:
     lm = offloaded_to_memory(fresh(), tmp_path)
     assert is_offloaded(lm) and not is_offloaded(fresh())
@@ -251,6 +269,8 @@ def test_precision_says_how_weights_are_kept(make: Any, expected: str) -> None:
             "float64, weights in compressed-tensors pack-quantized",
         ),
         ({"quant_method": "mxfp4"}, "float64, weights in mxfp4"),
+        ({"quant_method": "mxfp4", "dequantize": True}, "float64"),
+        ({"quant_method": "gguf", "dequantize": False}, "float64"),  # as it is unpacked
     ],
 )
 def test_precision_names_a_checkpoints_quantization(settings: Any, expected: str) -> None:
