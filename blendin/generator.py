@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Unpack, overload
@@ -13,7 +14,14 @@ from .engine.request import Request, is_batch, requests
 from .engine.scoring import Score, score
 from .engine.stream import Batch, Interrupted, Stream
 from .models import default_pair
-from .models.loader import ModelSource, load, locate, without_garbage_collection
+from .models.loader import (
+    ModelSource,
+    check,
+    load,
+    locate,
+    same_source,
+    without_garbage_collection,
+)
 from .models.protocol import Model
 from .policy import Blend, Policy, as_policy
 from .prompts import Prompt
@@ -25,6 +33,8 @@ from .settings import (
     shows_settings,
 )
 from .trace import Generation
+
+logger = logging.getLogger("blendin")
 
 
 class BlendInGenerator:
@@ -57,13 +67,15 @@ class BlendInGenerator:
         """Loads both models and aligns their vocabularies.
 
         Args:
-            base: the embedded default, a hub id, a folder, a GGUF file, a loaded model, a (model,
-                tokenizer) tuple, or the URL of an OpenAI-compatible completions server
+            base: the embedded default, a hub id, a folder, a GGUF file, a loaded model (with PEFT
+                or torch.compile around it, too), a (model, tokenizer) pair, a transformers
+                pipeline, or the URL of an OpenAI-compatible completions server
                 (`http://host:8000/v1#model`, replicas with commas between). Weights from files
                 must be safetensors or GGUF.
             guide: likewise. Where it is the same as the base, the model is loaded once.
             policy: a policy or its name; `Blend()` where None.
-            dtype: of both models' weights; "auto" keeps the checkpoints'.
+            dtype: of both models' weights; "auto" keeps the checkpoints'. Like the other options
+                for loading, it is refused where a model is loaded already.
             device_map: of both, as transformers and accelerate understand it.
             trust_remote_code: whether code that a checkpoint brings may run.
             base_kwargs: further `from_pretrained` arguments of the base alone; `tokenizer` names
@@ -72,8 +84,9 @@ class BlendInGenerator:
             guide_kwargs: likewise of the guide.
 
         Raises:
+            TypeError: for a base or guide that is no model and names none.
             ValueError: where a model cannot be had, has no end token, or has a tokenizer whose
-                tokens' bytes are unknown.
+                tokens' bytes are unknown; for an option that would have no effect.
             ConnectionError: where a server does not answer or refuses.
         """
         common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
@@ -82,7 +95,9 @@ class BlendInGenerator:
         base_options = common | dict(base_kwargs or {})
         guide_options = common | dict(guide_kwargs or {})
         self.policy = Blend() if policy is None else as_policy(policy)
-        shared = _same_source(base, guide) and base_options == guide_options
+        check(base, "base", **base_options)
+        check(guide, "guide", **guide_options)
+        shared = same_source(base, guide) and base_options == guide_options
         sources = {"base": base} if shared else {"base": base, "guide": guide}
         with ThreadPoolExecutor() as pool:  # embedded models are hashed, both at once
             found = dict(zip(sources, pool.map(locate, sources.values(), sources), strict=True))
@@ -92,6 +107,12 @@ class BlendInGenerator:
                 self.base if shared else load(found["guide"], "guide", **guide_options)
             )
             self.pair = Pair(self.base, self.guide)
+        if self.policy.reads_guide and not self.guide.tokenizer.chat_template:
+            logger.warning(
+                "the guide %s has no chat template to read a prompt in: choose an "
+                "instruction-tuned guide, set its tokenizer.chat_template, or pass guide_prompt=",
+                self.guide.name,
+            )
 
     @overload
     def generate(
@@ -301,9 +322,3 @@ class BlendInGenerator:
             prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings
         )
         return Stream(self.pair, asked.read(self.pair))
-
-
-def _same_source(base: ModelSource, guide: ModelSource) -> bool:
-    if isinstance(base, tuple) and isinstance(guide, tuple):
-        return all(mine is other for mine, other in zip(base, guide, strict=True))
-    return base is guide or (isinstance(base, str) and base == guide)

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
+from .spelling import did_you_mean
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -498,10 +500,16 @@ def named_policy(name: str, **settings: Any) -> Policy:
         ValueError: for an unknown name, a value out of range or a setting the policy lacks.
     """
     if name not in POLICIES:
-        raise ValueError(f"policy {name!r} is unknown; use one of {', '.join(POLICIES)}")
+        raise ValueError(
+            f"policy {name!r} is unknown; use one of {', '.join(POLICIES)}"
+            f"{did_you_mean(name, POLICIES)}"
+        )
     given = {key: value for key, value in settings.items() if value is not None}
     if foreign := sorted(given.keys() - parameters(name).keys()):
-        raise ValueError(f"the policy {name!r} has no setting {', '.join(foreign)}: leave it out")
+        meant = did_you_mean(foreign[0], parameters(name))
+        raise ValueError(
+            f"the policy {name!r} has no setting {', '.join(foreign)}: leave it out{meant}"
+        )
     if given.get("top_k") == 0:
         given["top_k"] = None
     return POLICIES[name][0](**given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,28 @@ def test_a_guide_without_a_chat_template() -> None:
     with pytest.raises(ValueError, match=r"no chat template.*pass guide_prompt="):
         gen.generate("x")
     assert gen.generate("x", guide_prompt="y", max_new_tokens=2).steps
+
+
+def without_template(pair: Any) -> Any:
+    lm, tok = pair
+    return lm, tok.__class__(tokenizer_object=tok.backend_tokenizer, eos_token="<|end|>")
+
+
+def test_a_guide_without_a_chat_template_is_told_of_at_loading(caplog: Any) -> None:
+    def warnings(*pair: Any, **options: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "blendin"):
+            BlendInGenerator(*pair, **options)
+        return [each.message for each in caplog.records if "chat template" in each.message]
+
+    plain, chat = without_template(model(*BASE)), model(*GUIDE)
+    (warning,) = warnings(chat, plain)
+    for remedy in ("instruction-tuned", "tokenizer.chat_template", "guide_prompt="):
+        assert remedy in warning
+    assert len(warnings(plain, plain)) == 1
+    assert warnings(plain, chat) == []  # the base reads none
+    assert warnings(chat, plain, policy=BaseOnly()) == []
+    assert len(warnings(chat, plain, policy=GuideOnly())) == 1
 
 
 @pytest.mark.parametrize("side", [0, 1])

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..policy import Policy
 
 ARM = "blend"
+NO_TEMPLATE = "it has no chat template, in which a guide reads its prompts"
 
 
 @takes_options
@@ -81,15 +82,28 @@ def diagnose(
     task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
     models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)
     found: list[Diagnosis] = []
+    left_out: dict[str, str] = {}
     loaded_base: Model | None = None
     for name in guides:
         gen = replace(models, guide=name).load(loaded_base)
         loaded_base = gen.base
+        if not gen.guide.tokenizer.chat_template:
+            left_out[gen.guide.name] = NO_TEMPLATE
+            messages.print(f"{gen.guide.name} is left out: {NO_TEMPLATE}", markup=False)
+            continue
         folder = out / "runs" / re.sub(r"[^\w.-]+", "_", name).strip("_.")
         found.append(of_pair(gen, task, policy, folder, max_new_tokens, batch_size, limit, seed))
+    if not found:
+        raise ValueError(
+            f"no guide is left to diagnose: of {', '.join(left_out)} none has a chat template, in "
+            "which a guide reads its prompts; choose an instruction-tuned one"
+        )
     ranking = rank(found) if len(found) > 1 else None
-    write(found, ranking, html_path=out / "report.html", json_path=out / "report.json")
+    page, values = out / "report.html", out / "report.json"
+    write(found, ranking, left_out, html_path=page, json_path=values)
     show_verdicts(found, ranking)
+    for name, reason in left_out.items():
+        console.print(f"{name} was left out: {reason}", markup=False)
     messages.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
 
 

@@ -93,6 +93,7 @@ class ModelOptions:
             from transformers.utils import logging as transformers_logging
 
             from ..generator import BlendInGenerator
+            from ..models.loader import same_source
             from ..models.remote.loading import is_url
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
@@ -108,8 +109,15 @@ class ModelOptions:
         if loaded_base is not None:
             names = self.guide
             settings["base"] = loaded_base
-            if self.guide == self.base and settings["guide_kwargs"] == settings["base_kwargs"]:
+            for_loading = {
+                name: settings.pop(name) for name in ("dtype", "device_map", "trust_remote_code")
+            }
+            same = same_source(self.base, self.guide)
+            if same and settings["guide_kwargs"] == settings["base_kwargs"]:
                 settings["guide"] = loaded_base
+            else:
+                settings["guide_kwargs"] |= for_loading
+            settings["base_kwargs"] = {}
         with messages.status(f"loading {names}"):
             return BlendInGenerator(**settings)
 

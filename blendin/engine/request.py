@@ -13,6 +13,7 @@ from ..prompts import Prompt, as_messages, base_text, guide_text
 from ..sampling import Sampling
 from ..settings import DEFAULTS, GenerationSettings, Speculate
 from ..speculation.speculator import Speculator, check_speculate, max_draft_tokens
+from ..spelling import did_you_mean
 from .pair import Pair
 from .sequence import Limits, SequenceState
 
@@ -66,6 +67,7 @@ class Request:
         if unknown := sorted(settings.keys() - set(SETTINGS)):
             raise TypeError(
                 f"{', '.join(unknown)}: no such setting; there are {', '.join(SETTINGS)}"
+                f"{did_you_mean(unknown[0], SETTINGS)}"
             )
         given: dict[str, Any] = {name: DEFAULTS[name] for name in SETTINGS} | dict(settings)
         stop, policy = given["stop"], given["policy"]

@@ -46,7 +46,7 @@ except ModuleNotFoundError as error:
 from .. import __version__
 from ..generator import BlendInGenerator
 from ..models import default_pair
-from ..models.loader import ModelSource
+from ..models.loader import ModelSource, is_named
 from ..models.protocol import Model
 from ..policy import Policy, all_parameters, described
 from .harness import (
@@ -130,13 +130,18 @@ class BlendInLM(LM):
         chosen = chosen_policy(policy, **policy_settings)
         self._batch: dict[str, Any] = batch_settings(batch_size, max_batch_size, max_cached_tokens)
         self._max_gen_toks = chosen_length(max_gen_toks)
+        asked = chosen_device(device) if device_map is None else device_map
+        # A loaded model stays where it is, unless somebody asks for a device.
+        unasked = device is None and device_map is None
+        named = [role for role, given in (("base", base), ("guide", guide)) if is_named(given)]
         self.gen = BlendInGenerator(
             base,
             guide,
             chosen,
             dtype=dtype,
-            device_map=chosen_device(device) if device_map is None else device_map,
+            device_map=None if unasked else asked,
             trust_remote_code=flag("trust_remote_code", trust_remote_code),
+            **{f"{role}_kwargs": {"device_map": asked} for role in named if unasked and asked},
         )
         if chosen.reads_guide:
             check_chat_template(self.gen.guide)

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 
 from ..decision.prediction import total_variation
+from .devices import input_device, is_offloaded, run_devices
 
 logger = logging.getLogger("blendin")
 
@@ -76,8 +77,10 @@ class GraphRunner:
         self._layers: list[Any] = self.cache.layers
         if not all(_is_plain(layer) for layer in self._layers):
             raise CannotCapture("its layers keep a state that is not keys and values alone")
-        self.device = weight_device(model.get_input_embeddings())
-        if weight_device(model.get_output_embeddings()) != self.device:
+        if is_offloaded(model):
+            raise CannotCapture("its weights are brought in for each forward (accelerate)")
+        self.device = input_device(model)
+        if run_devices(model) - {self.device}:
             raise CannotCapture("it is spread over several devices")
         self._position = torch.zeros((), dtype=torch.int64, device=self.device)
         self._columns = torch.arange(capacity, device=self.device)
@@ -211,11 +214,6 @@ class GraphRunners:
         if str(reason) not in self._logged:
             logger.warning("%s decodes without CUDA graphs: %s", self.name, reason)
         self._logged.add(str(reason))
-
-
-def weight_device(module: Any) -> torch.device:
-    """Where an embedding or a head has its weights."""
-    return module.weight.device
 
 
 def _slides(model: PreTrainedModel) -> bool:

@@ -168,7 +168,8 @@ class Pool:
         self._finished.remove(segment)
         self._segments.remove(segment)
 
-    @torch.inference_mode()
+    @torch.inference_mode(False)  # or models that run without it could not write to them
+    @torch.no_grad()
     def _rebuild(self, tokens: int) -> bool:
         """Packs the segments in tensors with room for `tokens` more; False over the limit."""
         needed = self._used() + tokens

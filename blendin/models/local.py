@@ -19,9 +19,12 @@ from ..prompts import prompt_ids
 from ..vocab.end_tokens import end_ids
 from ..vocab.vocabulary import Vocabulary
 from .context import Context
-from .cuda_graphs import CannotCapture, GraphRunner, GraphRunners, weight_device
+from .cuda_graphs import CannotCapture, GraphRunner, GraphRunners
+from .devices import output_device
+from .generation_config import warn_of_unheeded
 from .kv_pool import KVSegment, Pool
 from .lookahead import MAX_DRAFT_TOKENS, Lookahead
+from .precision import precision_of
 from .transformers_cache import TransformersCache
 from .trial import NotCausal, Trial, find_state_use, without_wrappers
 from .varlen import VarlenForward
@@ -74,6 +77,7 @@ class LanguageModel:
                 f"{name!r} has no end token, so nothing would stop it; set tokenizer.eos_token or "
                 "model.generation_config.eos_token_id"
             )
+        warn_of_unheeded(model.generation_config, name)
         self.forwards = 0
         signature = inspect.signature(without_wrappers(model).forward)
         self._keeps_logits = "logits_to_keep" in signature.parameters
@@ -87,13 +91,12 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where its logits are."""
-        output = self.model.get_output_embeddings()
-        return weight_device(output) if output is not None else self.model.device
+        return output_device(self.model)
 
     @property
     def precision(self) -> str:
-        """The name of its weights' dtype."""
-        return str(self.model.dtype).removeprefix("torch.")
+        """The name of its weights' dtype, and how they are packed where they are."""
+        return precision_of(self.model)
 
     def forward(self, context: Context, positions: int = 1) -> Tensor:
         """Reads what the context has gained since the last forward, in one go.

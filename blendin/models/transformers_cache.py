@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .cuda_graphs import weight_device
+from .devices import input_device
+from .forward_mode import forward_mode
 
 STATE_NAMES = ("past_key_values", "cache", "cache_params", "state", "mems", "past_buckets_states")
 """What transformers' models call what they keep of a text, in their signatures and outputs."""
@@ -126,7 +127,7 @@ class TransformersCache:
         use = self._use
         assert use.argument is not None
         given: dict[str, Any] = {use.argument: self._state}
-        places = torch.arange(self.length, self.length + len(ids), device=self._device)
+        places = torch.arange(self.length, self.length + len(ids), device=input_device(self._model))
         for name in use.positions:
             given[name] = places[None] if name == "position_ids" else places
         output = self._forward(ids, positions, use_cache=True, **given)
@@ -140,10 +141,6 @@ class TransformersCache:
     def _forward(self, ids: list[int], positions: int, **given: Any) -> Any:
         if self._keeps_logits:
             given["logits_to_keep"] = positions
-        return self._model(
-            input_ids=torch.tensor([ids], device=self._device), return_dict=True, **given
-        )
-
-    @property
-    def _device(self) -> torch.device:
-        return weight_device(self._model.get_input_embeddings())
+        ids_in_place = torch.tensor([ids], device=input_device(self._model))
+        with forward_mode(self._model):
+            return self._model(input_ids=ids_in_place, return_dict=True, **given)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .cuda_graphs import weight_device
+from .devices import input_device
+from .forward_mode import forward_mode
 from .transformers_cache import STATE_NAMES, StateUse, TransformersCache
 
 POSITION_NAMES = ("position_ids", "cache_position")
@@ -55,10 +56,10 @@ class Trial:
 
     @torch.inference_mode()
     def _whole(self, texts: Tensor) -> Tensor:
-        device = weight_device(self.model.get_input_embeddings())
+        ids = texts.to(input_device(self.model))
         try:
-            output = self.model(input_ids=texts.to(device), use_cache=False, return_dict=True)
-            return output.logits
+            with forward_mode(self.model):
+                return self.model(input_ids=ids, use_cache=False, return_dict=True).logits
         except Exception as error:  # a model may raise anything
             raise NotCausal(f"it cannot read a text ({type(error).__name__}: {error})") from error
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .context import Context
-from .cuda_graphs import weight_device
+from .devices import input_device, run_devices
+from .forward_mode import forward_mode
 from .kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_prefix
 from .trial import Trial
 from .varlen_batch import ATTENTION, VarlenBatch, VarlenUnsupported, attend_eager, attend_sdpa
@@ -43,6 +44,7 @@ class VarlenForward:
         kinds = set(getattr(self._config, "layer_types", None) or ())
         if unknown := kinds - {"full_attention", "sliding_attention"}:
             raise VarlenUnsupported(f"it has layers of the kind {', '.join(sorted(unknown))}")
+        self._is_spread = len(run_devices(model)) > 1
         self._attend: Callable[..., Tensor] = attend_sdpa
         if self._config._attn_implementation == "eager":
             self._attend = attend_eager
@@ -65,14 +67,18 @@ class VarlenForward:
         Returns:
             `[sum(score), V]` logits, and the batch as it was attended to.
         """
-        device = weight_device(self.model.get_input_embeddings())
+        device = input_device(self.model)
         batch = VarlenBatch(rows, device, self._attend)
-        wanted: int | Tensor = score[0]
+        wanted: int | list[int] | Tensor = score[0]
         if len(rows) > 1 or wanted == 0:
             ends = zip(accumulate(batch.lengths), score, strict=True)
             places = [place for end, count in ends for place in range(end - count, end)]
-            wanted = torch.tensor(places, dtype=torch.int64, device=device)
-        with _attention_of(self._config, ATTENTION):
+            # accelerate would move a tensor to the first of several devices; the head may be on
+            # another.
+            wanted = places
+            if not self._is_spread:
+                wanted = torch.tensor(places, dtype=torch.int64, device=device)
+        with forward_mode(self.model), _attention_of(self._config, ATTENTION):
             output = self.model(
                 input_ids=batch.ids,
                 position_ids=batch.positions,

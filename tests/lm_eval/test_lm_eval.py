@@ -463,3 +463,15 @@ def test_the_base_alone_needs_no_chat_template_and_a_guide_does() -> None:
         told[0] == gen.score("x", base_prompt="One", text=" two", policy=BaseOnly()).log_likelihood
     )
     assert lm.scored.rate == 0
+
+
+def test_a_default_device_is_for_what_is_loaded_here(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loaded model stays where it is; a device that is asked for has no effect on it."""
+    monkeypatch.setattr("blendin.lm_eval.model.chosen_device", lambda asked: asked or "cpu")
+    loaded = model("llama", "byte-level")
+    assert BlendInLM(base=loaded, guide=folders["guide"]).gen.base.model is loaded[0]
+    assert BlendInLM(base=loaded, guide=loaded).gen.base.model is loaded[0]
+    with pytest.raises(ValueError, match="base is loaded already, so device_map='cpu'"):
+        BlendInLM(base=loaded, guide=folders["guide"], device="cpu")

@@ -26,6 +26,8 @@ HEADLINES = {
     "undecided": f"Undecided against the {LINE}",
 }
 
+NONE: Mapping[str, str] = {}
+
 
 class Overview(NamedTuple):
     """What the page says of several guides together."""
@@ -49,6 +51,7 @@ class Section(NamedTuple):
 def write(
     diagnoses: Sequence[Diagnosis],
     ranking: Ranking | None = None,
+    left_out: Mapping[str, str] = NONE,
     *,
     html_path: str | Path | None = None,
     json_path: str | Path | None = None,
@@ -58,6 +61,7 @@ def write(
     Args:
         diagnoses: of one or more guides.
         ranking: `ranking.rank` of them, in the same order.
+        left_out: guides that were not diagnosed, and why.
         html_path: of the report.
         json_path: of the numbers.
 
@@ -65,7 +69,8 @@ def write(
         ValueError: no diagnosis, or a ranking of others.
         OSError: a file cannot be written.
     """
-    page, values = html(diagnoses, ranking), numbers(diagnoses, ranking)
+    page = html(diagnoses, ranking, left_out)
+    values = numbers(diagnoses, ranking, left_out)
     if html_path is not None:
         Path(html_path).write_text(page, "utf-8")
     if json_path is not None:
@@ -73,7 +78,11 @@ def write(
         Path(json_path).write_text(text + "\n", "utf-8")
 
 
-def numbers(diagnoses: Sequence[Diagnosis], ranking: Ranking | None = None) -> dict[str, Any]:
+def numbers(
+    diagnoses: Sequence[Diagnosis],
+    ranking: Ranking | None = None,
+    left_out: Mapping[str, str] = NONE,
+) -> dict[str, Any]:
     """Everything, for JSON."""
     return {
         "rate_limit": RATE_LIMIT,
@@ -81,15 +90,21 @@ def numbers(diagnoses: Sequence[Diagnosis], ranking: Ranking | None = None) -> d
         "caution": CAUTION,
         "diagnoses": [each.to_dict() for each in diagnoses],
         "ranking": None if ranking is None else ranking.to_dict(),
+        "left_out": [{"guide": guide, "reason": reason} for guide, reason in left_out.items()],
     }
 
 
-def html(diagnoses: Sequence[Diagnosis], ranking: Ranking | None = None) -> str:
+def html(
+    diagnoses: Sequence[Diagnosis],
+    ranking: Ranking | None = None,
+    left_out: Mapping[str, str] = NONE,
+) -> str:
     """One page that loads nothing else: verdicts first, then the figures they rest on.
 
     Args:
         diagnoses: of one or more guides.
         ranking: `ranking.rank` of them, in the same order; its order is the page's.
+        left_out: guides that were not diagnosed, and why.
 
     Raises:
         ValueError: no diagnosis, or a ranking of others.
@@ -112,6 +127,7 @@ def html(diagnoses: Sequence[Diagnosis], ranking: Ranking | None = None) -> str:
             caution=CAUTION,
             shades=SHADES,
             overview=_overview(ordered, ranking) if several else None,
+            left_out=left_out,
             guides=[_section(each, place, several) for place, each in enumerate(ordered)],
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,29 @@ def test_prompts_of_ones_own_are_read_or_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(ValueError, match="has no prompt"):
         of_prompts(tmp_path / "empty.txt")
+
+
+def test_diagnose_goes_on_without_a_guide_that_has_no_chat_template(
+    folders: list[str], tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(folders[3], plain)
+    (plain / "chat_template.jinja").unlink()
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(QUESTIONS))
+    arguments = ["diagnose", "--base", folders[1], "--data", str(prompts)]
+    arguments += ["--max-new-tokens", "6", "--dtype", "float32", "--out", str(tmp_path / "out")]
+    result = command(*arguments, "--guide", str(plain), "--guide", folders[3])
+    assert result.exit_code == 0, result.output
+    assert f"{plain} is left out" in result.stderr.replace("\n", "")
+    assert f"{plain} was left out: it has no chat template" in result.stdout
+    told = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [each["guide"] for each in told["diagnoses"]] == [folders[3]]
+    (left_out,) = told["left_out"]
+    assert left_out["guide"] == str(plain) and "chat template" in left_out["reason"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h2>Left out</h2>" in page and f"<li>{plain}: it has no chat template" in page
+    alone = command(*arguments, "--guide", str(plain))
+    assert alone.exit_code == 2 and "no guide is left to diagnose" in alone.stderr.replace(
+        "\n", " "
+    )
