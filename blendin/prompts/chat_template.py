@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -66,6 +67,7 @@ class ChatTemplate:
         self.name = name or tokenizer.name_or_path or type(tokenizer).__name__
         self._layouts: dict[str, Layout] = {}
         self._unread: set[str] = set()
+        self._changes = False
 
     @property
     def exists(self) -> bool:
@@ -94,15 +96,7 @@ class ChatTemplate:
             shown = self._render([{"role": "user", "content": TRICKY}], alone, {})
         except Exception as error:
             shown = str(error)
-        if TRICKY not in shown:
-            logger.warning(
-                "the chat template of %s changes what is put into it (it writes %r as %r): the "
-                "guide reads other texts than the base; pass guide_prompt=, or set "
-                "tokenizer.chat_template",
-                self.name,
-                TRICKY,
-                shown,
-            )
+        self._log_change([{"role": "user", "content": TRICKY}], shown)
 
     def text(self, messages: Sequence[Message], settings: Settings | None = None) -> str:
         """A conversation, an assistant's turn opened or continued at its end.
@@ -125,11 +119,13 @@ class ChatTemplate:
             )
         self._log_unread(settings)
         try:
-            return self._render(messages, layout, settings)
+            text = self._render(messages, layout, settings)
         except Exception as error:  # a template is a program, which may fail in any way
             raise ValueError(
                 f"the chat template of {self.name} refuses this conversation: {error}"
             ) from error
+        self._log_change(messages, text)
+        return text
 
     def layout(self, messages: Sequence[Message], settings: Settings) -> Layout:
         """How conversations of this form are rendered, found out once for each.
@@ -176,7 +172,10 @@ class ChatTemplate:
             )
             return places if same else None
 
-        hidden = [self._spelled.hidden(message, stand_in) for message in messages]
+        hidden = [
+            {**self._spelled.hidden(message, stand_in), "role": message["role"]}
+            for message in messages
+        ]
         hidden.append(self._hidden_in_settings(settings, stand_in))
         at_once = positions(hidden)
         if at_once is not None:
@@ -275,6 +274,21 @@ class ChatTemplate:
                 self._unread.add(name)
                 logger.warning(
                     "the chat template of %s has no setting %r: it changes nothing", self.name, name
+                )
+
+    def _log_change(self, messages: Sequence[Message], text: str) -> None:
+        """Warns, once, of contents that are not written as they are; answers may be shortened."""
+        for message in messages:
+            content = message["content"].strip()
+            if message["role"] != "assistant" and content not in text and not self._changes:
+                self._changes = True
+                logger.warning(
+                    "the chat template of %s changes what is put into it (it writes %r as %r): the "
+                    "guide reads other texts than the base; pass guide_prompt=, or set "
+                    "tokenizer.chat_template",
+                    self.name,
+                    shorten(content, 200),
+                    shorten(text, 400),
                 )
 
     def _found(self, marked: list[dict[str, Any]], settings: Settings) -> Layout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 from unicodedata import normalize
 
@@ -40,13 +41,11 @@ class Spellings:
 
 
 def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """A value with all texts in it changed, but for the names and roles."""
+    """A value with all texts in it changed, names not."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {
-            name: each if name == "role" else mapped(each, change) for name, each in value.items()
-        }
+        return {name: mapped(each, change) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [mapped(each, change) for each in value]
     return value
@@ -54,4 +53,5 @@ def mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 def unused(text: str) -> str:
     """A character for private use that a text does not have."""
-    return next(char for char in map(chr, range(0xE000, 0xF900)) if char not in text)
+    planes = range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE)
+    return next(char for char in map(chr, chain(*planes)) if char not in text)
