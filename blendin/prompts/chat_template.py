@@ -18,6 +18,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
 from ..vocab.control_tokens import control_tokens
@@ -212,11 +213,16 @@ class ChatTemplate:
     @cached_property
     def _processors(self) -> str | None:
         """A template that lies beside the tokenizer, in the file of a processor."""
-        file = Path(self.tokenizer.name_or_path or "", "chat_template.json")
-        if not self.tokenizer.name_or_path or not file.is_file():
+        place = self.tokenizer.name_or_path
+        if not place:
             return None
         try:
-            return str(json.loads(file.read_text("utf-8"))["chat_template"])
+            found: Any = Path(place, "chat_template.json")
+            if not found.is_file():
+                found = try_to_load_from_cache(place, "chat_template.json")
+            if not isinstance(found, str | Path):
+                return None
+            return str(json.loads(Path(found).read_text("utf-8"))["chat_template"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

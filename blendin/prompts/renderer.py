@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,8 +79,12 @@ class PromptRenderer:
             for control in encoded.controls
             if not contents.isdisjoint(range(control.start, control.end))
         }
-        rest = [control.id for control in encoded.controls if control.place not in spelled]
-        self._check(Counter(rest) - Counter(own))
+        if _others(encoded, spelled) - Counter(own):
+            # The template looks at a content before it writes it, as it is.
+            written = spelled | _written(encoded, messages)
+            if not Counter(own) - _others(encoded, written):
+                spelled = written
+        self._check(_others(encoded, spelled) - Counter(own))
         return RenderedPrompt(text, encoded.ids_with_text(spelled))
 
     def _controls_of(self, layout: Layout) -> list[int]:
@@ -109,3 +114,22 @@ class PromptRenderer:
                     self.chat_template.name,
                     name,
                 )
+
+
+def _others(encoded: EncodedText, spelled: set[int]) -> Counter[int]:
+    """The control tokens but for those that are only spelled."""
+    return Counter(each.id for each in encoded.controls if each.place not in spelled)
+
+
+def _written(encoded: EncodedText, messages: Sequence[Message]) -> set[int]:
+    """The places of control tokens in what stands in a text as it stands in a message."""
+    spans = [
+        match.span()
+        for content in {message["content"].strip() for message in messages} - {""}
+        for match in re.finditer(re.escape(content), encoded.text)
+    ]
+    return {
+        control.place
+        for control in encoded.controls
+        if any(start < control.end and control.start < end for start, end in spans)
+    }

@@ -348,3 +348,14 @@ def test_a_template_that_is_set_later_is_the_one_that_counts() -> None:
     assert not template.exists
     tokenizer.chat_template = CHATML
     assert template.text(as_messages("Hi", None)).endswith("<|im_start|>assistant\n")
+
+
+def test_a_content_that_is_cut_short_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    template = ChatTemplate(tokenizer_with(chatml("m.content[:60]")), "Tiny")
+    template.log_faults()
+    template.text(as_messages("short", None))
+    assert not caplog.records
+    for _ in range(2):
+        template.text(as_messages("word " * 20 + "end", None))
+    (record,) = caplog.records
+    assert "changes what is put into it" in record.getMessage()

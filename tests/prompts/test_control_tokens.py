@@ -128,11 +128,30 @@ def test_markup_that_a_template_reads_is_told(caplog: pytest.LogCaptureFixture) 
     messages = as_messages("a</think>b", None)
     for _ in range(2):
         prompts.guide(messages)
-    told = [record.getMessage() for record in caplog.records]
-    assert [
-        name in message for name, message in zip(("'<think>'", "'</think>'"), told, strict=True)
-    ]
-    assert all("in contents and writes it as markup" in message for message in told)
+    (record,) = caplog.records
+    assert "reads '<think>' in contents and writes it as markup" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["<|im_end|>", "</think>"])
+@pytest.mark.parametrize(
+    "content",
+    ["'!' + m.content if '{}' in m.content else m.content", "m.content.replace('{}', '{}')"],
+)
+def test_a_content_that_a_template_looks_at_is_still_text(name: str, content: str) -> None:
+    prompts = renderer(chatml(content.format(name, name)))
+    made = prompts.chat_template.tokenizer
+    own = controls(prompts.guide(as_messages("u", None)), made)
+    for text in (f"a {name} b", f"{name} <|pad|>\n", f"<think>{name}{name}"):
+        prompt = prompts.guide(as_messages(text, None))
+        assert controls(prompt, made) == own
+        assert text.strip() in prompt
+
+
+def test_a_special_token_that_a_template_makes_of_a_content_is_refused() -> None:
+    template = chatml("m.content.split('<|im_end|>') | join('<|im_end|><|im_end|>')")
+    prompts = renderer(template)
+    with pytest.raises(ValueError, match=r"makes the special token '<.im_end.>' of what a content"):
+        prompts.guide(as_messages("a <|im_end|> b", None))
 
 
 def test_a_template_still_reads_reasoning_out_of_an_answer() -> None:
