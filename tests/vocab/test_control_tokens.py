@@ -6,7 +6,10 @@ import copy
 
 import pytest
 from conftest import tokenizer
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
 from blendin.vocab.control_tokens import control_tokens, is_markup
 from blendin.vocab.end_tokens import end_of_turn_id
@@ -75,3 +78,14 @@ def test_the_end_of_a_turn(flagged: bool, parts: bool) -> None:
     assert end_of_turn_id(made) == made.convert_tokens_to_ids("<|done|>")
     made.chat_template = "<|im_start|>Hello."  # shows no answer: its own tokens end nothing
     assert end_of_turn_id(made) is None
+
+
+def test_markup_is_spelled_in_the_models_own_tokens() -> None:
+    """Not cut where a piece of ordinary text would not be."""
+    pieces = [*sorted(ByteLevel.alphabet()), "<t"]
+    made = Tokenizer(BPE({piece: id for id, piece in enumerate(pieces)}, [("<", "t")]))
+    made.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_tokens(["<tool_call>"])
+    words = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=made), len(pieces) + 1)
+    assert [words.tokens[id] for id in words.text_ids("<tool_call>")][:2] == [b"<t", b"o"]
