@@ -107,7 +107,7 @@ class BlendInGenerator:
                 self.base if shared else load(found["guide"], "guide", **guide_options)
             )
             self.pair = Pair(self.base, self.guide)
-        if self.policy.reads_guide and not self.guide.tokenizer.chat_template:
+        if self.policy.reads_guide and not self.pair.prompts.chat_template.exists:
             logger.warning(
                 "the guide %s has no chat template to read a prompt in: choose an "
                 "instruction-tuned guide, set its tokenizer.chat_template, or pass guide_prompt=",
@@ -147,10 +147,13 @@ class BlendInGenerator:
 
         Args:
             prompt: a text, chat messages (`[{"role": ..., "content": ...}, ...]`), or a list of
-                such prompts.
-            base_prompt: the base's whole prompt, instead of its plain-text template.
+                such prompts. A last message of the assistant is the beginning of the answer, which
+                both models continue. Whatever is written in texts and contents is text: control
+                tokens that are spelled in it are read as their characters.
+            base_prompt: the base's whole prompt, instead of its plain-text template; special tokens
+                that are spelled in it are read as such.
             guide_prompt: the guide's whole prompt, special tokens included, instead of its chat
-                template.
+                template; likewise.
             **settings: as `stream` takes them, for a list as `stream_batch` does.
 
         Returns:
@@ -224,7 +227,7 @@ class BlendInGenerator:
             text: what follows the prompt; a list of texts for a list of prompts.
             base_prompt: as for `generate`.
             guide_prompt: as for `generate`.
-            **settings: `system` and `policy`; one for all, or a list.
+            **settings: `system`, `policy` and `chat_template_kwargs`; one for all, or a list.
 
         Returns:
             A `Score`, or for a list a list of them in its order.
@@ -300,7 +303,10 @@ class BlendInGenerator:
             prompt: a text or chat messages.
             base_prompt: as for `generate`.
             guide_prompt: as for `generate`.
-            **settings: `system` (text for both models), `policy`, `max_new_tokens` (256), `stop`
+            **settings: `system` (text for both models), `policy`, `chat_template_kwargs` (what the
+                guide's chat template can be told, such as `{"enable_thinking": False}`; the texts
+                in it are part of the template, but for `tools` and `documents`, which are
+                contents), `max_new_tokens` (256), `stop`
                 (a text or several: the text ends before the first), and the sampling settings of
                 `Sampling`: `do_sample`, `temperature`, `top_p`, `sampling_top_k`,
                 `repetition_penalty`, `seed` (the i-th prompt of a list draws with seed + i).

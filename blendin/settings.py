@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
@@ -20,6 +20,7 @@ class ScoreSettings(TypedDict, total=False):
 
     system: str | Sequence[str | None] | None
     policy: Policy | str | Sequence[Policy | str] | None
+    chat_template_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
 
 
 class GenerationSettings(TypedDict, total=False):
@@ -27,6 +28,7 @@ class GenerationSettings(TypedDict, total=False):
 
     system: str | None
     policy: Policy | str | None
+    chat_template_kwargs: Mapping[str, Any] | None
     max_new_tokens: int
     stop: str | Sequence[str] | None
     speculate: Speculate
@@ -43,6 +45,7 @@ class BatchSettings(TypedDict, total=False):
 
     system: str | Sequence[str | None] | None
     policy: Policy | str | Sequence[Policy | str] | None
+    chat_template_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
     max_new_tokens: int | Sequence[int]
     stop: str | Sequence[str] | Sequence[Sequence[str]] | None
     speculate: Speculate | Sequence[Speculate]
@@ -65,6 +68,7 @@ class SchedulingSettings(BatchSettings, total=False):
 DEFAULTS: dict[str, Any] = {
     "system": None,
     "policy": None,
+    "chat_template_kwargs": None,
     "max_new_tokens": 256,
     "stop": (),
     "speculate": "auto",

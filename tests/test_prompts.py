@@ -43,7 +43,7 @@ def test_a_template_without_a_system_role_gets_its_text_with_the_first_turn() ->
         ("", None, "prompt is empty"),
         (" \n", None, "prompt is empty"),
         ([{"role": "user", "content": " "}], None, "prompt is empty"),
-        ([*CHAT[:2]], None, "must end with a user's turn"),
+        ([{"role": "system", "content": "a"}], None, "must end with a user's turn"),
         ([], None, "must end with a user's turn"),
         ([CHAT[0], CHAT[2]], None, "message 1 has the role 'user' where 'assistant'"),
         ([{"role": "tool", "content": "x"}], None, "message 0 has the role 'tool'"),

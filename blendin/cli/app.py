@@ -101,14 +101,14 @@ def compare(
 ) -> None:
     """Show the base alone, NUDGING and BlendIn on one prompt, side by side."""
     arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}
-    gen = models.load()
+    settings, gen = decoding.settings(), models.load()
     from . import terminal as view
 
     outputs = {}
     with messages.status("decoding") as status:
         for title, arm in arms.items():
             status.update(f"decoding: {title}")
-            outputs[title] = gen.generate(prompt, policy=arm, **decoding.settings())
+            outputs[title] = gen.generate(prompt, policy=arm, **settings)
     console.print(prompt, style="bold", markup=False)
     console.print(view.side_by_side(outputs, console.width), soft_wrap=False)
     console.print(view.legend())

@@ -14,6 +14,7 @@ from ..models import default_pair
 from .options import (
     Base,
     BlendOptions,
+    ChatTemplateKwargs,
     DeviceMap,
     Dtype,
     ModelOptions,
@@ -62,6 +63,7 @@ def diagnose(
     seed: Annotated[int, typer.Option(help="Seed of the subset.")] = SUBSET_SEED,
     max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 128,
     batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
+    chat_template_kwargs: ChatTemplateKwargs = None,
     dtype: Dtype = "auto",
     device_map: DeviceMap = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -76,8 +78,9 @@ def diagnose(
     """
     from ..evaluation.diagnosis.ranking import rank
     from ..evaluation.diagnosis.report import write
+    from ..prompts import read_template_kwargs
 
-    policy = blend.build()
+    policy, template = blend.build(), read_template_kwargs(chat_template_kwargs)
     guides = list(dict.fromkeys(guide or [default_pair.DEFAULT_GUIDE]))
     task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
     models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)
@@ -87,12 +90,14 @@ def diagnose(
     for name in guides:
         gen = replace(models, guide=name).load(loaded_base)
         loaded_base = gen.base
-        if not gen.guide.tokenizer.chat_template:
+        if not gen.pair.prompts.chat_template.exists:
             left_out[gen.guide.name] = NO_TEMPLATE
             messages.print(f"{gen.guide.name} is left out: {NO_TEMPLATE}", markup=False)
             continue
         folder = out / "runs" / re.sub(r"[^\w.-]+", "_", name).strip("_.")
-        found.append(of_pair(gen, task, policy, folder, max_new_tokens, batch_size, limit, seed))
+        found.append(
+            of_pair(gen, task, policy, folder, max_new_tokens, batch_size, limit, seed, template)
+        )
     if not found:
         raise ValueError(
             f"no guide is left to diagnose: of {', '.join(left_out)} none has a chat template, in "
@@ -128,6 +133,7 @@ def of_pair(
     batch_size: int,
     limit: int | None,
     seed: int,
+    template: dict[str, Any],
 ) -> Diagnosis:
     """One guide's run, or the rest of it, and its analysis."""
     from ..evaluation.diagnosis.diagnosis import diagnose as analyse
@@ -137,7 +143,13 @@ def of_pair(
     from ..evaluation.tasks.task import origin
     from ..policy import Blend
 
-    settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))
+    settings = config(
+        gen,
+        task,
+        max_new_tokens=max_new_tokens,
+        chat_template_kwargs=template,
+        **origin(task, limit, seed),
+    )
     results = RunFolder(folder, settings)
     with interruptible():
         run(gen, task, {ARM: policy}, results, max_batch_size=batch_size)
@@ -150,6 +162,7 @@ def of_pair(
             records,
             [item.prompt for item in task.items],
             system=task.system,
+            chat_template_kwargs=template,
             threshold=policy.threshold,
         )
     return analyse(

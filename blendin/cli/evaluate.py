@@ -12,7 +12,15 @@ from rich.table import Table
 
 from ..evaluation.runs.arms import NAMES
 from ..evaluation.tasks.data import SUBSET_SEED
-from .options import ArmOptions, ModelOptions, console, interruptible, messages, takes_options
+from .options import (
+    ArmOptions,
+    ChatTemplateKwargs,
+    ModelOptions,
+    console,
+    interruptible,
+    messages,
+    takes_options,
+)
 
 if TYPE_CHECKING:
     from ..evaluation.runs.folder import RunFolder
@@ -49,6 +57,7 @@ def evaluate(
         typer.Option(help="The most tokens of an answer; 256, 32 or 128 by default, by task."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
+    chat_template_kwargs: ChatTemplateKwargs = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the results, with one in it for each task.")
     ] = Path("runs"),
@@ -62,7 +71,9 @@ def evaluate(
     from ..evaluation.runs.folder import RunFolder, Shard
     from ..evaluation.tasks.registry import load
     from ..evaluation.tasks.task import origin
+    from ..prompts import read_template_kwargs
 
+    template = read_template_kwargs(chat_template_kwargs)
     policies = arms(tuple(arm or NAMES), **arm_settings.given())
     loaded = [load(name, data, limit, seed) for name in tasks]
     shard = Shard.from_environment()
@@ -70,7 +81,13 @@ def evaluate(
         models = replace(models, device_map=shard.device)
     gen = models.load()
     for task in loaded:
-        settings = config(gen, task, max_new_tokens=max_new_tokens, **origin(task, limit, seed))
+        settings = config(
+            gen,
+            task,
+            max_new_tokens=max_new_tokens,
+            chat_template_kwargs=template,
+            **origin(task, limit, seed),
+        )
         results = RunFolder(out / task.name, settings, shard)
         drawn = f", drawn with seed {seed}" if limit else ""
         messages.print(f"{task.title}: {len(task.items)} items{drawn} → {results.folder}")

@@ -60,6 +60,14 @@ TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that a checkpoint brings.")
 ]
 
+ChatTemplateKwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Settings for the guide's chat template: a JSON object such as "
+        "'{\"enable_thinking\": false}', or name=value; may be repeated."
+    ),
+]
+
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -196,16 +204,19 @@ class DecodingOptions:
             "output: auto, off, lookup, guide, or how many."
         ),
     ] = "auto"
+    chat_template_kwargs: ChatTemplateKwargs = None
 
     def settings(self) -> dict[str, Any]:
         """What `BlendInGenerator.generate` takes; a base that runs on is stopped by default."""
-        from ..prompts import BASE_STOP
+        from ..prompts import BASE_STOP, read_template_kwargs
 
         given = [BASE_STOP] if self.stop is None else self.stop
         stop = [text.replace("\\n", "\n") for text in given if text]
         count = self.speculate
         speculate = int(count) if count.removeprefix("-").isdecimal() else count
-        return asdict(self) | {"stop": stop, "speculate": speculate}
+        template = read_template_kwargs(self.chat_template_kwargs)
+        changed = {"stop": stop, "speculate": speculate, "chat_template_kwargs": template}
+        return asdict(self) | changed
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from ..decision.predict import NextTokens, predict
 from ..decision.prediction import Prediction
 from ..models.context import Context
 from ..models.protocol import Model
+from ..prompts import PromptRenderer
 from ..speculation.speculator import Speculation
 from ..vocab.alignment import Alignment
 
@@ -19,6 +20,7 @@ class Pair:
         base_kernels: the base's tables for the Triton kernels; None where these do not run.
         guide_kernels: likewise, the guide's.
         speculation: the drafts of its sequences.
+        prompts: renders messages for both.
         is_async: whether predictions take a while to arrive, as servers' do.
     """
 
@@ -36,6 +38,9 @@ class Pair:
         self.device = base.device
         self.speculation = Speculation(base, guide, self.alignment)
         self.is_async = base.is_async or guide.is_async
+        base_reader, guide_reader = ((each.tokenizer, each.vocabulary) for each in (base, guide))
+        self.prompts = PromptRenderer(base_reader, guide_reader, guide.name)
+        self.prompts.chat_template.log_faults()
         if fused is None:
             fused = base.device.type == "cuda" and not self.is_async
         self.base_kernels = checked_kernel_tables(self.tables.base) if fused else None

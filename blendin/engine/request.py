@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Unpack
 
 from ..models.context import Context
 from ..models.protocol import Model
 from ..policy import Policy, as_policy, described
-from ..prompts import Prompt, as_messages, base_text, guide_text
+from ..prompts import Prompt, as_messages, checked_template_kwargs
 from ..sampling import Sampling
 from ..settings import DEFAULTS, GenerationSettings, Speculate
 from ..speculation.speculator import Speculator, check_speculate, max_draft_tokens
@@ -35,6 +35,7 @@ class Request:
         sampling: how a symbol is taken.
         speculate: whether and how the next tokens are drafted.
         index: its place in the caller's list; it draws with `seed + index`.
+        chat_template_kwargs: settings for the guide's chat template.
     """
 
     prompt: Prompt | None
@@ -46,6 +47,7 @@ class Request:
     sampling: Sampling
     speculate: Speculate = "auto"
     index: int = 0
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -82,6 +84,7 @@ class Request:
             Sampling(**{name: given[name] for name in SAMPLING_SETTINGS}),
             check_speculate(given["speculate"]),
             index,
+            checked_template_kwargs(given["chat_template_kwargs"]),
         )
 
     def read(self, pair: Pair) -> SequenceState:
@@ -93,20 +96,25 @@ class Request:
         messages = None if self.prompt is None else as_messages(self.prompt, self.system)
         if messages is None and self.system:
             raise ValueError("system= goes into prompt=; whole prompts carry their own")
+        if self.guide_prompt is not None and self.chat_template_kwargs:
+            raise ValueError(
+                "chat_template_kwargs= goes into the guide's chat template, which a whole "
+                "guide_prompt= does without: give one of them"
+            )
         base = guide = None
         settings = self._settings(pair)
         if self.policy.reads_base:
             text = self.base_prompt
             if text is None and messages is not None:
-                text = base_text(messages)
+                text = pair.prompts.base(messages)
             base = self._context("base", pair.base, text)
-            settings["base_prompt"] = text
+            settings["base_prompt"] = str(text)
         if self.policy.reads_guide:
             text = self.guide_prompt
             if text is None and messages is not None:
-                text = guide_text(messages, pair.guide.tokenizer)
+                text = pair.prompts.guide(messages, self.chat_template_kwargs)
             guide = self._context("guide", pair.guide, text)
-            settings["guide_prompt"] = text
+            settings["guide_prompt"] = str(text)
         return self._sequence(pair, base, guide, settings)
 
     def read_alone(self, pair: Pair) -> SequenceState:
@@ -135,6 +143,7 @@ class Request:
 
     def _settings(self, pair: Pair) -> dict[str, Any]:
         """For the result: models, policy and settings, as they are."""
+        further = {"chat_template_kwargs": dict(self.chat_template_kwargs)}
         return {
             "base": pair.base.name,
             "guide": pair.guide.name,
@@ -142,6 +151,7 @@ class Request:
             **asdict(self.limits),
             **asdict(self.sampling),
             "speculate": self.speculate,
+            **(further if self.chat_template_kwargs else {}),
         }
 
     def _context(self, role: str, model: Model, text: str | None) -> Context:
@@ -151,6 +161,12 @@ class Request:
         if not text.strip():
             raise ValueError(f"the {role}'s prompt is empty: pass a text with something in it")
         ids = model.encode_prompt(text)
+        if ids and max(ids) >= len(model.vocabulary):
+            raise ValueError(
+                f"the {role}'s prompt has the token "
+                f"{str(model.tokenizer.convert_ids_to_tokens(max(ids)))!r}, for which {model.name} "
+                "has no row: leave it out"
+            )
         if model.max_length is not None and len(ids) > model.max_length:
             raise ValueError(
                 f"the {role}'s prompt has {len(ids)} tokens and the context of {model.name} holds "

@@ -16,7 +16,13 @@ import torch
 
 from ..models.protocol import Model
 from ..policy import Policy, all_parameters, named_policy
-from ..prompts import Message, as_messages, base_text, guide_text
+from ..prompts import (
+    Message,
+    PromptRenderer,
+    as_messages,
+    checked_template_kwargs,
+    read_template_kwargs,
+)
 
 logger = logging.getLogger("lm_eval.blendin")  # the harness shows what its own loggers say
 
@@ -82,19 +88,27 @@ class Asked:
             text = f" {text}"
         return replace(self, text=kept), text
 
-    def base_prompt(self, model: Model) -> str:
+    @property
+    def messages(self) -> list[Message]:
+        """Those of a chat, with the answer that is begun; a plain context is a user's turn."""
+        if self.chat is None:
+            return [*as_messages(self.text, None)]
+        begun = [{"role": "assistant", "content": self.text}] if self.text else []
+        return [*self.chat, *begun]
+
+    def base_prompt(self, model: Model, prompts: PromptRenderer) -> str:
         """What the base reads."""
         if self.chat is not None:
-            return base_text(self.chat) + (f" {self.text}" if self.text else "")
-        return self.text or prefix(model)
+            return prompts.base(self.messages)
+        return prompts.base_text(self.text) if self.text else prefix(model)
 
-    def guide_prompt(self, model: Model) -> str:
-        """What the guide reads."""
-        if self.chat is not None:
-            return guide_text(self.chat, model.tokenizer) + self.text
-        if not self.text:
+    def guide_prompt(
+        self, model: Model, prompts: PromptRenderer, settings: Mapping[str, Any] | None = None
+    ) -> str:
+        """What the guide reads, its chat template told `settings`."""
+        if self.chat is None and not self.text:
             return prefix(model)
-        return guide_text(as_messages(self.text, None), model.tokenizer)
+        return prompts.guide(self.messages, settings)
 
 
 @dataclass
@@ -273,6 +287,17 @@ def chosen_length(asked: Any) -> int:
     if length < 1:
         raise ValueError(f"max_gen_toks is {length}; use an integer from 1 up")
     return int(length)
+
+
+def chosen_template_settings(asked: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    """`chat_template_kwargs`, which may be given as text.
+
+    Raises:
+        ValueError: for what a chat template cannot be told.
+    """
+    if isinstance(asked, str):
+        return {} if asked.lower() in ("", "none") else read_template_kwargs(asked)
+    return checked_template_kwargs(asked)
 
 
 def chosen_device(asked: str | None) -> str | None:

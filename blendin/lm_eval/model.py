@@ -60,6 +60,7 @@ from .harness import (
     chosen_device,
     chosen_length,
     chosen_policy,
+    chosen_template_settings,
     flag,
     generation_settings,
     refuse_several_processes,
@@ -100,6 +101,7 @@ class BlendInLM(LM):
         max_batch_size: Any = None,
         max_cached_tokens: Any = None,
         max_gen_toks: Any = DEFAULT_LENGTH,
+        chat_template_kwargs: Mapping[str, Any] | str | None = None,
         **policy_settings: Any,
     ) -> None:
         """Loads the pair; numbers may be text, as they are on a command line.
@@ -116,6 +118,8 @@ class BlendInLM(LM):
             max_batch_size: 32 by default.
             max_cached_tokens: tokens in each model's cache at most.
             max_gen_toks: tokens of an answer where the task does not say.
+            chat_template_kwargs: for the guide's chat template, as a mapping or as text: a JSON
+                object, or name=value.
             **policy_settings: `threshold`, `alpha`, `top_k` and the like: `policy.named_policy`'s.
 
         Raises:
@@ -134,6 +138,7 @@ class BlendInLM(LM):
         # A loaded model stays where it is, unless somebody asks for a device.
         unasked = device is None and device_map is None
         named = [role for role, given in (("base", base), ("guide", guide)) if is_named(given)]
+        self._template_settings = chosen_template_settings(chat_template_kwargs)
         self.gen = BlendInGenerator(
             base,
             guide,
@@ -143,7 +148,7 @@ class BlendInLM(LM):
             trust_remote_code=flag("trust_remote_code", trust_remote_code),
             **{f"{role}_kwargs": {"device_map": asked} for role in named if unasked and asked},
         )
-        if chosen.reads_guide:
+        if chosen.reads_guide and not self.gen.pair.prompts.chat_template.exists:
             check_chat_template(self.gen.guide)
         self._device = self.gen.base.device
         self.decoded, self.scored = Count(), Count()
@@ -265,12 +270,15 @@ class BlendInLM(LM):
             readers.append(self.gen.guide)
         return readers
 
-    def _prompts(self, asked: Sequence[Asked]) -> dict[str, list[str] | None]:
+    def _prompts(self, asked: Sequence[Asked]) -> dict[str, Any]:
         """Both models' prompts; none for a guide that reads nothing and may have no template."""
-        guided = self.gen.policy.reads_guide
+        gen, guided = self.gen, self.gen.policy.reads_guide
         return {
-            "base_prompt": [each.base_prompt(self.gen.base) for each in asked],
-            "guide_prompt": [each.guide_prompt(self.gen.guide) for each in asked]
+            "base_prompt": [each.base_prompt(gen.base, gen.pair.prompts) for each in asked],
+            "guide_prompt": [
+                each.guide_prompt(gen.guide, gen.pair.prompts, self._template_settings)
+                for each in asked
+            ]
             if guided
             else None,
         }
@@ -308,6 +316,7 @@ class BlendInLM(LM):
             "base": self.gen.base.name,
             "guide": self.gen.guide.name,
             "policy": described(self.gen.policy),
+            "chat_template_kwargs": self._template_settings,
             "blendin_version": __version__,
             "decoded_tokens": self.decoded.tokens,
             "decoded_intervention_rate": self.decoded.rate,

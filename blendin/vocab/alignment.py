@@ -34,6 +34,9 @@ class Alignment:
         barred = set(base_ends)
         for data, guide_id in guide.canonical.items():
             base_id = base.canonical.get(data)
+            # Markup says the same to both only where it is one vocabulary; else it is text.
+            if not self.same and (guide_id in guide.markup or base_id in base.markup):
+                base_id = None
             if base_id is not None and base_id not in barred:
                 self.guide_of_base[base_id] = guide_id
                 symbols[guide_id] = base_id

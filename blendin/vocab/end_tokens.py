@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from jinja2 import TemplateError
+from typing import Any
+
 from transformers import PreTrainedTokenizerBase
+
+from .control_tokens import control_tokens
 
 
 def end_ids(
@@ -25,18 +28,26 @@ def end_ids(
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token with which the chat template closes an assistant's turn, if any."""
+    """The control token with which the chat template closes an assistant's turn, if any."""
     if not tokenizer.chat_template:
         return None
     answer = "blendin-end-of-turn-probe"
-    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": answer}]
-    try:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    except (TemplateError, TypeError, ValueError):
+    for content in (answer, [{"type": "text", "text": answer}]):  # some read lists of parts alone
+        rendered = _answered(tokenizer, content)
+        if answer in rendered:
+            break
+    else:
         return None
-    tail = str(rendered).rpartition(answer)[2].lstrip()
-    special = {
-        token.content: id for id, token in tokenizer.added_tokens_decoder.items() if token.special
-    }
-    matches = [content for content in special if tail.startswith(content)]
-    return special[max(matches, key=len)] if matches else None
+    tail = rendered.rpartition(answer)[2].lstrip()
+    control = {content.strip(): id for id, content in control_tokens(tokenizer).items()}
+    matches = [content for content in control if tail.startswith(content)]
+    return control[max(matches, key=len)] if matches else None
+
+
+def _answered(tokenizer: PreTrainedTokenizerBase, content: Any) -> str:
+    question = "x" if isinstance(content, str) else [{"type": "text", "text": "x"}]
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": content}]
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except Exception:  # a template is a program, which may fail in any way
+        return ""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerBase
+
+from .control_tokens import control_tokens, special_ids
 
 SPACE_MARK = "▁"
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -41,8 +43,17 @@ class Vocabulary:
     Knows byte-level BPE (GPT-2, Llama 3, Qwen) and SentencePiece-style BPE or Unigram with or
     without byte fallback (Gemma, Llama 2, Mistral).
 
+    Text never becomes a control token. Which tokens those are is told by what they are for
+    (`control_tokens`), not by their flag. One that is flagged as special has no bytes. Markup that
+    is not (`<tool_call>`, `<think>`, Gemma's `[multimodal]`) is shown in a text, as `decode` shows
+    it, and so it has bytes; but no text is ever tokenized to it, and between different vocabularies
+    it has no partner: what one model emits as a token of its own the other reads as text. White
+    space, words and HTML's tags among the added tokens are tokens like any other.
+
     Attributes:
         tokens: the bytes of each id; None where it has none (special tokens, padding rows).
+        control: the ids of all control tokens, also of those beyond the model's rows.
+        markup: those of them that have bytes.
         canonical: the id that stands for a byte string: an ordinary token before a byte-fallback
             one, then the lower id. Empty byte strings stand for nothing.
     """
@@ -58,9 +69,9 @@ class Vocabulary:
         self.byte_level = _is_byte_level(backend)
         byte_fallback = not self.byte_level and "ByteFallback" in _parts(backend.decoder)
         added = {id: token.content for id, token in tokenizer.added_tokens_decoder.items()}
-        special = set(tokenizer.all_special_ids) | {
-            id for id, token in tokenizer.added_tokens_decoder.items() if token.special
-        }
+        special = special_ids(tokenizer)
+        self.control = frozenset(control_tokens(tokenizer))
+        self.markup = self.control - special
         alphabet = byte_level_alphabet()
 
         def to_bytes(id: int, token: str) -> bytes:
@@ -97,8 +108,27 @@ class Vocabulary:
         )
 
     def text_ids(self, text: str) -> list[int]:
-        """Tokenizes a piece of running text: no prefix space, no special token, read or added."""
-        return self._plain_tokenizer.encode(text, add_special_tokens=False).ids
+        """Tokenizes a piece of running text: no prefix space, no control token, read or added."""
+        encoding = self._plain_tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        if self.control.isdisjoint(ids):
+            return ids
+        # A Unigram model has control tokens among its pieces: cut behind their first characters.
+        apart, done = list[int](), 0
+        for id, (start, end) in zip(ids, encoding.offsets, strict=True):
+            if end - start > 1 and self.is_control(id, text[start:end]):
+                apart += self.text_ids(text[done : start + 1])
+                done = start + 1
+        return apart + self.text_ids(text[done:]) if done else ids
+
+    def is_control(self, id: int, text: str) -> bool:
+        """Whether a token that was read from `text` is a control token.
+
+        The unknown token is none where it stands for a text that the vocabulary lacks.
+        """
+        if id not in self.control:
+            return False
+        return id != self._tokenizer.unk_token_id or text.strip() == self._tokenizer.unk_token
 
     def encode_bytes(self, data: bytes) -> list[int] | None:
         """The ids that enter a context for `data`: text as `text_ids`, invalid UTF-8 by the byte.
@@ -130,7 +160,7 @@ class Vocabulary:
 
     @cached_property
     def _plain_tokenizer(self) -> Tokenizer:
-        return _without_prefix_or_specials(_backend(self._tokenizer))
+        return _without_prefix_or_controls(_backend(self._tokenizer), self.control)
 
 
 def _backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
@@ -187,8 +217,8 @@ def _marks_spaces(backend: Tokenizer) -> bool:
     )
 
 
-def _without_prefix_or_specials(backend: Tokenizer) -> Tokenizer:
-    """A tokenizer over the same model that adds no prefix space and reads specials as text."""
+def _without_prefix_or_controls(backend: Tokenizer, control: Collection[int]) -> Tokenizer:
+    """A tokenizer over the same model that adds no prefix space and reads controls as text."""
 
     def strip(state: Any) -> Any:
         if isinstance(state, list):
@@ -213,10 +243,24 @@ def _without_prefix_or_specials(backend: Tokenizer) -> Tokenizer:
     added = sorted(backend.get_added_tokens_decoder().items())
     plain = Tokenizer.from_str(json.dumps({"added_tokens": [], **shell}))
     plain.model = backend.model  # shared: a copy of Gemma's takes seconds
-    plain.add_tokens([token for _, token in added])
+    plain.add_tokens([_flagged(token, token.special or id in control) for id, token in added])
     if any(plain.token_to_id(token.content) != id for id, token in added):
         # Ids with gaps between them, which only a file can give.
-        plain = Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), **shell}))
+        whole = json.loads(backend.to_str())
+        for entry in whole["added_tokens"]:
+            entry["special"] = entry["special"] or entry["id"] in control
+        plain = Tokenizer.from_str(json.dumps({**whole, **shell}))
         plain.model = backend.model
     plain.encode_special_tokens = True
     return plain
+
+
+def _flagged(token: AddedToken, special: bool) -> AddedToken:
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=special,
+    )

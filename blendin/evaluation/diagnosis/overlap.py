@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -75,6 +75,7 @@ def top_overlap(
     prompts: Sequence[Prompt],
     *,
     system: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     threshold: float = DEFAULT_THRESHOLD,
     k: int = 50,
     items: int = 20,
@@ -91,6 +92,7 @@ def top_overlap(
         records: of a run; some of those without an error are read.
         prompts: theirs, in their order, as they were given to `generate`.
         system: the system text that they were given with.
+        chat_template_kwargs: likewise, of the guide's chat template.
         threshold: τ, which divides the positions into confident and uncertain ones.
         k: length of the lists.
         items: answers read at most.
@@ -113,8 +115,9 @@ def top_overlap(
     # Spread over all of them: records stand in the order in which they ended, short answers first.
     places = np.linspace(0, len(usable) - 1, min(items, len(usable))).astype(int).tolist()
     reading = _Reading(gen.pair, k)
+    settings = {"system": system, "chat_template_kwargs": chat_template_kwargs}
     everywhere = [  # of each answer, the first position first
-        list(reading.both(record, prompt, system, positions).values())
+        list(reading.both(record, prompt, settings, positions).values())
         for record, prompt in map(usable.__getitem__, places)
     ]
     first, whole = _shared([read[:1] for read in everywhere], k), _shared(everywhere, k)
@@ -156,7 +159,7 @@ class _Reading(NamedTuple):
     k: int
 
     def both(
-        self, record: Record, prompt: Prompt, system: str | None, positions: int
+        self, record: Record, prompt: Prompt, settings: Mapping[str, Any], positions: int
     ) -> dict[int, tuple[_Top, _Top]]:
         """What base and guide say of one answer, by the byte offsets where both have a token."""
         import torch
@@ -165,7 +168,7 @@ class _Reading(NamedTuple):
         from ...policy import Blend
 
         pair, text = self.pair, record.text.encode()
-        asked = Request.of(prompt, None, None, default_policy=Blend(), system=system).read(pair)
+        asked = Request.of(prompt, None, None, default_policy=Blend(), **settings).read(pair)
         assert asked.base is not None and asked.guide is not None
         with torch.inference_mode():
             base = self._tops(

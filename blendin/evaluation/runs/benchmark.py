@@ -21,7 +21,12 @@ QUESTIONS_AT_ONCE = 4
 
 
 def config(
-    gen: BlendInGenerator, task: Task, *, max_new_tokens: int | None = None, **further: Any
+    gen: BlendInGenerator,
+    task: Task,
+    *,
+    max_new_tokens: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    **further: Any,
 ) -> dict[str, Any]:
     """What a run's results depend on, besides its arms: the manifest's `config`.
 
@@ -29,6 +34,7 @@ def config(
         gen: the models.
         task: the task.
         max_new_tokens: of an answer; None: the task's.
+        chat_template_kwargs: settings for the guide's chat template.
         **further: where the items came from, and anything else to record.
     """
     return {
@@ -41,6 +47,7 @@ def config(
         "base": gen.base.name,
         "guide": gen.guide.name,
         "dtype": [gen.base.precision, gen.guide.precision],
+        **({"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}),
         **further,
     }
 
@@ -63,7 +70,8 @@ def run(
         gen: the models.
         task: the items and their scorer.
         arms: policies by the names under which results are kept.
-        results: where records are kept; its configuration limits the length of answers.
+        results: where records are kept; its configuration limits the length of answers, and has
+            what the guide's chat template is told.
         max_batch_size: the most answers in flight.
         progress: whether to show a bar on stderr; None: where that is a terminal.
 
@@ -84,7 +92,7 @@ def run(
         made = (
             _answers(gen, task, policy, left, seconds, max_batch_size, results.manifest["config"])
             if task.writes
-            else _likelihoods(gen, task, policy, left, seconds)
+            else _likelihoods(gen, task, policy, left, seconds, results.manifest["config"])
         )
         done_before = len(mine) - len(left)
         with (
@@ -133,6 +141,7 @@ def _answers(
         policy=policy,
         max_new_tokens=settings["max_new_tokens"],
         stop=settings["stop"],
+        chat_template_kwargs=settings.get("chat_template_kwargs"),
         max_batch_size=max_batch_size,
         progress=False,
     )
@@ -142,7 +151,12 @@ def _answers(
 
 
 def _likelihoods(
-    gen: BlendInGenerator, task: Task, policy: Policy, items: Sequence[Item], seconds: _Seconds
+    gen: BlendInGenerator,
+    task: Task,
+    policy: Policy,
+    items: Sequence[Item],
+    seconds: _Seconds,
+    settings: Mapping[str, Any],
 ) -> Iterator[Record]:
     """Scores given texts.
 
@@ -157,6 +171,7 @@ def _likelihoods(
             [space + text for item in some for text in item.texts],
             system=task.system,
             policy=policy,
+            chat_template_kwargs=settings.get("chat_template_kwargs"),
         )
 
     for begin in range(0, len(items), QUESTIONS_AT_ONCE):
