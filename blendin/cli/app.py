@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import __version__
 from ..models import default_pair
 from ..policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Nudge
+from ..values import encodable
 from .diagnose import diagnose
 from .evaluate import evaluate, report
 from .options import (
@@ -28,12 +31,36 @@ from .score import paradox, score_app
 if TYPE_CHECKING:
     from ..engine.stream import Stream
 
+
+def show_version(is_asked: bool) -> None:
+    """Prints what is installed, and ends the command."""
+    if is_asked:
+        try:
+            installed = metadata.version("blendin")
+        except metadata.PackageNotFoundError:  # run from a folder
+            installed = __version__
+        print(f"blendin {installed}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="blendin",
     help="Inference-time alignment: a small aligned guide steps in where a base model is unsure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=show_version),
+    ] = False,
+) -> None:
+    """The options of no command."""
+
+
 app.add_typer(score_app)
 app.command()(diagnose)
 app.command()(evaluate)
@@ -59,13 +86,11 @@ def generate(
 ) -> None:
     """Answer one prompt; tokens coloured by the model that chose them."""
     chosen, settings = policy.build(), decoding.settings()
-    text = sys.stdin.read().strip() if prompt is None else prompt
-    if not text.strip():
-        raise ValueError("the prompt is empty: give it as an argument or on standard input")
+    text = checked_prompt(sys.stdin.read().strip() if prompt is None else prompt)
     if trace is not None:
         check_writable(trace)
     stream = models.load().stream(text, policy=chosen, **settings)
-    show(stream, settings["stop"], quiet=as_json)
+    show(stream, quiet=as_json)
     if not as_json:
         show_legend()
     if trace is not None:
@@ -87,7 +112,7 @@ def chat(models: ModelOptions, policy: PolicyOptions, decoding: DecodingOptions)
     while (line := read_line()) is not None:
         turns.append({"role": "user", "content": line})
         stream = gen.stream(turns, policy=chosen, **settings)
-        show(stream, settings["stop"])
+        show(stream)
         turns.append({"role": "assistant", "content": stream.output.text})
 
 
@@ -101,6 +126,7 @@ def compare(
 ) -> None:
     """Show the base alone, NUDGING and BlendIn on one prompt, side by side."""
     arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}
+    prompt, settings = checked_prompt(prompt), decoding.settings()
     gen = models.load()
     from . import terminal as view
 
@@ -108,7 +134,7 @@ def compare(
     with messages.status("decoding") as status:
         for title, arm in arms.items():
             status.update(f"decoding: {title}")
-            outputs[title] = gen.generate(prompt, policy=arm, **decoding.settings())
+            outputs[title] = gen.generate(prompt, policy=arm, **settings)
     console.print(prompt, style="bold", markup=False)
     console.print(view.side_by_side(outputs, console.width), soft_wrap=False)
     console.print(view.legend())
@@ -158,12 +184,23 @@ def main() -> None:
     app()
 
 
-def show(stream: Stream, stop: list[str], quiet: bool = False) -> None:
+def checked_prompt(text: str) -> str:
+    """A prompt, before models are loaded.
+
+    Raises:
+        ValueError: it is empty, or no text.
+    """
+    if not text.strip():
+        raise ValueError("the prompt is empty: give it as an argument or on standard input")
+    return encodable("PROMPT", text)
+
+
+def show(stream: Stream, quiet: bool = False) -> None:
     """Runs a stream to its end, or until Ctrl-C, and shows it as it comes."""
     from . import terminal as view
 
     try:
-        for text, step in view.shown(stream, stream.output, stop):
+        for text, step in view.shown(stream, stream.output, stream.output.settings["stop"]):
             if not quiet:
                 console.print(text, style=view.token_style(step), end="", markup=False)
     except KeyboardInterrupt:

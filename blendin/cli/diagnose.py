@@ -18,6 +18,7 @@ from .options import (
     Dtype,
     ModelOptions,
     TrustRemoteCode,
+    check_settings,
     console,
     interruptible,
     messages,
@@ -77,6 +78,7 @@ def diagnose(
     from ..evaluation.diagnosis.report import write
 
     policy = blend.build()
+    check_settings(max_new_tokens, batch_size)
     guides = list(dict.fromkeys(guide or [default_pair.DEFAULT_GUIDE]))
     task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
     models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)

@@ -12,7 +12,15 @@ from rich.table import Table
 
 from ..evaluation.runs.arms import NAMES
 from ..evaluation.tasks.data import SUBSET_SEED
-from .options import ArmOptions, ModelOptions, console, interruptible, messages, takes_options
+from .options import (
+    ArmOptions,
+    ModelOptions,
+    check_settings,
+    console,
+    interruptible,
+    messages,
+    takes_options,
+)
 
 if TYPE_CHECKING:
     from ..evaluation.runs.folder import RunFolder
@@ -64,6 +72,7 @@ def evaluate(
     from ..evaluation.tasks.task import origin
 
     policies = arms(tuple(arm or NAMES), **arm_settings.given())
+    check_settings(max_new_tokens, batch_size)
     loaded = [load(name, data, limit, seed) for name in tasks]
     shard = Shard.from_environment()
     if models.device_map is None and shard.device is not None:
