@@ -131,19 +131,21 @@ KINDS: dict[str, Kind] = {
 """Of every setting: what its values may be."""
 
 
-def checked(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as plain values, each one checked by itself and the sampling's together.
+def checked(given: Mapping[str, Any], *, together: bool = True) -> dict[str, Any]:
+    """Settings as plain values.
 
     Args:
         given: by name; all of them settings that there are.
+        together: whether those of sampling have to fit together, too.
 
     Raises:
         ValueError: for the first that is of the wrong type or out of range.
     """
     values = {name: KINDS[name](name, value) for name, value in given.items()}
-    Sampling(
-        **{field.name: values[field.name] for field in fields(Sampling) if field.name in values}
-    )
+    if together:
+        Sampling(
+            **{each.name: values[each.name] for each in fields(Sampling) if each.name in values}
+        )
     return values
 
 

@@ -258,7 +258,7 @@ def _whole(value: Any) -> int | None:
     if not isinstance(value, (numbers.Real, Decimal)):
         return None
     try:
-        whole = math.trunc(value)
+        whole = operator.index(math.trunc(value))
         return whole if value == whole else None
     except (ValueError, OverflowError, ArithmeticError):  # NaN and infinity
         return None

@@ -26,6 +26,9 @@ SAMPLING_SETTINGS = tuple(field.name for field in fields(Sampling))
 SETTINGS = tuple(GenerationSettings.__annotations__)
 DEFAULTS_OF_ONE = {name: DEFAULTS[name] for name in SETTINGS}
 
+MOST_EXPECTED = 2**20
+"""Tokens that room is reserved for where neither the caller nor the model sets a bound below."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -184,7 +187,8 @@ class Request:
             )
         # A symbol of the other vocabulary may take several tokens of this one; where a text is full
         # of those its room is enlarged.
-        expected = len(ids) + self.limits.max_new_tokens + 8
+        longest = MOST_EXPECTED if model.max_length is None else model.max_length
+        expected = min(len(ids) + self.limits.max_new_tokens, longest) + 8
         ahead = None if model.can_draft else max_draft_tokens(self.speculate)
         # Where the base is unsure the guide mostly decides for another token, so that a server need
         # not write on. Half-sure, its token stands in two of five cases, and a new request would
@@ -259,9 +263,7 @@ def requests(
         count = len(given[0])
     refuse_unknown(settings)
     split = {name: one_or_each(name, value, count) for name, value in settings.items()}
-    checked({name: value for name, value in split.items() if not isinstance(value, Column)})
-    each = {name: value for name, value in split.items() if isinstance(value, Column)}
-    errors = _errors(each, count)
+    errors = _errors(split, count)
     table = {
         name: cells if isinstance(cells, Column) else [cells] * count
         for name, cells in (prompts | split).items()
@@ -285,19 +287,26 @@ def requests(
     return rows
 
 
-def _errors(settings: Mapping[str, Column], count: int) -> dict[int, ValueError]:
+def _errors(settings: Mapping[str, Any], count: int) -> dict[int, ValueError]:
     """What is wrong with the settings of single rows.
 
+    Args:
+        settings: each a value for all rows, or a `Column`.
+        count: of rows.
+
     Raises:
-        ValueError: the first row's, where something is wrong in each.
+        ValueError: a value for all rows is wrong, or something is wrong in each; the first row's.
     """
+    each = {name: value for name, value in settings.items() if isinstance(value, Column)}
+    for_all = {name: value for name, value in settings.items() if name not in each}
+    checked(for_all, together=not each)
     errors = dict[int, ValueError]()
-    for index in range(count if settings else 0):
-        row = {name: cells[index] for name, cells in settings.items()}
+    for index in range(count if each else 0):
+        row = {name: cells[index] for name, cells in each.items()}
         try:
-            if "policy" in row:
-                row["policy"] = as_policy(row["policy"])
-            checked(row)
+            if "policy" in row:  # None is the default for all, and no policy for one
+                as_policy(row["policy"])
+            checked(for_all | row)
         except ValueError as error:
             errors[index] = error
     if errors and len(errors) == count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import OrderedDict, UserList, deque
 from collections.abc import Callable, Iterator
@@ -213,6 +214,17 @@ def test_results_of_every_accepted_value_go_into_json(
         assert alone.token_ids == first.token_ids
 
 
+@pytest.mark.parametrize("length", [10**6, 10**9, 2**63, 10**30])
+def test_as_many_tokens_as_there_may_be(gen: BlendInGenerator, length: int) -> None:
+    """Whoever wants no limit writes a large number: room is reserved for what can be."""
+    with contextlib.closing(gen.stream("Why?", max_new_tokens=length)) as stream:
+        assert next(stream) == gen.generate("Why?", max_new_tokens=1).steps[0]
+    with contextlib.closing(
+        gen.stream_batch(["Why?", "x"], max_new_tokens=[length, 1], stop=())
+    ) as batch:
+        assert next(batch)[1].error is None
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -278,6 +290,18 @@ def test_whatever_yields_values_is_one_for_each(gen: BlendInGenerator, values: A
     for given in (values, iter(values)):
         outs = gen.generate(["Why?", "x"], max_new_tokens=given, stop=())
         assert [len(out.steps) for out in outs] == [2, 3]
+
+
+def test_settings_for_all_and_for_each_go_together(gen: BlendInGenerator) -> None:
+    outs = gen.generate(["Why?"] * 3, **SHORT, do_sample=True, temperature=[0.5, 1, 0], seed=3)
+    assert [out.settings["temperature"] for out in outs] == [0.5, 1, 0]
+    assert [out.settings["do_sample"] for out in outs] == [True, True, False]
+    outs = gen.generate(["Why?"] * 2, **SHORT, do_sample=[True, False], top_p=0.5)
+    assert outs[0].error is None and "add do_sample=True" in str(outs[1].error)
+    with pytest.raises(ValueError, match="add do_sample=True"):
+        gen.generate(["Why?"] * 2, top_p=0.5)
+    with pytest.raises(ValueError, match="add do_sample=True"):
+        gen.generate(["Why?"] * 2, top_p=0.5, seed=[1, 2])
 
 
 def test_values_without_an_order_and_of_another_number_are_refused(
