@@ -175,11 +175,12 @@ def check_trace(out: Generation) -> None:
     """
     data = b"".join(step.token_bytes for step in out.steps)
     text = "".join(step.text for step in out.steps)
-    assert text == data.decode("utf-8", "replace"), "the steps' texts are not their bytes"
+    whole = data.decode("utf-8", "replace")
+    assert text == out.text, "the steps' texts do not join to the text"
     if out.stop_reason == "stop":
-        assert text.startswith(out.text) and len(out.text) < len(text), "the text is not cut"
+        assert whole.startswith(text) and len(text) < len(whole), "the text is not cut"
     else:
-        assert text == out.text, "the steps' texts do not join to the text"
+        assert text == whole, "the steps' texts are not their bytes"
     count = sum(step.intervened for step in out.steps)
     rate = count / len(out.steps) if out.steps else 0.0
     assert out.interventions == count, "the interventions are not those of the steps"

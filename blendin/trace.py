@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from html import escape
 from pathlib import Path
@@ -33,8 +33,8 @@ class Step:
     """One decided symbol.
 
     Attributes:
-        text: what became readable with this step; the joined texts are the joined bytes decoded
-            (a character split over several steps appears with its last one).
+        text: what became certain with this step; the joined texts are the generation's text. Half
+            a character, and what may become a stop text, appear with the step that decides.
         token_bytes: the bytes of the symbol; empty for END and for special tokens.
         source: which models gave the symbol weight: "base" alone (every confident step), the
             "guide" alone, or "both" (a blend).
@@ -117,7 +117,7 @@ class Generation:
 
     def _repr_html_(self) -> str:
         """For notebooks: the text coloured by who chose it, p_b, p_g and α on each token."""
-        tokens = "".join(_token_html(step, text) for step, text in self.pieces())
+        tokens = "".join(map(_token_html, self.steps))
         error = f"<div><b>error:</b> {escape(self.error)}</div>" if self.error else ""
         legend = " ".join(
             f'<span style="{_style(source, 1.0)}">{meaning}</span>'
@@ -128,13 +128,6 @@ class Generation:
             f'<div style="opacity:.7;font-size:.85em;margin-top:.5em">{escape(self.figures)} · '
             f"base alone {legend}</div></div>"
         )
-
-    def pieces(self) -> Iterator[tuple[Step, str]]:
-        """Each step with what the text has of it; a stop text cut the last of them."""
-        left = len(self.text)
-        for step in self.steps:
-            yield step, step.text[:left]
-            left = max(0, left - len(step.text))
 
     @property
     def figures(self) -> str:
@@ -274,15 +267,15 @@ def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
-def _token_html(step: Step, text: str) -> str:
-    if not text:
+def _token_html(step: Step) -> str:
+    if not step.text:
         return ""
     numbers = {"p_b": step.base_top_prob, "p_g": step.guide_top_prob, "α": step.alpha}
     known = [f"{name} {value:.3f}" for name, value in numbers.items() if value is not None]
     source = MEANINGS.get(step.source, "base alone")
     style = _style(step.source, step.alpha) if step.intervened else ""
     title = escape(" · ".join([source, *known]))
-    return f'<span title="{title}" style="{style}">{escape(text)}</span>'
+    return f'<span title="{title}" style="{style}">{escape(step.text)}</span>'
 
 
 def _style(source: str, alpha: float | None) -> str:

@@ -121,10 +121,11 @@ def test_colours_and_numbers_are_those_of_the_steps() -> None:
 
 
 def test_what_a_stop_text_cut_off_is_not_shown() -> None:
-    out = of(step("answer", intervened=False), step(" END now", intervened=False))
-    out = replace(out, text="answer", stop_reason="stop")
-    assert "now" not in out._repr_html_() and "END" not in out._repr_html_()
-    assert Page(out._repr_html_()).text.startswith("answer")
+    gen = generator(("llama", "byte-level", 0), ("llama", "sentencepiece", 1))
+    stop = gen.generate("Why?", max_new_tokens=12).text[6:9]
+    out = gen.generate("Why?", max_new_tokens=12, stop=stop)
+    assert out.stop_reason == "stop" and stop not in out.text
+    assert Page(out._repr_html_()).text.startswith(f"{out.text}{len(out.steps)} tokens")
 
 
 # -- files -----------------------------------------------------------------------------------------

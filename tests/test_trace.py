@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def of(limits: Limits) -> SequenceState:
 
 
 EMOJI = "👩‍👩‍👧 日本語 é"
+
+PIECES = tuple(piece.encode() for piece in ("a", "b", "ab", "ba", "\n", "a\n", "é", "👩"))
 
 
 def replay(data: list[bytes], stop: tuple[str, ...] = (), length: int = 10_000) -> SequenceState:
@@ -72,33 +75,61 @@ def test_the_text_ends_before_the_first_stop(pieces: list[str], stops: list[str]
     whole = "".join(pieces)
     found = [whole.find(stop) for stop in stops if stop in whole]
     if not found:
-        assert out.text == whole
         assert out.stop_reason is None
+        sequence.record(b"", source="base", intervened=False, is_end=True)
+        assert out.text == whole
         return
     assert out.stop_reason == "stop"
     # The stop that is complete first ends it, cut where the earliest of those then complete begins.
-    emitted = "".join(step.text for step in out.steps)
-    assert not any(stop in emitted[: -len(out.steps[-1].text) or None] for stop in stops)
+    emitted = b"".join(step.token_bytes for step in out.steps).decode()
+    last = len(out.steps[-1].token_bytes)
+    assert not any(stop in emitted[: -last or None] for stop in stops)
     assert out.text == emitted[: min(emitted.find(stop) for stop in stops if stop in emitted)]
 
 
 @settings(max_examples=300)
 @given(
-    st.lists(st.text("ab\n", min_size=0, max_size=3), max_size=12),
-    st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=3),
+    st.lists(st.binary(max_size=2) | st.sampled_from(PIECES), max_size=12),
+    st.lists(st.text("ab\né👩", min_size=1, max_size=4), max_size=3),
+    st.sampled_from(("end", "length", None)),
 )
-def test_what_is_shown_live_is_the_text_and_never_a_stop(
-    pieces: list[str], stops: list[str]
+def test_streamed_pieces_join_to_the_text_and_nothing_is_taken_back(
+    pieces: list[bytes], stops: list[str], end: str | None
 ) -> None:
-    sequence = of(Limits(1000, tuple(stops)))
+    """What was given out is a beginning of the text, and no more is held than may be a stop."""
+    sequence = of(Limits(len(pieces) if end == "length" and pieces else 1000, tuple(stops)))
+    out, given = sequence.output, ""
+    for piece in pieces:
+        if sequence.done:
+            break
+        given += sequence.record(piece, source="base", intervened=False).text
+        whole = b"".join(step.token_bytes for step in out.steps)
+        assert given == out.text
+        if not sequence.done:
+            held = whole[len(given.encode("utf-8", "replace")) :] if is_text(whole) else b""
+            assert any(stop.encode().startswith(held) for stop in stops) or is_half(held)
+    if end == "end" and not sequence.done:
+        given += sequence.record(b"", source="base", intervened=False, is_end=True).text
+    assert given == out.text == "".join(step.text for step in out.steps)
+    whole = b"".join(step.token_bytes for step in out.steps).decode("utf-8", "replace")
+    if out.stop_reason in ("end", "length"):
+        assert out.text == whole
+    if out.stop_reason == "stop":
+        assert any(whole[len(out.text) :].startswith(stop) for stop in stops)
+    assert whole.startswith(out.text)
 
-    def steps():
-        for piece in pieces:
-            if not sequence.done:
-                yield sequence.record(piece.encode(), source="base", intervened=False)
 
-    shown = [text for text, _ in view.shown(steps(), sequence.output, stops)]
-    assert "".join(shown) == sequence.output.text
+def is_text(data: bytes) -> bool:
+    """Whether it is UTF-8, but for half a character at its end."""
+    return "\N{REPLACEMENT CHARACTER}" not in codecs.getincrementaldecoder("utf-8")(
+        "replace"
+    ).decode(data)
+
+
+def is_half(data: bytes) -> bool:
+    """Whether it is nothing, or text that ends with half a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return decoder.decode(data) == ""
 
 
 def test_length_is_counted_in_steps() -> None:

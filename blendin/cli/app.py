@@ -200,9 +200,9 @@ def show(stream: Stream, quiet: bool = False) -> None:
     from . import terminal as view
 
     try:
-        for text, step in view.shown(stream, stream.output, stream.output.settings["stop"]):
+        for step in stream:
             if not quiet:
-                console.print(text, style=view.token_style(step), end="", markup=False)
+                console.print(step.text, style=view.token_style(step), end="", markup=False)
     except KeyboardInterrupt:
         messages.print("\n[yellow]interrupted[/]")
     if not quiet:

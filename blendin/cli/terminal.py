@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-
 from rich.color import Color
 from rich.panel import Panel
 from rich.style import Style
@@ -24,39 +21,11 @@ def token_style(step: Step) -> Style:
     return Style(color=INK, bgcolor=Color.from_rgb(*shades.shade(step.source, step.alpha)))
 
 
-def shown(
-    steps: Iterable[Step], output: Generation, stop: Sequence[str]
-) -> Iterator[tuple[str, Step]]:
-    """The pieces of text that stand, as soon as they do: never a part of a `stop` text.
-
-    Args:
-        steps: as they are decided, and at once recorded in `output`.
-        output: their generation.
-        stop: the texts that end it.
-    """
-    held_back = max(map(len, stop), default=1) - 1
-    pieces: deque[tuple[str, Step]] = deque()
-    pending = given = 0
-    for step in steps:
-        pieces.append((step.text, step))
-        pending += len(step.text)
-        ended = output.stop_reason is not None  # and perhaps cut the text
-        while pieces and not ended and pending - len(pieces[0][0]) >= held_back:
-            text, decided = pieces.popleft()
-            pending -= len(text)
-            given += len(text)
-            yield text, decided
-    for text, decided in pieces:
-        kept = text[: max(0, len(output.text) - given)]
-        given += len(kept)
-        yield kept, decided
-
-
 def coloured(output: Generation) -> Text:
     """The whole text, coloured."""
     text = Text()
-    for step, piece in output.pieces():
-        text.append(piece, style=token_style(step))
+    for step in output.steps:
+        text.append(step.text, style=token_style(step))
     return text
 
 

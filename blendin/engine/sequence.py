@@ -86,6 +86,7 @@ class SequenceState:
         self.error: Exception | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stops = [text.encode() for text in limits.stop]
+        self._released = 0
         self._started: float | None = None
 
     def start(self) -> None:
@@ -201,15 +202,29 @@ class SequenceState:
             reason = "stop"
         elif len(self.output.steps) + 1 == self.limits.max_new_tokens:
             reason = "length"
-        text = self._decoder.decode(data, final=reason is not None)
+        text = self._release(cut, final=reason is not None)
         step = Step(text=text, token_bytes=data, **fields)
         self.output.steps.append(step)
         self.interventions += step.intervened
         self.output.text += text
-        if cut is not None:
-            self.output.text = self.data[:cut].decode("utf-8", "replace")
         self.finish(reason)
         return step
+
+    def _release(self, cut: int | None, final: bool) -> str:
+        """The text that has become certain.
+
+        Half a character is held back, and a tail that may grow into a stop text, until what
+        follows decides.
+
+        Args:
+            cut: where a stop text begins that is complete.
+            final: nothing follows.
+        """
+        end = len(self.data) if cut is None else cut
+        if not final:
+            end -= max((_overlap(self.data, stop) for stop in self._stops), default=0)
+        released, self._released = self._released, end
+        return self._decoder.decode(bytes(self.data[released:end]), final=final)
 
     def finish(self, reason: StopReason | None) -> None:
         """Sets the stop reason, where there is one, and the time."""
@@ -218,3 +233,9 @@ class SequenceState:
         self.output.guide_forwards = 0 if self.guide is None else self.guide.forwards
         if self._started is not None:
             self.output.seconds = time.perf_counter() - self._started
+
+
+def _overlap(data: bytearray, stop: bytes) -> int:
+    """How many of the last bytes are the first ones of a stop text that is not complete."""
+    longest = min(len(stop) - 1, len(data))
+    return next((count for count in range(longest, 0, -1) if data.endswith(stop[:count])), 0)
