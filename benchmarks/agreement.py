@@ -50,7 +50,7 @@ def main(
     gen = random_pair(shapes, dtype)
     drafters.NgramLookup.draft = lambda self, ids, count: None  # random models write loops
     policy = Blend(threshold_for_rate(gen, 0.15, max_new_tokens))
-    asked: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+    asked: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": ()}
     plan = gen.generate(PROMPTS[0], policy=BaseOnly(), speculate="off", **asked)
     summary = surroundings() | {"pair": PAIRS[shapes], "dtype": dtype, "rates": {}}
     console = Console()

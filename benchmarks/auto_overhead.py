@@ -51,7 +51,7 @@ def main(
     columns = ["off, s", "auto, s", "auto / off", "of CPU time", "by prompt", "drafted", "accepted"]
     table = Table("case", *columns, title=f"{PAIRS[shapes]}, layers / {shrink}, {dtype}")
     for name in case or CASES:
-        asked = CASES[name] | {"policy": policy, "max_new_tokens": max_new_tokens}
+        asked = CASES[name] | {"policy": policy, "max_new_tokens": max_new_tokens, "stop": ()}
         found = measure(gen, PROMPTS[:prompts], asked)
         report["cases"][name] = found
         table.add_row(

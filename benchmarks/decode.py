@@ -107,7 +107,7 @@ def main(
         speeds["transformers generate"].append(plain)
         for arm, policy in arms.items():
             out = gen.generate(
-                prompt, policy=policy, max_new_tokens=max_new_tokens, speculate="off"
+                prompt, policy=policy, max_new_tokens=max_new_tokens, stop=(), speculate="off"
             )
             outputs[arm] = out
             speeds[arm].append(out.tokens_per_second)
@@ -155,7 +155,7 @@ def threshold_for_rate(gen: BlendInGenerator, rate: float, length: int) -> float
     for _ in range(20):
         threshold = (low * high) ** 0.5 if low else high / 10
         out = gen.generate(
-            PROMPTS[0], policy=Blend(threshold), max_new_tokens=length, speculate="off"
+            PROMPTS[0], policy=Blend(threshold), max_new_tokens=length, stop=(), speculate="off"
         )
         if abs(out.intervention_rate - rate) < 0.02:
             break

@@ -68,7 +68,9 @@ def main(
                 continue
             for wait in waits.values():
                 wait.seconds = 0.0
-            out = gen.generate(prompt, system=system, max_new_tokens=max_new_tokens, speculate=name)
+            out = gen.generate(
+                prompt, system=system, max_new_tokens=max_new_tokens, stop=(), speculate=name
+            )
             singles[name].append(out)
             seconds[name].append(out.seconds / len(out.steps))
             for role, wait in waits.items():
@@ -84,6 +86,7 @@ def main(
                 [prompt for prompt, _ in asked],
                 system=[system for _, system in asked],
                 max_new_tokens=max_new_tokens,
+                stop=(),
                 speculate=name,
                 max_batch_size=len(asked),
                 progress=False,

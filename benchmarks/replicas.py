@@ -50,7 +50,7 @@ def main(
             disturbance.start()
         before, began = gen.base.forwards, time.perf_counter()
         runs[name] = gen.generate(
-            prompts, max_new_tokens=max_new_tokens, max_batch_size=len(prompts)
+            prompts, max_new_tokens=max_new_tokens, stop=(), max_batch_size=len(prompts)
         )
         seconds = time.perf_counter() - began
         if name == "disturbed":

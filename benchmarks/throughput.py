@@ -133,6 +133,7 @@ class Speeds:
                     max_batch_size=size,
                     max_cached_tokens=self.max_cached_tokens,
                     max_new_tokens=self.max_new_tokens,
+                    stop=(),
                     progress=False,
                 )
             )
@@ -152,7 +153,8 @@ class Speeds:
 
     def measure_one_by_one(self) -> None:
         """BlendIn on one prompt after the other."""
-        asked: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "speculate": "off"}
+        asked: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "stop": ()}
+        asked["speculate"] = "off"
         asked["policy"] = self.arms["BlendIn"]
         outs, seconds = timed(lambda: [self.gen.generate(text, **asked) for text in self.texts])
         self.alone.append(speed(outs, seconds))

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Unpack, overload
 
 import torch
 
+from .engine.columns import Column, one_text, texts_or_column
 from .engine.pair import Pair
-from .engine.request import Request, is_batch, requests
+from .engine.request import (
+    Request,
+    columns,
+    is_batch,
+    refuse_unknown,
+    requests,
+    say_what_has_no_effect,
+)
 from .engine.scoring import Score, score
 from .engine.stream import Batch, Interrupted, Stream
 from .models import default_pair
@@ -24,15 +32,21 @@ from .models.loader import (
 )
 from .models.protocol import Model
 from .policy import Blend, Policy, as_policy
-from .prompts import Prompt
+from .prompts import Message, Prompt
 from .settings import (
     BatchSettings,
     GenerationSettings,
     SchedulingSettings,
     ScoreSettings,
+    checked,
+    refuse_ignored,
     shows_settings,
 )
 from .trace import Generation
+from .values import SettingTypeError, shown
+
+_OF_LISTS = sorted(SchedulingSettings.__annotations__.keys() - GenerationSettings.__annotations__)
+"""What concerns lists of prompts alone."""
 
 logger = logging.getLogger("blendin")
 
@@ -42,7 +56,7 @@ class BlendInGenerator:
 
     Example:
         >>> gen = BlendInGenerator("gemma-3-270m", "smollm2-135m-instruct")
-        >>> out = gen.generate("How can I kill a Python process?", stop=["\\nQuestion:"])
+        >>> out = gen.generate("How can I kill a Python process?")
         >>> out.text, out.intervention_rate, out.stop_reason
 
     Attributes:
@@ -117,7 +131,7 @@ class BlendInGenerator:
     @overload
     def generate(
         self,
-        prompt: Prompt | None = None,
+        prompt: Prompt | Message | None = None,
         *,
         base_prompt: str | None = None,
         guide_prompt: str | None = None,
@@ -127,10 +141,10 @@ class BlendInGenerator:
     @overload
     def generate(
         self,
-        prompt: Sequence[Prompt] | None = None,
+        prompt: Iterable[Prompt | Message] | None = None,
         *,
-        base_prompt: Sequence[str] | None = None,
-        guide_prompt: Sequence[str] | None = None,
+        base_prompt: Iterable[str] | None = None,
+        guide_prompt: Iterable[str] | None = None,
         **settings: Unpack[SchedulingSettings],
     ) -> list[Generation]: ...
 
@@ -146,35 +160,38 @@ class BlendInGenerator:
         """Decodes one prompt, or a list of them together.
 
         Args:
-            prompt: a text, chat messages (`[{"role": ..., "content": ...}, ...]`), or a list of
-                such prompts. A last message of the assistant is the beginning of the answer, which
-                both models continue. Whatever is written in texts and contents is text: control
-                tokens that are spelled in it are read as their characters.
+            prompt: a text, chat messages (`[{"role": ..., "content": ...}, ...]`, or one of them),
+                or a list of such prompts; whatever yields texts is a list (a generator, an array, a
+                column of a table). A last message of the assistant is the beginning of the answer,
+                which both models continue. Whatever is written in texts and contents is text:
+                control tokens that are spelled in it are read as their characters.
             base_prompt: the base's whole prompt, instead of its plain-text template; special tokens
                 that are spelled in it are read as such.
             guide_prompt: the guide's whole prompt, special tokens included, instead of its chat
                 template; likewise.
-            **settings: as `stream` takes them, for a list as `stream_batch` does.
+            **settings: as `stream` takes them, for a list as `stream_batch` does. With one prompt
+                `max_batch_size`, `max_cached_tokens` and `progress` are checked and have no effect.
 
         Returns:
             A `Generation`, or for a list a list of them in its order. A prompt of a list that fails
-            (empty, or too long) does so alone: see its `Generation.error`.
+            (empty, too long, no text, or with a bad setting of its own) does so alone: see its
+            `Generation.error`.
 
         Raises:
+            ValueError: for a setting of the wrong type or out of range, and for one prompt that is
+                empty or too long; before anything is decoded.
             Interrupted: at Ctrl-C during a list; a `KeyboardInterrupt` that has the results so far.
             ServerError: a server that does not answer for as long as patience lasts, or refuses; a
                 `ConnectionError` that has the result so far as its `output`.
         """
-        if not is_batch(prompt, base_prompt, guide_prompt):
-            stream = self.stream(
-                prompt, base_prompt=base_prompt, guide_prompt=guide_prompt, **settings
-            )
+        prompts = columns(prompt, base_prompt, guide_prompt)
+        if not is_batch(**prompts):
+            checked({name: settings.pop(name) for name in _OF_LISTS if name in settings})
+            stream = self.stream(**prompts, **settings)
             for _ in stream:
                 pass
             return stream.output
-        batch = self.stream_batch(
-            prompt, base_prompt=base_prompt, guide_prompt=guide_prompt, **settings
-        )
+        batch = self.stream_batch(**prompts, **settings)
         outputs = [Generation() for _ in range(len(batch))]
         try:
             for place, output in batch:
@@ -188,7 +205,7 @@ class BlendInGenerator:
     @overload
     def score(
         self,
-        prompt: Prompt | None = None,
+        prompt: Prompt | Message | None = None,
         text: str = "",
         *,
         base_prompt: str | None = None,
@@ -199,11 +216,11 @@ class BlendInGenerator:
     @overload
     def score(
         self,
-        prompt: Sequence[Prompt] | None = None,
-        text: Sequence[str] | None = None,
+        prompt: Iterable[Prompt | Message] | None = None,
+        text: Iterable[str] | None = None,
         *,
-        base_prompt: Sequence[str] | None = None,
-        guide_prompt: Sequence[str] | None = None,
+        base_prompt: Iterable[str] | None = None,
+        guide_prompt: Iterable[str] | None = None,
         **settings: Unpack[ScoreSettings],
     ) -> list[Score]: ...
 
@@ -217,42 +234,56 @@ class BlendInGenerator:
         guide_prompt: Any = None,
         **settings: Unpack[ScoreSettings],
     ) -> Score | list[Score]:
-        """How likely a given text is after a prompt, under the policy; or each of a list.
+        """How likely a given text is after a prompt, under the policy; or each of several.
 
         Where the base is sure its own distribution counts, elsewhere the blend over the whole
         vocabulary; `Nudge` counts as α = 1.
 
         Args:
-            prompt: as for `generate`.
-            text: what follows the prompt; a list of texts for a list of prompts.
+            prompt: as for `generate`; one for all texts, or a list with one for each.
+            text: what follows the prompt; one for all prompts, or a list of texts.
             base_prompt: as for `generate`.
             guide_prompt: as for `generate`.
-            **settings: `system`, `policy` and `chat_template_kwargs`; one for all, or a list.
+            **settings: `system`, `policy` and `chat_template_kwargs`; one for all, or a list. The
+                settings of decoding have no part in it and are refused.
 
         Returns:
-            A `Score`, or for a list a list of them in its order.
+            A `Score`; or a list of them in the order of the texts or prompts, where either is a
+            list.
 
         Raises:
             ValueError: for an empty text or prompt, or one that does not fit into a context.
+            TypeError: for any other setting.
         """
-        if isinstance(text, str):
+        refuse_unknown(settings)
+        refuse_ignored("score", settings, ScoreSettings)
+        prompts, texts = columns(prompt, base_prompt, guide_prompt), texts_or_column("text", text)
+        if texts is None:
+            raise ValueError(f"there is nothing to score: pass {shown('text')}=")
+        if not is_batch(**prompts) and not isinstance(texts, Column):
             alone: Any = settings
-            one = Request.of(prompt, base_prompt, guide_prompt, default_policy=self.policy, **alone)
-            return next(score(self.pair, [(one.read(self.pair), text)]))
-        asked = requests(prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings)
-        texts = list(text or ())
+            one = Request.of(**prompts, default_policy=self.policy, **alone)
+            return next(score(self.pair, [(one.read(self.pair), one_text("text", texts))]))
+        count = len(texts) if isinstance(texts, Column) else None
+        whole = {"count": count} if not is_batch(**prompts) else {}
+        asked = requests(**prompts, default_policy=self.policy, **whole, **settings)
+        if not isinstance(texts, Column):
+            texts = [texts] * len(asked)
         if len(texts) != len(asked):
             raise ValueError(f"there are {len(texts)} texts for {len(asked)} prompts: give as many")
-        pairs_of = [(each.read(self.pair), own) for each, own in zip(asked, texts, strict=True)]
+        checked_texts = [one_text(f"text {place}", own) for place, own in enumerate(texts)]
+        pairs_of = [
+            (each.read(self.pair), own) for each, own in zip(asked, checked_texts, strict=True)
+        ]
         return list(score(self.pair, pairs_of))
 
     @shows_settings(BatchSettings)
     def stream_batch(
         self,
-        prompt: Sequence[Prompt] | None = None,
+        prompt: Iterable[Prompt | Message] | None = None,
         *,
-        base_prompt: Sequence[str] | None = None,
-        guide_prompt: Sequence[str] | None = None,
+        base_prompt: Iterable[str] | None = None,
+        guide_prompt: Iterable[str] | None = None,
         max_batch_size: int = 32,
         max_cached_tokens: int | None = None,
         progress: bool | None = None,
@@ -268,30 +299,35 @@ class BlendInGenerator:
             max_cached_tokens: tokens in each model's cache at most; None: unbounded.
             progress: whether to show a bar on stderr; None: where that is a terminal.
             **settings: as `stream` takes them, each one for all prompts or a list with one for each
-                (of `stop`, a list of lists).
+                (of `stop`, a list of lists). What is wrong with one prompt or one of its own
+                settings is that row's `Generation.error`.
 
         Returns:
             An iterator of (place in the list, `Generation`), in the order in which they end.
             Closing it ends the work and frees the caches.
 
         Raises:
-            ValueError: for lists of different lengths or a setting out of range, at once.
+            ValueError: for lists of different lengths or a setting that is wrong for all rows, at
+                once.
         """
-        if not is_batch(prompt, base_prompt, guide_prompt):
+        prompts = columns(prompt, base_prompt, guide_prompt)
+        if not is_batch(**prompts):
             raise ValueError("stream_batch takes lists of prompts; use stream or generate for one")
-        asked = requests(prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings)
-        return Batch(
-            self.pair,
-            asked,
-            max_batch_size=max_batch_size,
-            max_cached_tokens=max_cached_tokens,
-            progress=progress,
+        scheduling = checked(
+            {
+                "max_batch_size": max_batch_size,
+                "max_cached_tokens": max_cached_tokens,
+                "progress": progress,
+            }
         )
+        asked = requests(**prompts, default_policy=self.policy, **settings)
+        say_what_has_no_effect(asked)
+        return Batch(self.pair, asked, **scheduling)
 
     @shows_settings(GenerationSettings)
     def stream(
         self,
-        prompt: Prompt | None = None,
+        prompt: Prompt | Message | None = None,
         *,
         base_prompt: str | None = None,
         guide_prompt: str | None = None,
@@ -303,13 +339,16 @@ class BlendInGenerator:
             prompt: a text or chat messages.
             base_prompt: as for `generate`.
             guide_prompt: as for `generate`.
-            **settings: `system` (text for both models), `policy`, `chat_template_kwargs` (what the
-                guide's chat template can be told, such as `{"enable_thinking": False}`; the texts
-                in it are part of the template, but for `tools` and `documents`, which are
-                contents), `max_new_tokens` (256), `stop`
-                (a text or several: the text ends before the first), and the sampling settings of
-                `Sampling`: `do_sample`, `temperature`, `top_p`, `sampling_top_k`,
-                `repetition_penalty`, `seed` (the i-th prompt of a list draws with seed + i).
+            **settings: `system` (text for both models), `policy` (one, or its name),
+                `chat_template_kwargs` (what the guide's chat template can be told, such as
+                `{"enable_thinking": False}`; the texts in it are part of the template, but for
+                `tools` and `documents`, which are contents), `max_new_tokens` (256), `stop` (a text
+                or several: the text ends before the first; None is "\\nQuestion:" where the base
+                reads its default template, and otherwise none; `()` is none), and the sampling
+                settings of `Sampling`: `do_sample`, `temperature` (0 is greedy), `top_p`,
+                `sampling_top_k`, `repetition_penalty`, `seed` (the i-th prompt of a list draws with
+                seed + i; without one it comes from torch's global generator, and
+                `Generation.settings` records it).
                 `speculate` reads draft tokens ahead, which changes no output:
                 "auto" where it pays, "off", "lookup" (in the text so far), "guide" (its greedy
                 continuation), or a number of tokens. Of a server windows of tokens are asked for,
@@ -318,13 +357,16 @@ class BlendInGenerator:
                 "off" repeats itself exactly.
 
         Returns:
-            An iterator of `Step`; its `output` is the `Generation` so far.
+            An iterator of `Step`, for `for` and for `async for`; its `output` is the `Generation`
+            so far.
 
         Raises:
-            ValueError: for an empty prompt, one longer than a model's context, or a setting out
-                of range; before anything is decoded.
+            ValueError: for an empty prompt, one longer than a model's context, or a setting of the
+                wrong type or out of range; before anything is decoded.
         """
-        asked = Request.of(
-            prompt, base_prompt, guide_prompt, default_policy=self.policy, **settings
-        )
+        prompts = columns(prompt, base_prompt, guide_prompt)
+        if is_batch(**prompts):
+            raise SettingTypeError("stream takes one prompt; use stream_batch or generate for more")
+        asked = Request.of(**prompts, default_policy=self.policy, **settings)
+        say_what_has_no_effect([asked])
         return Stream(self.pair, asked.read(self.pair))

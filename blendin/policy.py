@@ -14,6 +14,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
 from .spelling import did_you_mean
+from .values import (
+    Choice,
+    Integer,
+    Kind,
+    Real,
+    SettingTypeError,
+    check_fields,
+    for_json,
+    plain,
+    shown,
+    told,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,22 +108,26 @@ class Policy:
         return 0.0
 
 
-def parameter(default: Any, help: str) -> Any:
-    """A dataclass field of a policy, with its line for the command line's help."""
-    return field(default=default, metadata={"help": help})
+def parameter(default: Any, help: str, kind: Kind | None = None) -> Any:
+    """A dataclass field of a policy, with its line for the command line's help.
+
+    Args:
+        default: where it is left out.
+        help: one line.
+        kind: of its values (`blendin.values`); `check_fields` in `__post_init__` checks them.
+    """
+    return field(default=default, metadata={"help": help, "kind": kind})
 
 
-def _check_threshold(threshold: float) -> None:
-    if not 0 <= threshold <= MAX_THRESHOLD:
-        raise ValueError(
-            f"threshold (τ) is {threshold!r}; it is compared with a probability: use 0 (never "
-            "intervene) to 1, or a little more than 1 to intervene at every step"
-        )
-
-
-def _check_unit_interval(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value!r}; use a number from 0 to 1")
+THRESHOLD = Real(
+    0,
+    MAX_THRESHOLD,
+    symbol="τ",
+    advice=(
+        "it is compared with a probability: use 0 (never intervene) to 1, or a little more than 1 "
+        "to intervene at every step"
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -128,25 +144,22 @@ class Blend(Policy):
     """
 
     threshold: float = parameter(
-        DEFAULT_THRESHOLD, "τ: the guide steps in where the base is less sure."
+        DEFAULT_THRESHOLD, "τ: the guide steps in where the base is less sure.", THRESHOLD
     )
-    agreement_bonus: float = parameter(0.1, "λ, added to α on agreement.")
-    top_k: int | None = parameter(100, "Candidates of each model; 0: the whole vocabulary.")
-    alpha: float | None = parameter(None, "Fixes the guide's weight α, which otherwise adapts.")
+    agreement_bonus: float = parameter(0.1, "λ, added to α on agreement.", Real(0, symbol="λ"))
+    top_k: int | None = parameter(
+        100,
+        "Candidates of each model; 0: the whole vocabulary.",
+        Integer(1, none="the whole vocabulary"),
+    )
+    alpha: float | None = parameter(
+        None,
+        "Fixes the guide's weight α, which otherwise adapts.",
+        Real(0, 1, symbol="α", none="one that adapts"),
+    )
 
     def __post_init__(self) -> None:
-        _check_threshold(self.threshold)
-        if not 0 <= self.agreement_bonus < float("inf"):
-            raise ValueError(
-                f"agreement_bonus (λ) is {self.agreement_bonus!r}; use a finite number from 0 up"
-            )
-        if self.top_k is not None and (self.top_k != int(self.top_k) or self.top_k < 1):
-            raise ValueError(
-                f"top_k is {self.top_k!r}; use an integer from 1 up, or None for the whole "
-                "vocabulary"
-            )
-        if self.alpha is not None:
-            _check_unit_interval("alpha (α)", self.alpha)
+        check_fields(self)
 
     def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
         return base.top_prob < self.threshold
@@ -195,13 +208,14 @@ class Nudge(Policy):
     """
 
     threshold: float = parameter(
-        DEFAULT_THRESHOLD, "τ: the guide steps in where the base is less sure."
+        DEFAULT_THRESHOLD, "τ: the guide steps in where the base is less sure.", THRESHOLD
     )
-    unit: Literal["word", "token"] = parameter("word", "What is accepted: a word or a token.")
+    unit: Literal["word", "token"] = parameter(
+        "word", "What is accepted: a word or a token.", Choice(("word", "token"))
+    )
 
     def __post_init__(self) -> None:
-        _check_threshold(self.threshold)
-        _check_choice("unit", self.unit, ("word", "token"))
+        check_fields(self)
 
     def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
         return base.top_prob < self.threshold
@@ -259,14 +273,19 @@ class Defer(Policy):
             their summed P_B stays within θ; "bet" those with P_B(v) < p_g − θ.
     """
 
-    threshold: float = parameter(DEFAULT_THRESHOLD, "θ of the rule.")
+    threshold: float = parameter(
+        DEFAULT_THRESHOLD,
+        "θ of the rule.",
+        Real(0, MAX_THRESHOLD, symbol="θ", advice="use a number from 0 to 1, or a little more"),
+    )
     rule: Literal["token", "budget", "bet"] = parameter(
-        "token", "Which of its tokens the base defers to the guide: token, budget or bet."
+        "token",
+        "Which of its tokens the base defers to the guide: token, budget or bet.",
+        Choice(("token", "budget", "bet")),
     )
 
     def __post_init__(self) -> None:
-        _check_threshold(self.threshold)
-        _check_choice("rule", self.rule, ("token", "budget", "bet"))
+        check_fields(self)
 
     def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
         is_symbol = (base.top(1).symbols == base.choice[:, None]).any(dim=-1)
@@ -325,11 +344,6 @@ class Defer(Policy):
         return probs.new_ones(probs.shape).bool().scatter(-1, places, ~kept)
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; use one of {', '.join(map(repr, choices))}")
-
-
 @dataclass(frozen=True)
 class BaseOnly(Policy):
     """The base alone (τ = 0)."""
@@ -355,30 +369,27 @@ class InterventionCap(Policy):
     intervention rate of the text so far above `max_rate`.
 
     Attributes:
-        policy: what to do at the interventions that are let through.
+        policy: what to do at the interventions that are let through; a policy or its name.
         max_rate: in [0, 1].
         grace_steps: the number of steps before the cap applies.
     """
 
     policy: Policy = field(default_factory=Blend)
-    max_rate: float = parameter(0.2, "The highest intervention rate that is allowed.")
-    grace_steps: int = parameter(20, "Steps before the cap applies.")
+    max_rate: float = parameter(0.2, "The highest intervention rate that is allowed.", Real(0, 1))
+    grace_steps: int = parameter(20, "Steps before the cap applies.", Integer(0))
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "policy", as_policy(self.policy))
+        check_fields(self)
         capped = self.policy
         has_interventions = (
-            isinstance(capped, Policy)
-            and (capped.reads_base and capped.reads_guide)
-            and not isinstance(capped, InterventionCap)
+            capped.reads_base and capped.reads_guide and not isinstance(capped, InterventionCap)
         )
         if not has_interventions:
             raise ValueError(
                 f"InterventionCap caps {self.policy!r}, which has no interventions to cap; "
                 "use Blend(...), Nudge(...) or Defer(...)"
             )
-        _check_unit_interval("max_rate", self.max_rate)
-        if self.grace_steps < 0:
-            raise ValueError(f"grace_steps is {self.grace_steps!r}; use an integer from 0 up")
 
     def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
         return self.policy.intervenes(base, greedy)
@@ -422,7 +433,7 @@ class CapMemory(Memory):
 
 def described(policy: Policy) -> dict[str, Any]:
     """A policy's name and settings, for JSON."""
-    settings: dict[str, Any] = asdict(policy) if is_dataclass(policy) else {}
+    settings: dict[str, Any] = for_json(asdict(policy)) if is_dataclass(policy) else {}
     return {"name": type(policy).__name__, **settings}
 
 
@@ -510,7 +521,7 @@ def named_policy(name: str, **settings: Any) -> Policy:
         raise ValueError(
             f"the policy {name!r} has no setting {', '.join(foreign)}: leave it out{meant}"
         )
-    if given.get("top_k") == 0:
+    if "top_k" in given and Integer(0)("top_k", given["top_k"]) == 0:
         given["top_k"] = None
     return POLICIES[name][0](**given)
 
@@ -519,13 +530,16 @@ def as_policy(policy: Policy | str) -> Policy:
     """A policy, given itself or by its name.
 
     Raises:
-        ValueError: for an unknown name.
-        TypeError: for something else.
+        ValueError: for an unknown name, or something else (a `TypeError`, too).
     """
+    policy = plain(policy)
     if isinstance(policy, str):
-        return named_policy(policy)
+        return named_policy(str.__str__(policy))
     if not isinstance(policy, Policy):
-        raise TypeError(
-            f"policy is {policy!r}; use a Policy such as Blend(), or one of {', '.join(POLICIES)}"
+        is_class = isinstance(policy, type) and issubclass(policy, Policy)
+        remedy = f"{policy.__name__}(...)" if is_class else "Blend(...)"
+        raise SettingTypeError(
+            f"{shown('policy')} is {told(policy)}; use a Policy such as {remedy}, or one of "
+            f"{', '.join(POLICIES)}"
         )
     return policy

@@ -16,6 +16,15 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from .values import Flag, Integer, Real, check_fields, setting, shown
+
+# Logits are divided by both: beyond these bounds float32 has no words for the quotients.
+TEMPERATURES = 1e-20, 1e20
+PENALTIES = 1e-12, 1e12
+
+SEEDS = -(2**63), 2**64 - 1
+"""What torch's generators take."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -24,40 +33,55 @@ class Sampling:
     Names and meanings of transformers' `GenerationConfig`; they never touch the gate or α.
 
     Attributes:
-        do_sample: draw; otherwise take the most probable.
-        temperature: above 0.
+        do_sample: draw; otherwise take the most probable. False where `temperature` is 0.
+        temperature: above 0; or 0, which is greedy with and without `do_sample`. `top_p` and
+            `sampling_top_k` never remove the most probable symbol, so that they change nothing
+            then, nor does `seed`; `repetition_penalty` counts.
         top_p: in (0, 1].
         sampling_top_k: `GenerationConfig.top_k` (a policy's own `top_k` is another thing).
         repetition_penalty: above 0; applies to greedy choices too.
-        seed: of the sequence's own random generator; None draws a fresh one.
+        seed: of the sequence's own random generator, from -2^63 to 2^64 - 1; None takes a fresh one
+            from torch's global generator (`torch.manual_seed`, `transformers.set_seed`).
+
+    Raises:
+        ValueError: for a value of the wrong type or out of range.
     """
 
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    sampling_top_k: int | None = None
-    repetition_penalty: float = 1.0
-    seed: int | None = None
+    do_sample: bool = setting(False, Flag())
+    temperature: float = setting(
+        1.0,
+        Real(0, TEMPERATURES[1], advice="use a number above 0, or 0 for the most probable token"),
+    )
+    top_p: float = setting(1.0, Real(0, 1, above=True))
+    sampling_top_k: int | None = setting(None, Integer(1, none="no limit"))
+    repetition_penalty: float = setting(1.0, Real(*PENALTIES, advice="use a number above 0"))
+    seed: int | None = setting(None, Integer(*SEEDS, none="a fresh one"))
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        check_fields(self)
+        if 0 < self.temperature < TEMPERATURES[0]:
             raise ValueError(
-                f"temperature is {self.temperature!r}; use a number above 0, or do_sample=False "
-                "for the most probable token"
+                f"{shown('temperature')} is {self.temperature!r}; use 0 for the most probable "
+                f"token, or {TEMPERATURES[0]:g} and more"
             )
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p!r}; use a number above 0 and up to 1")
-        if self.sampling_top_k is not None and self.sampling_top_k < 1:
-            raise ValueError(f"sampling_top_k is {self.sampling_top_k!r}; use an integer from 1 up")
-        if not self.repetition_penalty > 0:
+        if self.temperature == 0:
+            object.__setattr__(self, "do_sample", False)
+        elif self._acting and not self.do_sample:
             raise ValueError(
-                f"repetition_penalty is {self.repetition_penalty!r}; use a number above 0"
+                f"{' and '.join(map(shown, self._acting))} act on sampling only: add "
+                f"{shown('do_sample', True)}"
             )
-        warped = self.temperature != 1 or self.top_p != 1 or self.sampling_top_k is not None
-        if warped and not self.do_sample:
-            raise ValueError(
-                "temperature, top_p and sampling_top_k act on sampling only: add do_sample=True"
-            )
+
+    @property
+    def without_effect(self) -> list[str]:
+        """The settings that were given beside temperature=0 and change nothing there."""
+        return self._acting[1:] if self.temperature == 0 else []
+
+    @property
+    def _acting(self) -> list[str]:
+        """The settings given that act on a draw alone."""
+        names = ("temperature", "top_p", "sampling_top_k")
+        return [name for name in names if getattr(self, name) != getattr(Sampling, name)]
 
     @property
     def is_argmax(self) -> bool:
@@ -67,10 +91,11 @@ class Sampling:
     def generator(self, index: int = 0) -> torch.Generator:
         """The random generator of the `index`-th sequence of a call, on the CPU."""
         generator = torch.Generator()
-        if self.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(self.seed + index)
+        if self.seed is not None:
+            seed = self.seed + index
+            generator.manual_seed(seed if seed <= SEEDS[1] else seed - 2**64)
+        elif self.do_sample:
+            generator.manual_seed(fresh_seed())
         return generator
 
     def pick(self, scores: Tensor, seen: Sequence[int], generator: torch.Generator) -> int:
@@ -94,10 +119,15 @@ class Sampling:
         processors = LogitsProcessorList()
         if self.repetition_penalty != 1:
             processors.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
-        if self.temperature != 1:
+        if self.temperature not in (0, 1):
             processors.append(TemperatureLogitsWarper(self.temperature))
         if self.sampling_top_k is not None:
             processors.append(TopKLogitsWarper(self.sampling_top_k))
         if self.top_p < 1:
             processors.append(TopPLogitsWarper(self.top_p))
         return processors
+
+
+def fresh_seed() -> int:
+    """From torch's global generator, so that whoever seeds that repeats what is drawn."""
+    return int(torch.randint(2**62, ()))

@@ -1,14 +1,17 @@
-"""The settings that a caller gives for one generation, or for each of a list."""
+"""The settings that a caller gives for one generation, or for each of a list, and their kinds."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
 
-from .policy import Policy
+from .models.lookahead import MAX_DRAFT_TOKENS
+from .policy import Policy, as_policy
+from .prompts import checked_template_kwargs
 from .sampling import Sampling
+from .values import Flag, Integer, Kind, SettingTypeError, Text, encodable, plain, shown, told
 
 Speculate = Literal["auto", "off", "guide", "lookup"] | int
 
@@ -18,9 +21,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class ScoreSettings(TypedDict, total=False):
     """For `BlendInGenerator.score`; each one for all texts, or a list with one each."""
 
-    system: str | Sequence[str | None] | None
-    policy: Policy | str | Sequence[Policy | str] | None
-    chat_template_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
+    system: str | Iterable[str | None] | None
+    policy: Policy | str | Iterable[Policy | str] | None
+    chat_template_kwargs: Mapping[str, Any] | Iterable[Mapping[str, Any] | None] | None
 
 
 class GenerationSettings(TypedDict, total=False):
@@ -30,7 +33,7 @@ class GenerationSettings(TypedDict, total=False):
     policy: Policy | str | None
     chat_template_kwargs: Mapping[str, Any] | None
     max_new_tokens: int
-    stop: str | Sequence[str] | None
+    stop: str | Iterable[str] | None
     speculate: Speculate
     do_sample: bool
     temperature: float
@@ -43,18 +46,18 @@ class GenerationSettings(TypedDict, total=False):
 class BatchSettings(TypedDict, total=False):
     """For a list of prompts: each setting one for all, or a list with one for each prompt."""
 
-    system: str | Sequence[str | None] | None
-    policy: Policy | str | Sequence[Policy | str] | None
-    chat_template_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
-    max_new_tokens: int | Sequence[int]
-    stop: str | Sequence[str] | Sequence[Sequence[str]] | None
-    speculate: Speculate | Sequence[Speculate]
-    do_sample: bool | Sequence[bool]
-    temperature: float | Sequence[float]
-    top_p: float | Sequence[float]
-    sampling_top_k: int | Sequence[int | None] | None
-    repetition_penalty: float | Sequence[float]
-    seed: int | Sequence[int | None] | None
+    system: str | Iterable[str | None] | None
+    policy: Policy | str | Iterable[Policy | str] | None
+    chat_template_kwargs: Mapping[str, Any] | Iterable[Mapping[str, Any] | None] | None
+    max_new_tokens: int | Iterable[int]
+    stop: str | Iterable[str] | Iterable[Iterable[str]] | None
+    speculate: Speculate | Iterable[Speculate]
+    do_sample: bool | Iterable[bool]
+    temperature: float | Iterable[float]
+    top_p: float | Iterable[float]
+    sampling_top_k: int | Iterable[int | None] | None
+    repetition_penalty: float | Iterable[float]
+    seed: int | Iterable[int | None] | None
 
 
 class SchedulingSettings(BatchSettings, total=False):
@@ -70,7 +73,7 @@ DEFAULTS: dict[str, Any] = {
     "policy": None,
     "chat_template_kwargs": None,
     "max_new_tokens": 256,
-    "stop": (),
+    "stop": None,
     "speculate": "auto",
     **{field.name: field.default for field in fields(Sampling)},
     "max_batch_size": 32,
@@ -78,6 +81,101 @@ DEFAULTS: dict[str, Any] = {
     "progress": None,
 }
 """Of every setting."""
+
+
+SPECULATION_MODES = ("auto", "off", "guide", "lookup")
+
+
+def _policy(name: str, value: Any) -> Policy | None:
+    return None if value is None else as_policy(value)
+
+
+def _template_settings(name: str, value: Any) -> dict[str, Any]:
+    return checked_template_kwargs(plain(value))
+
+
+def stop_texts(name: str, value: Any) -> tuple[str, ...] | None:
+    """The kind of `stop`: a text or several, `()` for none; None is the default."""
+    value = plain(value)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = (value,)
+    if isinstance(value, (bytes, bytearray, Mapping)) or not isinstance(value, Iterable):
+        raise SettingTypeError(f"{shown(name)} is {told(value)}; use a text or a list of texts")
+    texts = list(value)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(
+            f"{shown(name)} is {told(texts)}; use texts with something in them, or () for none"
+        )
+    return tuple(encodable(name, text) for text in texts)
+
+
+def speculation(name: str, value: Any) -> Speculate:
+    """The kind of `speculate`: a mode, or a number of tokens."""
+    value = plain(value)
+    if isinstance(value, str) and value in SPECULATION_MODES:
+        return str.__str__(value)  # type: ignore[return-value]
+    try:
+        count: int = Integer(1, MAX_DRAFT_TOKENS)(name, value)  # type: ignore[assignment]
+    except ValueError as error:
+        raise type(error)(
+            f"{shown(name)} is {told(value)}; use one of {', '.join(SPECULATION_MODES)} or a "
+            f"number of tokens from 1 to {MAX_DRAFT_TOKENS}"
+        ) from None
+    return count
+
+
+KINDS: dict[str, Kind] = {
+    "system": Text(none=True),
+    "policy": _policy,
+    "chat_template_kwargs": _template_settings,
+    "max_new_tokens": Integer(1),
+    "stop": stop_texts,
+    "speculate": speculation,
+    **{field.name: field.metadata["kind"] for field in fields(Sampling)},
+    "max_batch_size": Integer(1),
+    "max_cached_tokens": Integer(1, none="no bound"),
+    "progress": Flag(none="a bar where stderr is a terminal"),
+}
+"""Of every setting: what its values may be."""
+
+
+def checked(given: Mapping[str, Any], *, together: bool = True) -> dict[str, Any]:
+    """Settings as plain values.
+
+    Args:
+        given: by name; all of them settings that there are.
+        together: whether those of sampling have to fit together, too.
+
+    Raises:
+        ValueError: for the first that is of the wrong type or out of range.
+    """
+    values = {name: KINDS[name](name, value) for name, value in given.items()}
+    if together:
+        Sampling(
+            **{each.name: values[each.name] for each in fields(Sampling) if each.name in values}
+        )
+    return values
+
+
+def refuse_ignored(method: str, given: Iterable[str], settings: type) -> None:
+    """Checks that a method has a use for the settings it is given.
+
+    Args:
+        method: its name.
+        given: the settings' names, all of which there are.
+        settings: those that it has a use for.
+
+    Raises:
+        SettingTypeError: it has none for one of them.
+    """
+    taken = get_type_hints(settings)
+    if ignored := [name for name in given if name not in taken]:
+        raise SettingTypeError(
+            f"{', '.join(map(shown, ignored))}: {method} has no use for it, leave it out; it takes "
+            f"{', '.join(map(shown, taken))}"
+        )
 
 
 def shows_settings(settings: type) -> Callable[[Function], Function]:

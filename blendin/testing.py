@@ -4,7 +4,8 @@
     check_policy(gen, MyPolicy(), ["How many apples?", "def add(a, b):"])
 
 Each check raises an `AssertionError` that names the first step that is wrong. What is compared is
-greedy; use float64 or float32 models, since bfloat16 may decide near-ties either way.
+greedy and without stop texts; use float64 or float32 models, since bfloat16 may decide near-ties
+either way.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def check_plain(
     """
     for prompt in prompts:
         expected = plain_loop(gen, prompt, policy, max_new_tokens)
-        out = gen.generate(prompt, policy=policy, max_new_tokens=max_new_tokens)
+        out = gen.generate(prompt, policy=policy, max_new_tokens=max_new_tokens, stop=())
         found = [PlainStep(s.token_bytes, s.is_end, s.intervened) for s in out.steps]
         _check_equal(expected, found, f"{prompt!r}: the plain loop and generate() differ")
 
@@ -135,20 +136,21 @@ def check_company(
         AssertionError: with the prompt and the first step that differs.
     """
     alone = [
-        gen.generate(prompt, policy=policy, max_new_tokens=max_new_tokens, speculate="off")
+        gen.generate(prompt, policy=policy, max_new_tokens=max_new_tokens, stop=(), speculate="off")
         for prompt in prompts
     ]
     others = [Blend(threshold=2), BaseOnly(), Nudge()]
     mixed = [others[place % len(others)] for place in range(len(prompts))]
     company = {
-        "in a batch": gen.generate(prompts, policy=policy, max_new_tokens=max_new_tokens),
+        "in a batch": gen.generate(prompts, policy=policy, max_new_tokens=max_new_tokens, stop=()),
         "beside other policies": gen.generate(
             [*prompts, *prompts],
             policy=[*mixed, *[policy] * len(prompts)],
             max_new_tokens=max_new_tokens,
+            stop=(),
         )[len(prompts) :],
         "with drafts": [
-            gen.generate(prompt, policy=policy, max_new_tokens=max_new_tokens, speculate=3)
+            gen.generate(prompt, policy=policy, max_new_tokens=max_new_tokens, stop=(), speculate=3)
             for prompt in prompts
             if not gen.pair.is_async
         ],
@@ -210,7 +212,7 @@ def check_policy(
     """
     check_plain(gen, policy, prompts, max_new_tokens)
     check_company(gen, policy, prompts, max_new_tokens)
-    for out in gen.generate(list(prompts), policy=policy, max_new_tokens=max_new_tokens):
+    for out in gen.generate(list(prompts), policy=policy, max_new_tokens=max_new_tokens, stop=()):
         check_trace(out)
 
 

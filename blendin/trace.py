@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+from .shades import INK, shade
 
 Source = Literal["base", "guide", "both"]
 StopReason = Literal["end", "length", "stop"]
 DraftOutcome = Literal["accepted", "rejected"]
 
+FORMAT, FORMAT_VERSION = "blendin.Generation", 1
+"""How a file of `Generation.save` says what it is."""
+
 RATE_LIMIT = 0.2
 """The paper's line: pairs that intervene more often than this tend to fail."""
+
+SHOWN = 60
+"""Characters of a text in a repr."""
+
+MEANINGS: Mapping[str, str] = {"both": "blended from both", "guide": "the guide's alone"}
+"""What the sources of interventions are in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +74,19 @@ class Step:
             "token_ids": list(self.token_ids),
         }
 
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Self:
+        """The step that `to_dict` told of.
 
-@dataclass
+        Raises:
+            KeyError, TypeError, ValueError: it is not of that form.
+        """
+        own = {name: told[name] for name in cls.__slots__}
+        data, ids = bytes.fromhex(own["token_bytes"]), tuple(own["token_ids"])
+        return cls(**own | {"token_bytes": data, "token_ids": ids})
+
+
+@dataclass(repr=False)
 class Generation:
     """The result of decoding one prompt; grows while it is being decoded.
 
@@ -86,7 +109,36 @@ class Generation:
     seconds: float = 0.0
     base_forwards: int = 0
     guide_forwards: int = 0
-    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line: how the text begins, and the figures."""
+        return f"Generation({_shortened(self.text)!r}, {self.figures})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the text coloured by who chose it, p_b, p_g and α on each token."""
+        tokens = "".join(map(_token_html, self.steps))
+        error = f"<div><b>error:</b> {escape(self.error)}</div>" if self.error else ""
+        legend = " ".join(
+            f'<span style="{_style(source, 1.0)}">{meaning}</span>'
+            for source, meaning in MEANINGS.items()
+        )
+        return (
+            f'<div class="blendin"><div style="white-space:pre-wrap">{tokens}</div>{error}'
+            f'<div style="opacity:.7;font-size:.85em;margin-top:.5em">{escape(self.figures)} · '
+            f"base alone {legend}</div></div>"
+        )
+
+    @property
+    def figures(self) -> str:
+        """Tokens, how it ended and the intervention rate, in words."""
+        if self.error is not None:
+            end = f"failed: {_shortened(' '.join(self.error.split()))}"
+        else:
+            end = f"stopped by {self.stop_reason}" if self.stop_reason else "not finished"
+        count = len(self.steps)
+        tokens = "1 token" if count == 1 else f"{count} tokens"
+        return f"{tokens}, {end}, intervention rate {self.intervention_rate:.2f}"
 
     @property
     def token_ids(self) -> list[int]:
@@ -156,7 +208,78 @@ class Generation:
             "steps": [step.to_dict() for step in self.steps],
         }
 
+    def save(self, path: str | Path) -> None:
+        """Everything into one JSON file, which `load` reads back; a file of that name is replaced.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        whole = {"format": FORMAT, "version": FORMAT_VERSION, **self.to_dict()}
+        text = json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
+        Path(path).write_text(text, "utf-8", errors="surrogatepass")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """What `save` wrote, equal to it in everything.
+
+        Raises:
+            ValueError: the file is another or damaged.
+            OSError: it cannot be read.
+        """
+        try:
+            told = json.loads(Path(path).read_text("utf-8", errors="surrogatepass"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path} is no file of Generation.save: it is no JSON ({error})"
+            ) from error
+        if not isinstance(told, dict) or told.get("format") != FORMAT:
+            raise ValueError(f"{path} is no file of Generation.save: pass one that save() wrote")
+        if told.get("version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has version {told.get('version')!r} of the format and this blendin reads "
+                f"{FORMAT_VERSION}: read it with the blendin that wrote it"
+            )
+        try:
+            own = {each.name: told[each.name] for each in fields(cls)}
+            if not isinstance(own["text"], str):
+                raise TypeError("text")
+            own["steps"] = [Step.from_dict(step) for step in own["steps"]]
+            own["settings"] = _with_tuples(own["settings"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is damaged: {type(error).__name__} at {error}; save it anew"
+            ) from error
+        return cls(**own)
+
     def write_jsonl(self, path: str | Path) -> None:
         """One line a step, in order."""
         lines = [json.dumps(step.to_dict(), ensure_ascii=False) + "\n" for step in self.steps]
         Path(path).write_text("".join(lines), "utf-8")
+
+
+def _with_tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they were before JSON made lists of tuples."""
+    settings = dict(settings)
+    return settings | ({"stop": tuple(settings["stop"])} if "stop" in settings else {})
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def _token_html(step: Step) -> str:
+    if not step.text:
+        return ""
+    numbers = {"p_b": step.base_top_prob, "p_g": step.guide_top_prob, "α": step.alpha}
+    known = [f"{name} {value:.3f}" for name, value in numbers.items() if value is not None]
+    source = MEANINGS.get(step.source, "base alone")
+    style = _style(step.source, step.alpha) if step.intervened else ""
+    title = escape(" · ".join([source, *known]))
+    return f'<span title="{title}" style="{style}">{escape(step.text)}</span>'
+
+
+def _style(source: str, alpha: float | None) -> str:
+    if source not in MEANINGS:
+        return "opacity:.7"
+    colours = (f"background:rgb{shade(source, alpha)}", f"color:rgb{INK}")
+    return ";".join(colours).replace(" ", "")

@@ -35,7 +35,7 @@ def own_greedy(lm: LanguageModel, text: str, length: int) -> list[int]:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_base_parity(default_pair: BlendInGenerator, prompt: str) -> None:
     for policy in (BaseOnly(), Blend(threshold=0)):
-        out = default_pair.generate(prompt, policy=policy, max_new_tokens=32)
+        out = default_pair.generate(prompt, policy=policy, max_new_tokens=32, stop=())
         assert out.token_ids == own_greedy(default_pair.base, out.settings["base_prompt"], 32)
 
 
@@ -46,7 +46,7 @@ def test_guide_parity(default_pair: BlendInGenerator, prompt: str) -> None:
     text = default_pair.guide.tokenizer.decode(expected, skip_special_tokens=True)
     assert alone.token_ids == expected
     for policy in (Nudge(threshold=2, unit="token"), Blend(threshold=2, alpha=1)):
-        out = default_pair.generate(prompt, policy=policy, max_new_tokens=32)
+        out = default_pair.generate(prompt, policy=policy, max_new_tokens=32, stop=())
         assert out.text == alone.text == text
 
 
@@ -66,7 +66,7 @@ def test_every_step_is_that_of_the_slow_reference(
 ) -> None:
     gen = default_pair
     slow = Reference(gen.base.model, gen.base.tokenizer, gen.guide.model, gen.guide.tokenizer)
-    out = gen.generate(PROMPTS[1], policy=policy, max_new_tokens=12)
+    out = gen.generate(PROMPTS[1], policy=policy, max_new_tokens=12, stop=())
     expected = slow.generate(
         out.settings["base_prompt"], out.settings["guide_prompt"], max_new_tokens=12, **named
     )
@@ -87,7 +87,7 @@ def test_the_trace_adds_up(default_pair: BlendInGenerator, policy: Any) -> None:
 
 def test_the_guide_helps(default_pair: BlendInGenerator) -> None:
     """The effect itself, on the issue's example: the base repeats itself, the blend answers."""
-    base = default_pair.generate(PROMPTS[0], policy=BaseOnly(), max_new_tokens=48)
+    base = default_pair.generate(PROMPTS[0], policy=BaseOnly(), max_new_tokens=48, stop=())
     blend = default_pair.generate(PROMPTS[0], max_new_tokens=48)
     assert base.text.count("same name as the Python process") > 1
     assert blend.text.startswith("To kill a Python process, you can use the `kill()` function")

@@ -63,7 +63,7 @@ def test_policies_out_of_range(make: Any, message: str) -> None:
         ({"prompt": "x", "max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"prompt": "x", "stop": [""]}, "stop is"),
         ({"prompt": ["x", "y"], "base_prompt": ["z"]}, "lists of one length"),
-        ({"prompt": ["x", "y"], "max_new_tokens": [4, 0]}, "max_new_tokens is 0"),
+        ({"prompt": ["x", "y"], "max_new_tokens": [0, 0]}, "max_new_tokens is 0"),
         ({"prompt": ["x", "y"], "policy": [Blend()]}, "policy has 1 values for 2 prompts"),
         ({"prompt": ["x", "y"], "max_batch_size": 0}, "max_batch_size is 0"),
         ({"prompt": ["x", "y"], "max_cached_tokens": 0}, "max_cached_tokens is 0"),

@@ -117,7 +117,7 @@ def test_sampling_the_base_alone_has_transformers_distribution(gen: BlendInGener
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"do_sample": True, "temperature": 0.0}, "temperature is 0.0"),
+        ({"do_sample": True, "temperature": -0.5}, "temperature is -0.5"),
         ({"do_sample": True, "top_p": 0.0}, "top_p is 0.0"),
         ({"do_sample": True, "sampling_top_k": 0}, "sampling_top_k is 0"),
         ({"repetition_penalty": -1.0}, "repetition_penalty is -1.0"),

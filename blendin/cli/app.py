@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import __version__
 from ..models import default_pair
 from ..policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Nudge
+from ..values import encodable
 from .diagnose import diagnose
 from .evaluate import evaluate, report
 from .options import (
@@ -28,12 +31,36 @@ from .score import paradox, score_app
 if TYPE_CHECKING:
     from ..engine.stream import Stream
 
+
+def show_version(is_asked: bool) -> None:
+    """Prints what is installed, and ends the command."""
+    if is_asked:
+        try:
+            installed = metadata.version("blendin")
+        except metadata.PackageNotFoundError:  # run from a folder
+            installed = __version__
+        print(f"blendin {installed}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="blendin",
     help="Inference-time alignment: a small aligned guide steps in where a base model is unsure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=show_version),
+    ] = False,
+) -> None:
+    """The options of no command."""
+
+
 app.add_typer(score_app)
 app.command()(diagnose)
 app.command()(evaluate)
@@ -59,9 +86,7 @@ def generate(
 ) -> None:
     """Answer one prompt; tokens coloured by the model that chose them."""
     chosen, settings = policy.build(), decoding.settings()
-    text = sys.stdin.read().strip() if prompt is None else prompt
-    if not text.strip():
-        raise ValueError("the prompt is empty: give it as an argument or on standard input")
+    text = checked_prompt(sys.stdin.read().strip() if prompt is None else prompt)
     if trace is not None:
         check_writable(trace)
     stream = models.load().stream(text, policy=chosen, **settings)
@@ -101,7 +126,8 @@ def compare(
 ) -> None:
     """Show the base alone, NUDGING and BlendIn on one prompt, side by side."""
     arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}
-    settings, gen = decoding.settings(), models.load()
+    prompt, settings = checked_prompt(prompt), decoding.settings()
+    gen = models.load()
     from . import terminal as view
 
     outputs = {}
@@ -156,6 +182,17 @@ def lm_eval(context: typer.Context) -> None:
 def main() -> None:
     """The console script `blendin`."""
     app()
+
+
+def checked_prompt(text: str) -> str:
+    """A prompt, before models are loaded.
+
+    Raises:
+        ValueError: it is empty, or no text.
+    """
+    if not text.strip():
+        raise ValueError("the prompt is empty: give it as an argument or on standard input")
+    return encodable("PROMPT", text)
 
 
 def show(stream: Stream, quiet: bool = False) -> None:

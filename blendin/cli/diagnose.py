@@ -19,6 +19,7 @@ from .options import (
     Dtype,
     ModelOptions,
     TrustRemoteCode,
+    check_settings,
     console,
     interruptible,
     messages,
@@ -81,6 +82,7 @@ def diagnose(
     from ..prompts import read_template_kwargs
 
     policy, template = blend.build(), read_template_kwargs(chat_template_kwargs)
+    check_settings(max_new_tokens, batch_size)
     guides = list(dict.fromkeys(guide or [default_pair.DEFAULT_GUIDE]))
     task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
     models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)

@@ -16,6 +16,7 @@ from .options import (
     ArmOptions,
     ChatTemplateKwargs,
     ModelOptions,
+    check_settings,
     console,
     interruptible,
     messages,
@@ -75,6 +76,7 @@ def evaluate(
 
     template = read_template_kwargs(chat_template_kwargs)
     policies = arms(tuple(arm or NAMES), **arm_settings.given())
+    check_settings(max_new_tokens, batch_size)
     loaded = [load(name, data, limit, seed) for name in tasks]
     shard = Shard.from_environment()
     if models.device_map is None and shard.device is not None:

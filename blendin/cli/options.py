@@ -22,6 +22,7 @@ from ..policy import (
     named_policy,
     parameters,
 )
+from ..values import spelled
 
 if TYPE_CHECKING:
     from ..generator import BlendInGenerator
@@ -186,13 +187,13 @@ class DecodingOptions:
         list[str] | None,
         typer.Option(
             help="Text to stop before; may be repeated. \\n is a newline, an empty text is none. "
-            "By default \\nQuestion:"
+            "By default \\nQuestion: where the base reads its default template."
         ),
     ] = None
     do_sample: Annotated[
         bool, typer.Option("--do-sample", help="Sample instead of greedy decoding.")
     ] = False
-    temperature: Annotated[float, typer.Option(help="With --do-sample.")] = 1.0
+    temperature: Annotated[float, typer.Option(help="With --do-sample; 0 is greedy.")] = 1.0
     top_p: Annotated[float, typer.Option(help="With --do-sample.")] = 1.0
     sampling_top_k: Annotated[int | None, typer.Option(help="With --do-sample.")] = None
     repetition_penalty: Annotated[float, typer.Option(help="As in transformers.")] = 1.0
@@ -207,16 +208,44 @@ class DecodingOptions:
     chat_template_kwargs: ChatTemplateKwargs = None
 
     def settings(self) -> dict[str, Any]:
-        """What `BlendInGenerator.generate` takes; a base that runs on is stopped by default."""
-        from ..prompts import BASE_STOP, read_template_kwargs
+        """What `BlendInGenerator.generate` takes, checked before any model is loaded.
 
-        given = [BASE_STOP] if self.stop is None else self.stop
-        stop = [text.replace("\\n", "\n") for text in given if text]
+        Raises:
+            ValueError: for a value out of range.
+        """
+        from ..prompts import read_template_kwargs
+        from ..settings import checked
+
+        stop = self.stop
+        if stop is not None:
+            stop = [text.replace("\\n", "\n") for text in stop if text]
         count = self.speculate
         speculate = int(count) if count.removeprefix("-").isdecimal() else count
         template = read_template_kwargs(self.chat_template_kwargs)
         changed = {"stop": stop, "speculate": speculate, "chat_template_kwargs": template}
-        return asdict(self) | changed
+        return checked(asdict(self) | changed)
+
+
+def as_option(name: str, value: Any = None) -> str:
+    """A setting as it is spelled on the command line: `--top-p`, `--do-sample`."""
+    if not name.islower():
+        return name  # an argument
+    option = "--" + {"max_batch_size": "batch_size"}.get(name, name).replace("_", "-")
+    return option if value is None or value is True else f"{option} {value}"
+
+
+def check_settings(max_new_tokens: int | None, batch_size: int) -> None:
+    """Checks a run's settings before any model is loaded.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+    from ..settings import checked
+
+    given = {"max_batch_size": batch_size}
+    if max_new_tokens is not None:
+        given["max_new_tokens"] = max_new_tokens
+    checked(given)
 
 
 @contextmanager
@@ -275,7 +304,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
             name: group(**{field.name: arguments.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
-        with errors_in_one_line():
+        with spelled(as_option), errors_in_one_line():
             command(**arguments, **built)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -8,21 +8,17 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ..evaluation.shades import SHADES
-from ..trace import RATE_LIMIT, Generation, Step
+from .. import shades
+from ..trace import MEANINGS, RATE_LIMIT, Generation, Step
 
-# Dark text is readable on all shades. Not the terminal's own "black", which a theme may make grey.
-INK = Color.from_rgb(20, 20, 20)
+INK = Color.from_rgb(*shades.INK)
 
 
 def token_style(step: Step) -> Style:
     """Plain where the base went alone, else the source's colour, the stronger the higher α."""
     if not step.intervened or step.source == "base":
         return Style(dim=step.intervened)
-    pale, full = SHADES[step.source]
-    alpha = 1.0 if step.alpha is None else step.alpha
-    shade = (low + alpha * (high - low) for low, high in zip(pale, full, strict=True))
-    return Style(color=INK, bgcolor=Color.from_rgb(*shade))
+    return Style(color=INK, bgcolor=Color.from_rgb(*shades.shade(step.source, step.alpha)))
 
 
 def coloured(output: Generation) -> Text:
@@ -36,8 +32,8 @@ def coloured(output: Generation) -> Text:
 def legend() -> Text:
     """What the colours mean."""
     text = Text("base alone  ")
-    for source, meaning in (("both", "blended from both"), ("guide", "the guide's alone")):
-        pale, full = SHADES[source]
+    for source, meaning in MEANINGS.items():
+        pale, full = shades.SHADES[source]
         text.append(f" {meaning}, α 0 ", style=Style(color=INK, bgcolor=Color.from_rgb(*pale)))
         text.append(" α 1 ", style=Style(color=INK, bgcolor=Color.from_rgb(*full)))
         text.append("  ")

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Unpack
 
 from ..models.context import Context
 from ..models.protocol import Model
 from ..policy import Policy, as_policy, described
-from ..prompts import Prompt, as_messages, checked_template_kwargs
-from ..sampling import Sampling
-from ..settings import DEFAULTS, GenerationSettings, Speculate
-from ..speculation.speculator import Speculator, check_speculate, max_draft_tokens
+from ..prompts import BASE_STOP, Prompt, as_messages
+from ..sampling import Sampling, fresh_seed
+from ..settings import DEFAULTS, GenerationSettings, Speculate, checked
+from ..speculation.speculator import Speculator, max_draft_tokens
 from ..spelling import did_you_mean
+from ..values import shown
+from .columns import Column, one_or_each, one_prompt, one_text, prompts_or_column, texts_or_column
 from .pair import Pair
 from .sequence import Limits, SequenceState
 
+logger = logging.getLogger("blendin")
+
 SAMPLING_SETTINGS = tuple(field.name for field in fields(Sampling))
 SETTINGS = tuple(GenerationSettings.__annotations__)
+DEFAULTS_OF_ONE = {name: DEFAULTS[name] for name in SETTINGS}
+
+MOST_EXPECTED = 2**20
+"""Tokens that room is reserved for where neither the caller nor the model sets a bound below."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Request:
         speculate: whether and how the next tokens are drafted.
         index: its place in the caller's list; it draws with `seed + index`.
         chat_template_kwargs: settings for the guide's chat template.
+        error: what is wrong with this row of a list; the others go on.
     """
 
     prompt: Prompt | None
@@ -48,6 +59,7 @@ class Request:
     speculate: Speculate = "auto"
     index: int = 0
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    error: Exception | None = None
 
     @classmethod
     def of(
@@ -58,33 +70,47 @@ class Request:
         *,
         default_policy: Policy,
         index: int = 0,
+        draw_seed: Callable[[], int] = fresh_seed,
         **settings: Unpack[GenerationSettings],
     ) -> Request:
         """From what `BlendInGenerator.generate` takes for one prompt.
 
+        Args:
+            prompt: a text or chat messages.
+            base_prompt: the base's whole prompt.
+            guide_prompt: the guide's whole prompt.
+            default_policy: where no setting names one.
+            index: its place in the caller's list.
+            draw_seed: gives the seed of a sequence that is sampled without one.
+            **settings: as their type has them.
+
         Raises:
             TypeError: for a setting that there is not.
-            ValueError: for one out of range.
+            ValueError: for one of the wrong type or out of range, and for a prompt that is none.
         """
-        if unknown := sorted(settings.keys() - set(SETTINGS)):
-            raise TypeError(
-                f"{', '.join(unknown)}: no such setting; there are {', '.join(SETTINGS)}"
-                f"{did_you_mean(unknown[0], SETTINGS)}"
-            )
-        given: dict[str, Any] = {name: DEFAULTS[name] for name in SETTINGS} | dict(settings)
-        stop, policy = given["stop"], given["policy"]
-        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        refuse_unknown(settings)
+        given = checked(DEFAULTS_OF_ONE | dict(settings))
+        policy = as_policy(default_policy) if given["policy"] is None else given["policy"]
+        prompt = one_prompt("prompt", prompt)
+        base_prompt = None if base_prompt is None else one_text("base_prompt", base_prompt)
+        guide_prompt = None if guide_prompt is None else one_text("guide_prompt", guide_prompt)
+        stop = given["stop"]
+        if stop is None:  # the base goes on to ask itself questions, in its default template
+            stop = (BASE_STOP,) if policy.reads_base and base_prompt is None else ()
+        sampling = Sampling(**{name: given[name] for name in SAMPLING_SETTINGS})
+        if sampling.do_sample and sampling.seed is None:
+            sampling = replace(sampling, seed=draw_seed())
         return cls(
             prompt,
             base_prompt,
             guide_prompt,
             given["system"],
-            default_policy if policy is None else as_policy(policy),
-            Limits(given["max_new_tokens"], stops),
-            Sampling(**{name: given[name] for name in SAMPLING_SETTINGS}),
-            check_speculate(given["speculate"]),
+            policy,
+            Limits(given["max_new_tokens"], stop),
+            sampling,
+            given["speculate"],
             index,
-            checked_template_kwargs(given["chat_template_kwargs"]),
+            chat_template_kwargs=given["chat_template_kwargs"],
         )
 
     def read(self, pair: Pair) -> SequenceState:
@@ -93,6 +119,8 @@ class Request:
         Raises:
             ValueError: for an empty prompt or one longer than a model's context.
         """
+        if self.error is not None:
+            raise self.error
         messages = None if self.prompt is None else as_messages(self.prompt, self.system)
         if messages is None and self.system:
             raise ValueError("system= goes into prompt=; whole prompts carry their own")
@@ -142,11 +170,13 @@ class Request:
         )
 
     def _settings(self, pair: Pair) -> dict[str, Any]:
-        """For the result: models, policy and settings, as they are."""
+        """For the result: models, policy and settings, as they are; of a bad row the models."""
+        models = {"base": pair.base.name, "guide": pair.guide.name}
+        if self.error is not None:
+            return models
         further = {"chat_template_kwargs": dict(self.chat_template_kwargs)}
         return {
-            "base": pair.base.name,
-            "guide": pair.guide.name,
+            **models,
             "policy": described(self.policy),
             **asdict(self.limits),
             **asdict(self.sampling),
@@ -174,7 +204,8 @@ class Request:
             )
         # A symbol of the other vocabulary may take several tokens of this one; where a text is full
         # of those its room is enlarged.
-        expected = len(ids) + self.limits.max_new_tokens + 8
+        longest = MOST_EXPECTED if model.max_length is None else model.max_length
+        expected = min(len(ids) + self.limits.max_new_tokens, longest) + 8
         ahead = None if model.can_draft else max_draft_tokens(self.speculate)
         # Where the base is unsure the guide mostly decides for another token, so that a server need
         # not write on. Half-sure, its token stands in two of five cases, and a new request would
@@ -184,10 +215,29 @@ class Request:
 
 
 def is_batch(prompt: Any, base_prompt: Any, guide_prompt: Any) -> bool:
-    """Whether a caller gives a list of prompts; chat messages are one prompt."""
-    if _is_list(prompt) and not _is_chat(prompt):
-        return True
-    return _is_list(base_prompt) or _is_list(guide_prompt)
+    """Whether a caller gives a list of prompts; chat messages are one prompt.
+
+    Args:
+        prompt: as `prompts_or_column` gives it, or no iterator: that would be used up.
+        base_prompt: likewise.
+        guide_prompt: likewise.
+    """
+    return any(
+        isinstance(each, Column) for each in columns(prompt, base_prompt, guide_prompt).values()
+    )
+
+
+def columns(prompt: Any, base_prompt: Any, guide_prompt: Any) -> dict[str, Any]:
+    """What a caller gives as prompts, by name: each None, one prompt, or a `Column`.
+
+    Raises:
+        ValueError: for a whole table, or messages in the place of a text.
+    """
+    return {
+        "prompt": prompts_or_column("prompt", prompt),
+        "base_prompt": texts_or_column("base_prompt", base_prompt),
+        "guide_prompt": texts_or_column("guide_prompt", guide_prompt),
+    }
 
 
 def requests(
@@ -196,48 +246,110 @@ def requests(
     guide_prompt: Any,
     *,
     default_policy: Policy,
+    count: int | None = None,
     **settings: Any,
 ) -> list[Request]:
     """One request a row of a batch.
 
     A setting is one for all rows or a list with one for each; of `stop`, a list of texts is for all
-    rows, and a list of such lists one for each.
+    rows, and a list of such lists one for each. What is wrong with one row alone is that request's
+    `error`.
+
+    Args:
+        prompt: a list of prompts, or None.
+        base_prompt: a list of texts, or None.
+        guide_prompt: likewise.
+        default_policy: where no setting names one.
+        count: of rows, where one prompt is for all of them.
+        **settings: as `GenerationSettings` and `BatchSettings` name them.
 
     Raises:
-        ValueError: for lists of different lengths, or a setting out of range.
+        TypeError: for a setting that there is not.
+        ValueError: for lists of different lengths, a setting that is wrong for all rows, or one
+            that is wrong in each.
     """
-    prompts = {"prompt": prompt, "base_prompt": base_prompt, "guide_prompt": guide_prompt}
-    lengths = {len(column) for column in prompts.values() if column is not None}
-    whole = any(isinstance(column, str) for column in prompts.values())
-    if len(lengths) != 1 or whole or _is_chat(prompt):
-        raise ValueError(
-            "prompt, base_prompt and guide_prompt must be lists of one length where one is a list"
-        )
-    count = lengths.pop()
-    columns = {name: [None] * count if cells is None else cells for name, cells in prompts.items()}
-    for name, value in settings.items():
-        columns[name] = list(value) if _is_column(name, value) else [value] * count
-        if len(columns[name]) != count:
+    prompts = columns(prompt, base_prompt, guide_prompt)
+    if count is None:
+        given = [cells for cells in prompts.values() if cells is not None]
+        lengths = {len(cells) if isinstance(cells, Column) else None for cells in given}
+        if len(lengths) != 1 or None in lengths:
             raise ValueError(
-                f"{name} has {len(columns[name])} values for {count} prompts: give one for all, or "
-                "one each"
+                "prompt, base_prompt and guide_prompt must be lists of one length where one is a "
+                "list"
             )
-    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
-    return [
-        Request.of(**row, default_policy=default_policy, index=index)
-        for index, row in enumerate(rows)
-    ]
+        count = len(given[0])
+    refuse_unknown(settings)
+    split = {name: one_or_each(name, value, count) for name, value in settings.items()}
+    errors = _errors(split, count)
+    table = {
+        name: cells if isinstance(cells, Column) else [cells] * count
+        for name, cells in (prompts | split).items()
+    }
+    draw_seed = cache(fresh_seed)  # one for the list: the i-th prompt draws with seed + i
+    rows = []
+    for index in range(count):
+        row = {name: cells[index] for name, cells in table.items()}
+        try:
+            if index in errors:
+                raise errors[index]
+            made = Request.of(
+                **row, default_policy=default_policy, index=index, draw_seed=draw_seed
+            )
+        except ValueError as error:
+            made = Request(
+                None, None, None, None, as_policy(default_policy), Limits(), Sampling(), "off",
+                index, error=error,
+            )  # fmt: skip
+        rows.append(made)
+    return rows
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+def _errors(settings: Mapping[str, Any], count: int) -> dict[int, ValueError]:
+    """What is wrong with the settings of single rows.
+
+    Args:
+        settings: each a value for all rows, or a `Column`.
+        count: of rows.
+
+    Raises:
+        ValueError: a value for all rows is wrong, or something is wrong in each; the first row's.
+    """
+    each = {name: value for name, value in settings.items() if isinstance(value, Column)}
+    for_all = {name: value for name, value in settings.items() if name not in each}
+    checked(for_all, together=not each)
+    errors = dict[int, ValueError]()
+    for index in range(count if each else 0):
+        row = {name: cells[index] for name, cells in each.items()}
+        try:
+            if "policy" in row:  # None is the default for all, and no policy for one
+                as_policy(row["policy"])
+            checked(for_all | row)
+        except ValueError as error:
+            errors[index] = error
+    if errors and len(errors) == count:
+        raise errors[0]
+    return errors
 
 
-def _is_chat(value: Any) -> bool:
-    return _is_list(value) and len(value) > 0 and all(isinstance(m, Mapping) for m in value)
+def say_what_has_no_effect(rows: Sequence[Request]) -> None:
+    """Warns of settings beside temperature=0 that change nothing there, once for a list."""
+    names = dict.fromkeys(name for row in rows for name in row.sampling.without_effect)
+    if names:
+        logger.warning(
+            "%s is greedy: %s cannot change the most probable token",
+            shown("temperature", 0),
+            " and ".join(map(shown, names)),
+        )
 
 
-def _is_column(name: str, value: Any) -> bool:
-    if name == "stop":
-        return _is_list(value) and any(not isinstance(each, str) for each in value)
-    return _is_list(value)
+def refuse_unknown(settings: Mapping[str, Any]) -> None:
+    """Checks the names of settings.
+
+    Raises:
+        TypeError: for one that there is not.
+    """
+    if unknown := sorted(settings.keys() - set(SETTINGS)):
+        raise TypeError(
+            f"{', '.join(unknown)}: no such setting; there are {', '.join(SETTINGS)}"
+            f"{did_you_mean(unknown[0], SETTINGS)}"
+        )

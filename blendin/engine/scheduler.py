@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..models.context import Context
 from ..models.kv_pool import Pool
 from ..models.protocol import Model
+from ..settings import checked
 from .async_steps import AsyncSteps
 from .loop import advance
 from .pair import Pair
@@ -47,12 +48,8 @@ class Scheduler:
         Raises:
             ValueError: for a bound below 1.
         """
-        for name, value in (
-            ("max_batch_size", max_batch_size),
-            ("max_cached_tokens", max_cached_tokens),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value!r}; use an integer from 1 up")
+        given = {"max_batch_size": max_batch_size, "max_cached_tokens": max_cached_tokens}
+        max_batch_size, max_cached_tokens = checked(given).values()
         self.pair, self.running = pair, list[SequenceState]()
         self.steps = self.interventions = 0
         self._waiting, self._preempted = iter(waiting), deque[SequenceState]()

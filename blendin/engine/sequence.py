@@ -14,7 +14,9 @@ from ..models.context import Context
 from ..models.protocol import Model
 from ..policy import Policy
 from ..sampling import Sampling
+from ..settings import KINDS
 from ..trace import Generation, Step, StopReason
+from ..values import check_fields, setting
 from ..vocab.alignment import Alignment
 
 if TYPE_CHECKING:
@@ -34,14 +36,11 @@ class Limits:
         stop: the text ends before the first of these.
     """
 
-    max_new_tokens: int = 256
-    stop: tuple[str, ...] = ()
+    max_new_tokens: int = setting(256, KINDS["max_new_tokens"])
+    stop: tuple[str, ...] = setting((), KINDS["stop"])
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens!r}; use an integer from 1 up")
-        if not all(isinstance(text, str) and text for text in self.stop):
-            raise ValueError(f"stop is {self.stop!r}; use texts with something in them")
+        check_fields(self)
 
 
 class SequenceState:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
+from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
-from typing import Self
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Self, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -19,7 +23,90 @@ from .sequence import SequenceState
 logger = logging.getLogger("blendin")
 
 
-class Stream(Iterator[Step]):
+Item = TypeVar("Item")
+
+
+class Results(Iterator[Item], Generic[Item]):
+    """Results that are made as they are asked for, by `for` or by `async for`.
+
+    With `async for` each is made in a worker thread of its own, so that the event loop goes on.
+    Where the task that waits is cancelled, the step in flight is made to its end (a forward cannot
+    be broken off) and is the next result, should anyone ask for it. `aclose` waits for it; with
+    `contextlib.aclosing` that happens however the loop is left.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # one step at a time, whoever asks
+        self._worker: ThreadPoolExecutor | None = None
+        self._coming: Future[Item | BaseException] | None = None
+        self._is_awaited = False
+
+    @abstractmethod
+    def _make(self) -> Item:
+        """The next result.
+
+        Raises:
+            StopIteration: there is none.
+        """
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Ends the work and frees the caches."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        with self._lock:
+            return self._make()
+
+    def close(self) -> None:
+        """Ends the work and frees the caches; what there is stays."""
+        with self._lock:
+            self._end()
+        self._dismiss_worker()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        if self._is_awaited:
+            raise RuntimeError("another task waits for the next result: iterate in one task")
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="blendin")
+        if self._coming is None or self._coming.cancelled():
+            self._coming = self._worker.submit(self._made)
+        self._is_awaited = True
+        try:
+            made = await asyncio.wrap_future(self._coming)
+        finally:
+            self._is_awaited = False
+        self._coming = None
+        if isinstance(made, StopIteration):
+            self._dismiss_worker()
+            raise StopAsyncIteration
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    async def aclose(self) -> None:
+        """`close`, once the step in flight is made; the event loop goes on meanwhile."""
+        await asyncio.to_thread(self.close)
+
+    def _dismiss_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.shutdown(wait=False)
+        self._worker = self._coming = None
+
+    def _made(self) -> Item | BaseException:
+        """The next result, or the error in its place: a future can hold no StopIteration."""
+        try:
+            return next(self)
+        except BaseException as error:
+            return error
+
+
+class Stream(Results[Step]):
     """The steps of one sequence, as they are decided.
 
     Attributes:
@@ -27,17 +114,16 @@ class Stream(Iterator[Step]):
     """
 
     def __init__(self, pair: Pair, sequence: SequenceState) -> None:
+        super().__init__()
         self._pair, self._sequence = pair, sequence
+        self._is_closed = False
         self.output = sequence.output
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Step:
+    def _make(self) -> Step:
         steps = self.output.steps
         made = len(steps)
         while len(steps) == made:
-            if self._sequence.done:
+            if self._sequence.done or self._is_closed:
                 raise StopIteration
             with self._sequence.failing_alone():  # what there is stays in `output`
                 advance(self._pair, [self._sequence])
@@ -49,8 +135,14 @@ class Stream(Iterator[Step]):
             self._pair.leave(self._sequence.base, self._sequence.guide)
         return steps[-1]
 
+    def _end(self) -> None:
+        if not self._is_closed and not self._sequence.done:
+            self._sequence.finish(None)
+            self._pair.leave(self._sequence.base, self._sequence.guide)
+        self._is_closed = True
 
-class Batch(Iterator[tuple[int, Generation]]):
+
+class Batch(Results[tuple[int, Generation]]):
     """The results of a list of prompts, as they are finished: (place in the list, result).
 
     Attributes:
@@ -66,6 +158,7 @@ class Batch(Iterator[tuple[int, Generation]]):
         max_cached_tokens: int | None,
         progress: bool | None,
     ) -> None:
+        super().__init__()
         self.unfinished: dict[int, Generation] = {}
         self._pair, self._asked = pair, asked
         self._scheduler = Scheduler(
@@ -79,14 +172,10 @@ class Batch(Iterator[tuple[int, Generation]]):
     def __len__(self) -> int:
         return len(self._asked)
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> tuple[int, Generation]:
+    def _make(self) -> tuple[int, Generation]:
         return next(self._results)
 
-    def close(self) -> None:
-        """Ends the work and frees the caches."""
+    def _end(self) -> None:
         self._results.close()
 
     def _sequences(self) -> Iterator[SequenceState]:

@@ -23,6 +23,8 @@ from ..prompts import (
     checked_template_kwargs,
     read_template_kwargs,
 )
+from ..settings import KINDS, checked
+from ..values import spelled
 
 logger = logging.getLogger("lm_eval.blendin")  # the harness shows what its own loggers say
 
@@ -230,7 +232,7 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
             at temperature 0, decoding is greedy and the other sampling arguments do not count.
 
     Raises:
-        ValueError: for an unknown one.
+        ValueError: for an unknown one, or a value of the wrong type or out of range.
     """
     refuse_unknown("generation arguments", given, GENERATION_ARGUMENTS)
     if given.get("num_beams", 1) != 1:
@@ -238,7 +240,7 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     temperature = number("temperature", given.get("temperature"))
     drawn = flag("do_sample", given.get("do_sample") or False) and temperature != 0
     settings: dict[str, Any] = {
-        "max_new_tokens": given["max_gen_toks"],
+        "max_new_tokens": number("max_gen_toks", given["max_gen_toks"], int),
         "stop": [text for text in given["until"] if text],
         "do_sample": drawn,
         "temperature": 1.0,
@@ -252,7 +254,15 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         settings["top_p"] = number_or("top_p", given, 1.0)
         # 0 is the harness' word for no top k; for the others 0 is out of range.
         settings["sampling_top_k"] = number("top_k", given.get("top_k"), int) or None
-    return settings
+    with spelled(as_argument):
+        return checked(settings)
+
+
+def as_argument(name: str, value: Any = None) -> str:
+    """A setting as the harness' generation arguments name it."""
+    own = {"max_new_tokens": "max_gen_toks", "stop": "until", "sampling_top_k": "top_k"}
+    argument = own.get(name, name)
+    return argument if value is None else f"{argument}={value}"
 
 
 def batch_settings(size: Any, largest: Any, max_cached_tokens: Any) -> dict[str, int | None]:
@@ -265,14 +275,13 @@ def batch_settings(size: Any, largest: Any, max_cached_tokens: Any) -> dict[str,
         size = MAX_BATCH_SIZE if largest is None else largest
     chosen = number("batch_size", size, int)
     cached = number("max_cached_tokens", max_cached_tokens, int)
-    for name, value in (("batch_size", chosen), ("max_cached_tokens", cached)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value!r}; use an integer from 1 up")
+    chosen = KINDS["max_batch_size"]("batch_size", MAX_BATCH_SIZE if chosen is None else chosen)
+    cached = KINDS["max_cached_tokens"]("max_cached_tokens", cached)
     if chosen == 1:
         logger.warning(
             "batch_size is 1, the harness' default: with --batch_size auto many decode together"
         )
-    return {"max_batch_size": chosen or MAX_BATCH_SIZE, "max_cached_tokens": cached}
+    return {"max_batch_size": chosen, "max_cached_tokens": cached}
 
 
 def chosen_length(asked: Any) -> int:
@@ -282,11 +291,8 @@ def chosen_length(asked: Any) -> int:
         ValueError: below 1, or not an integer.
     """
     length = number("max_gen_toks", asked, int)
-    if length is None:
-        return DEFAULT_LENGTH
-    if length < 1:
-        raise ValueError(f"max_gen_toks is {length}; use an integer from 1 up")
-    return int(length)
+    kind = KINDS["max_new_tokens"]
+    return int(kind("max_gen_toks", DEFAULT_LENGTH if length is None else length))
 
 
 def chosen_template_settings(asked: Mapping[str, Any] | str | None) -> dict[str, Any]:

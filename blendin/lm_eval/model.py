@@ -183,10 +183,6 @@ class BlendInLM(LM):
             generation_settings(normalize_gen_kwargs(request.args[1], self._max_gen_toks))
             for request in requests
         ]
-        if any(row["do_sample"] and row["seed"] is None for row in rows):
-            # From the global generator, which the harness seeds; each request adds its place.
-            seed = int(torch.randint(2**31, ()))
-            rows = [row | {"seed": seed if row["seed"] is None else row["seed"]} for row in rows]
         settings: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
         settings |= self._prompts([Asked.of(request.args[0]) for request in requests])
         batch = self.gen.stream_batch(

@@ -24,23 +24,6 @@ from ..vocab.alignment import Alignment
 from .cost_model import CostModel
 from .drafters import Draft, NgramLookup, guide_draft
 
-MODES = ("auto", "off", "guide", "lookup")
-
-
-def check_speculate(speculate: Speculate) -> Speculate:
-    """The setting, if it is one.
-
-    Raises:
-        ValueError: it is not.
-    """
-    is_count = isinstance(speculate, int) and not isinstance(speculate, bool)
-    if speculate not in MODES and not (is_count and 1 <= int(speculate) <= MAX_DRAFT_TOKENS):
-        raise ValueError(
-            f"speculate is {speculate!r}; use one of {', '.join(MODES)} or a number of tokens from "
-            f"1 to {MAX_DRAFT_TOKENS}"
-        )
-    return speculate
-
 
 def max_draft_tokens(speculate: Speculate) -> int | None:
     """How many tokens a server may write beyond the next one; None: as many as pay.

@@ -79,7 +79,7 @@ def check(out: Generation, expected: ReferenceResult) -> None:
 def test_every_step_is_that_of_the_slow_reference(
     base: Spec, guide: Spec, prompt: str, policy: Defer
 ) -> None:
-    out = generator(base, guide).generate(prompt, policy=policy, max_new_tokens=LENGTH)
+    out = generator(base, guide).generate(prompt, policy=policy, max_new_tokens=LENGTH, stop=())
     check(out, expected_of(base, guide, out, policy))
 
 
@@ -90,7 +90,7 @@ def test_two_models_of_one_vocabulary_follow_the_reference_too(
     base: Spec, other: str, prompt: str, policy: Defer
 ) -> None:
     guide = (other, base[1], base[2] + 1)
-    out = generator(base, guide).generate(prompt, policy=policy, max_new_tokens=LENGTH)
+    out = generator(base, guide).generate(prompt, policy=policy, max_new_tokens=LENGTH, stop=())
     check(out, expected_of(base, guide, out, policy))
 
 
@@ -170,7 +170,7 @@ def test_all_mass_handed_over_is_the_guides_own_text(
     base: Spec, guide: Spec, prompt: str, rule: Any
 ) -> None:
     gen = generator(base, guide)
-    out = gen.generate(prompt, policy=Defer(threshold=2, rule=rule), max_new_tokens=LENGTH)
+    out = gen.generate(prompt, policy=Defer(threshold=2, rule=rule), max_new_tokens=LENGTH, stop=())
     alone = gen.generate(prompt, policy=GuideOnly(), max_new_tokens=LENGTH)
     assert [step.token_bytes for step in out.steps] == [step.token_bytes for step in alone.steps]
     assert out.intervention_rate == 1

@@ -63,7 +63,7 @@ def test_threshold_zero_is_the_bases_own_generate(base: Any, guide: Any, prompt:
     gen = generator(base, guide)
     guide_forwards = gen.guide.forwards
     for policy in (BaseOnly(), Blend(threshold=0), Nudge(threshold=0)):
-        out = gen.generate(prompt, policy=policy, max_new_tokens=LENGTH)
+        out = gen.generate(prompt, policy=policy, max_new_tokens=LENGTH, stop=())
         assert out.token_ids == own_greedy(base, out.settings["base_prompt"])
         assert out.intervention_rate == 0
     assert gen.guide.forwards == guide_forwards or gen.guide is gen.base
@@ -77,7 +77,7 @@ def test_full_trust_is_the_guides_own_generate_in_one_vocabulary(
 ) -> None:
     gen = generator((base, kind, 1), (guide, kind, 2))
     for policy in (Nudge(threshold=2, unit="token"), Blend(threshold=2, alpha=1)):
-        out = gen.generate(prompt, policy=policy, max_new_tokens=LENGTH)
+        out = gen.generate(prompt, policy=policy, max_new_tokens=LENGTH, stop=())
         assert out.token_ids == own_greedy((guide, kind, 2), out.settings["guide_prompt"])
         assert out.intervention_rate == 1
 
@@ -90,7 +90,7 @@ def test_full_trust_is_the_guides_own_text_in_two_vocabularies(
 ) -> None:
     gen = generator(base, guide)
     for policy in (Nudge(threshold=2, unit="token"), Blend(threshold=2, alpha=1), GuideOnly()):
-        out = gen.generate(prompt, policy=policy, max_new_tokens=LENGTH)
+        out = gen.generate(prompt, policy=policy, max_new_tokens=LENGTH, stop=())
         expected = own_greedy(guide, out.settings["guide_prompt"])
         assert joined(out) == read(guide, expected)
         assert len(out.steps) == len(expected)
@@ -145,7 +145,7 @@ def test_every_step_is_that_of_the_slow_reference(
     base: Any, guide: Any, prompt: str, policy: Blend | Nudge
 ) -> None:
     """Rule 5 and all of "A step" and "Contexts": no cache, no lazy guide, dicts of bytes."""
-    out = generator(base, guide).generate(prompt, policy=policy, max_new_tokens=LENGTH)
+    out = generator(base, guide).generate(prompt, policy=policy, max_new_tokens=LENGTH, stop=())
     named = {"policy": "blend"} if isinstance(policy, Blend) else {"policy": f"nudge-{policy.unit}"}
     numbers = {key: value for key, value in vars(policy).items() if key != "unit"}
     expected = reference(base, guide).generate(
@@ -184,7 +184,7 @@ def test_a_list_of_prompts_gives_what_each_gives_alone(
 @exact
 @given(models, models, prompts, st.sampled_from((Blend(), Nudge(), Nudge(unit="token"))))
 def test_the_trace_adds_up(base: Any, guide: Any, prompt: str, policy: Blend | Nudge) -> None:
-    out = generator(base, guide).generate(prompt, policy=policy, max_new_tokens=LENGTH)
+    out = generator(base, guide).generate(prompt, policy=policy, max_new_tokens=LENGTH, stop=())
     assert joined(out).decode("utf-8", "replace") == out.text
     assert "".join(step.text for step in out.steps) == out.text
     assert out.intervention_rate == sum(step.intervened for step in out.steps) / len(out.steps)
@@ -200,8 +200,8 @@ def test_a_shifted_threshold_is_noticed() -> None:
     """The reference test can fail: another τ gives other steps."""
     base, guide = ("llama", "byte-level", 0), ("gemma3", "sentencepiece", 1)
     lm = generator(base, guide)
-    out = lm.generate(PROMPTS[0], policy=Blend(threshold=0.4), max_new_tokens=LENGTH)
-    other = lm.generate(PROMPTS[0], policy=Blend(threshold=0.6), max_new_tokens=LENGTH)
+    out = lm.generate(PROMPTS[0], policy=Blend(threshold=0.4), max_new_tokens=LENGTH, stop=())
+    other = lm.generate(PROMPTS[0], policy=Blend(threshold=0.6), max_new_tokens=LENGTH, stop=())
     assert [step.intervened for step in out.steps] != [step.intervened for step in other.steps]
 
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ...shades import SHADES
 from ...trace import RATE_LIMIT
 from ..records import plain
-from ..shades import SHADES
 from ..statistics import Interval
 from . import figures
 from .diagnosis import Diagnosis

@@ -12,6 +12,7 @@ from ...engine.scoring import Score
 from ...generator import BlendInGenerator
 from ...policy import GuideOnly, Policy, described
 from ...prompts import BASE_STOP
+from ...settings import KINDS
 from ..records import Record
 from ..tasks.task import Item, Task
 from .folder import RunFolder
@@ -36,12 +37,17 @@ def config(
         max_new_tokens: of an answer; None: the task's.
         chat_template_kwargs: settings for the guide's chat template.
         **further: where the items came from, and anything else to record.
+
+    Raises:
+        ValueError: `max_new_tokens` is no integer from 1 up.
     """
+    length = task.max_new_tokens if max_new_tokens is None else max_new_tokens
+    length = KINDS["max_new_tokens"]("max_new_tokens", length)
     return {
         "task": task.name,
         "items": len(task.items),
         "system": task.system,
-        "max_new_tokens": max_new_tokens or task.max_new_tokens,
+        "max_new_tokens": length,
         "stop": [BASE_STOP] if task.writes else [],
         "do_sample": False,
         "base": gen.base.name,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...values import Integer
 from ..csv_files import read_csv
 
 T = TypeVar("T")
@@ -152,8 +153,7 @@ def subset(items: Sequence[T], limit: int | None, seed: int = SUBSET_SEED) -> li
     Raises:
         ValueError: for a limit below 1.
     """
+    limit = Integer(1, none="all")("limit", limit)
     if limit is None:
         return list(items)
-    if limit < 1:
-        raise ValueError(f"limit is {limit}; pass 1 or more, or None for all")
     return [items[place] for place in sorted(permutation(len(items), seed)[:limit])]
