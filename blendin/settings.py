@@ -90,8 +90,8 @@ def _policy(name: str, value: Any) -> Policy | None:
     return None if value is None else as_policy(value)
 
 
-def _template_settings(name: str, value: Any) -> dict[str, Any]:
-    return checked_template_kwargs(plain(value))
+def _template_settings(name: str, value: Any) -> dict[str, Any] | None:
+    return None if value is None else checked_template_kwargs(value)
 
 
 def stop_texts(name: str, value: Any) -> tuple[str, ...] | None:

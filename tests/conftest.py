@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -37,6 +38,11 @@ def model(architecture: Any, kind: str, seed: int = 0) -> tuple[Any, PreTrainedT
 def generator(base: tuple[str, str, int], guide: tuple[str, str, int]) -> BlendInGenerator:
     """Each of (architecture, tokenizer kind, seed)."""
     return BlendInGenerator(model(*base), model(*guide))
+
+
+def readable(value: object) -> str:
+    """The name of a parameter in a test's, the same in every process: no address in it."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from typing import Any, get_type_hints
 import numpy as np
 import pytest
 import torch
+from conftest import readable
 
 from blendin import Blend, Defer, InterventionCap, Nudge, Policy, Sampling
 from blendin.policy import POLICIES, as_policy, described, named_policy
@@ -83,21 +84,23 @@ def test_numbers_are_taken_however_they_are_written(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*INTEGERS, *REALS])
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=readable)
 def test_what_is_no_number_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name} is .*; use "):
         KINDS[name](name, value)
 
 
 @pytest.mark.parametrize("name", INTEGERS)
-@pytest.mark.parametrize("value", [5.5, np.float32(2.5), Decimal("0.1"), Fraction(1, 3)], ids=repr)
+@pytest.mark.parametrize(
+    "value", [5.5, np.float32(2.5), Decimal("0.1"), Fraction(1, 3)], ids=readable
+)
 def test_what_is_no_whole_number_is_no_integer(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name} is .*; use "):
         KINDS[name](name, value)
 
 
 NONE_MEANS_SOMETHING = {"system", "policy", "stop", "sampling_top_k", "seed"}
-NONE_MEANS_SOMETHING |= {"max_cached_tokens", "progress"}
+NONE_MEANS_SOMETHING |= {"max_cached_tokens", "progress", "chat_template_kwargs"}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -164,7 +167,9 @@ def test_a_subclass_of_str_is_a_text(value: Any) -> None:
         assert {type(text) for text in found} == {str}
 
 
-@pytest.mark.parametrize("value", [b"x", bytearray(b"x"), 5, 0.5, {"a": "b"}, object()], ids=repr)
+@pytest.mark.parametrize(
+    "value", [b"x", bytearray(b"x"), 5, 0.5, {"a": "b"}, object()], ids=readable
+)
 @pytest.mark.parametrize("name", ["system", "stop"])
 def test_what_is_no_text_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{name} is "):
@@ -219,7 +224,7 @@ def test_numbers_of_policies_are_plain(policy: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize(("policy", "name"), NUMBER_FIELDS)
-@pytest.mark.parametrize("value", [*NO_NUMBERS, -1], ids=repr)
+@pytest.mark.parametrize("value", [*NO_NUMBERS, -1], ids=readable)
 def test_numbers_of_policies_that_are_none_are_refused(policy: Any, name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name}( \(.\))? is .*; .*use "):
         policy(**{name: value})

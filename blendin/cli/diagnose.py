@@ -94,7 +94,9 @@ def diagnose(
         loaded_base = gen.base
         if not gen.pair.prompts.chat_template.exists:
             left_out[gen.guide.name] = NO_TEMPLATE
-            messages.print(f"{gen.guide.name} is left out: {NO_TEMPLATE}", markup=False)
+            messages.print(
+                f"{gen.guide.name} is left out: {NO_TEMPLATE}", markup=False, soft_wrap=True
+            )
             continue
         folder = out / "runs" / re.sub(r"[^\w.-]+", "_", name).strip("_.")
         found.append(
@@ -110,7 +112,7 @@ def diagnose(
     write(found, ranking, left_out, html_path=page, json_path=values)
     show_verdicts(found, ranking)
     for name, reason in left_out.items():
-        console.print(f"{name} was left out: {reason}", markup=False)
+        console.print(f"{name} was left out: {reason}", markup=False, soft_wrap=True)
     messages.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
 
 

@@ -221,7 +221,7 @@ class DecodingOptions:
             stop = [text.replace("\\n", "\n") for text in stop if text]
         count = self.speculate
         speculate = int(count) if count.removeprefix("-").isdecimal() else count
-        template = read_template_kwargs(self.chat_template_kwargs)
+        template = self.chat_template_kwargs and read_template_kwargs(self.chat_template_kwargs)
         changed = {"stop": stop, "speculate": speculate, "chat_template_kwargs": template}
         return checked(asdict(self) | changed)
 

@@ -110,7 +110,7 @@ class Request:
             sampling,
             given["speculate"],
             index,
-            chat_template_kwargs=given["chat_template_kwargs"],
+            chat_template_kwargs=given["chat_template_kwargs"] or {},
         )
 
     def read(self, pair: Pair) -> SequenceState:

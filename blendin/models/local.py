@@ -84,7 +84,8 @@ class LanguageModel:
         capture = self.device.type == "cuda" if capture is None else capture
         self._runners = GraphRunners(model, name) if capture and self._keeps_logits else None
         try:
-            self._try_reading()
+            with torch.compiler.set_stance("force_eager"):  # or each shape would be compiled
+                self._try_reading()
         except NotCausal as reason:
             raise ValueError(f"{name!r} cannot be decoded with: {reason}") from reason
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import generator
+from conftest import generator, readable
 from transformers import set_seed
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
@@ -145,7 +145,7 @@ NO_TEXTS: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", NO_TEXTS, ids=repr)
+@pytest.mark.parametrize("value", NO_TEXTS, ids=readable)
 def test_what_is_no_text_is_an_error_of_its_row(gen: BlendInGenerator, value: Any) -> None:
     outs = gen.generate(["Why?", value, "x"], **SHORT)
     assert [out.error is None for out in outs] == [True, False, True]
@@ -153,7 +153,7 @@ def test_what_is_no_text_is_an_error_of_its_row(gen: BlendInGenerator, value: An
     json.dumps(outs[1].to_dict()), repr(outs[1]), outs[1]._repr_html_()
 
 
-@pytest.mark.parametrize("value", NO_TEXTS, ids=repr)
+@pytest.mark.parametrize("value", NO_TEXTS, ids=readable)
 def test_what_is_no_text_is_refused_alone(silent: BlendInGenerator, value: Any) -> None:
     if isinstance(value, list):
         return

@@ -359,7 +359,7 @@ def test_diagnose_goes_on_without_a_guide_that_has_no_chat_template(
     arguments += ["--max-new-tokens", "6", "--dtype", "float32", "--out", str(tmp_path / "out")]
     result = command(*arguments, "--guide", str(plain), "--guide", folders[3])
     assert result.exit_code == 0, result.output
-    assert f"{plain} is left out" in result.stderr.replace("\n", "")
+    assert f"{plain} is left out" in result.stderr
     assert f"{plain} was left out: it has no chat template" in result.stdout
     told = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [each["guide"] for each in told["diagnoses"]] == [folders[3]]
