@@ -250,7 +250,7 @@ class LanguageModel:
 
     def _try_reading(self) -> None:
         """Finds out how the model reads a text in pieces."""
-        trial = Trial(self.model)
+        trial = Trial(self.model, self._keeps_logits)
         self.varlen, self._state_use = None, None
         try:
             self.varlen = VarlenForward(self.model, trial)
