@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import torch
@@ -180,6 +181,7 @@ class GraphRunners:
     def __init__(self, model: PreTrainedModel, name: str) -> None:
         self.model, self.name = model, name
         self._free: dict[int, list[GraphRunner]] = {}
+        self._lock = RLock()
         self._given_up = False
         self._logged: set[str] = set()
 
@@ -190,8 +192,9 @@ class GraphRunners:
         capacity = SMALLEST_CAPACITY
         while capacity < tokens + max(WIDTHS):
             capacity *= 2
-        if self._free.get(capacity):
-            return self._free[capacity].pop()
+        with self._lock:
+            if self._free.get(capacity):
+                return self._free[capacity].pop()
         try:
             return GraphRunner(self.model, capacity)
         except CannotCapture as reason:
@@ -201,7 +204,8 @@ class GraphRunners:
     def give_back(self, runner: GraphRunner) -> None:
         """Makes a runner free for the next sequence."""
         runner.length = 0
-        self._free.setdefault(runner.capacity, []).append(runner)
+        with self._lock:
+            self._free.setdefault(runner.capacity, []).append(runner)
 
     def give_up(self, reason: Exception) -> None:
         """Takes the plain path from now on."""

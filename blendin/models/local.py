@@ -9,6 +9,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Sequence
+from threading import RLock
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class LanguageModel:
                 "model.generation_config.eos_token_id"
             )
         warn_of_unheeded(model.generation_config, name)
-        self.forwards = 0
+        self.forwards, self._lock = 0, RLock()
         signature = inspect.signature(without_wrappers(model).forward)
         self._keeps_logits = "logits_to_keep" in signature.parameters
         capture = self.device.type == "cuda" if capture is None else capture
@@ -286,7 +287,17 @@ class LanguageModel:
     def _read(
         self, contexts: Sequence[Context], positions: Sequence[int]
     ) -> list[tuple[list[int], Tensor]]:
-        """For each forward, which contexts it read to their end, and the logits of all of those."""
+        """For each forward, which contexts it read to their end, and the logits of all of those.
+
+        One thread at a time: a forward takes all of a device, and transformers' models keep what
+        they compute of positions.
+        """
+        with self._lock:
+            return self._read_locked(contexts, positions)
+
+    def _read_locked(
+        self, contexts: Sequence[Context], positions: Sequence[int]
+    ) -> list[tuple[list[int], Tensor]]:
         read = []
         pools: dict[Pool, list[int]] = {}
         for index, (context, count) in enumerate(zip(contexts, positions, strict=True)):

@@ -130,7 +130,11 @@ class TransformersCache:
         places = torch.arange(self.length, self.length + len(ids), device=input_device(self._model))
         for name in use.positions:
             given[name] = places[None] if name == "position_ids" else places
-        output = self._forward(ids, positions, use_cache=True, **given)
+        try:
+            output = self._forward(ids, positions, use_cache=True, **given)
+        except BaseException:  # half of its layers may have read the tokens
+            self._state, self._ids = None, []
+            raise
         states = [output[name] for name in STATE_NAMES if output.get(name) is not None]
         if not states:
             raise NotImplementedError("its forward returns no state of what it has read")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .attention_route import no_mask, routed
 from .context import Context
 from .devices import input_device, run_devices
 from .forward_mode import forward_mode
 from .kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_prefix
 from .trial import Trial
-from .varlen_batch import ATTENTION, VarlenBatch, VarlenUnsupported, attend_eager, attend_sdpa
+from .varlen_batch import VarlenBatch, VarlenUnsupported, attend_eager, attend_sdpa
 
 MAX_FORWARD_TOKENS = 2048
 """Bounds the activations, however many prompts arrive at once. One alone is read in one forward, as
@@ -78,14 +77,14 @@ class VarlenForward:
             wanted = places
             if not self._is_spread:
                 wanted = torch.tensor(places, dtype=torch.int64, device=device)
-        with forward_mode(self.model), _attention_of(self._config, ATTENTION):
+        with forward_mode(self.model), routed(batch):
             output = self.model(
                 input_ids=batch.ids,
                 position_ids=batch.positions,
+                attention_mask=no_mask(self.model.dtype, device),
                 use_cache=False,
                 return_dict=True,
                 logits_to_keep=wanted,
-                blendin_varlen=batch,
             )
         for segment, new in rows:
             segment.ids += new
@@ -101,6 +100,8 @@ class VarlenForward:
             segments = zip((one, other), trial.texts, ends, strict=True)
             rows = [(segment, text[segment.length : end]) for segment, text, end in segments]
             logits, batch = self.read(rows, [1, 1])
+            if not batch.windows:
+                raise VarlenUnsupported("its attention cannot be exchanged")
             self._check_windows(batch.windows)
             for text, end in enumerate(ends):
                 if error := trial.off_by(logits[text : text + 1], text, end):
@@ -184,14 +185,3 @@ def _next_forward(
 def _segment(context: Context) -> KVSegment:
     assert isinstance(context.cache, KVSegment)
     return context.cache
-
-
-@contextmanager
-def _attention_of(config: Any, name: str) -> Iterator[None]:
-    """A model's attention for one forward; its owner may use it too."""
-    before = config._attn_implementation
-    config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
