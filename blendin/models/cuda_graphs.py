@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from ..decision.prediction import total_variation
 from .devices import input_device, is_offloaded, run_devices
+from .trial import state_arguments
 
 logger = logging.getLogger("blendin")
 
@@ -74,6 +75,10 @@ class GraphRunner:
             raise CannotCapture(f"{capacity} tokens do not fit into its sliding window of {window}")
         self.model, self.capacity, self.length = model, capacity, 0
         self._boolean_mask = attention == "sdpa"
+        arguments = state_arguments(model)
+        if not arguments:
+            raise CannotCapture("its forward takes no state")
+        self._argument = arguments[0]
         self.cache = StaticCache(config=model.config, max_cache_len=capacity)
         self._layers: list[Any] = self.cache.layers
         if not all(_is_plain(layer) for layer in self._layers):
@@ -138,10 +143,10 @@ class GraphRunner:
             input_ids=ids,
             position_ids=rows[None],
             attention_mask=mask[None, None],
-            past_key_values=self.cache,
             use_cache=True,
             return_dict=True,
             logits_to_keep=positions,
+            **{self._argument: self.cache},
         )
         return output.logits[0]
 

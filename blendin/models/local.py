@@ -260,6 +260,8 @@ class LanguageModel:
             self._state_use, why = find_state_use(
                 self.model, trial, self.window, self._keeps_logits
             )
+            if not self._state_use.is_plain:
+                self._runners = None  # they know no other way
             if why is not None:
                 logger.warning("%s %s: %s", self.name, self._state_use.described, why)
 

@@ -47,6 +47,11 @@ class StateUse:
         return f"is given {' and '.join(self.positions)}"
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it reads as a model with keys and values alone does."""
+        return not (self.reads_anew or self.positions or self.single_tokens) and self.can_crop
+
+    @property
     def reads_anew(self) -> bool:
         """Whether there is no state at all."""
         return self.argument is None

@@ -168,9 +168,7 @@ def _ways(model: PreTrainedModel) -> Iterator[StateUse]:
     """Ways of reading over a state, the plain ones first."""
     parameters = inspect.signature(without_wrappers(model).forward).parameters
     takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
-    states = [name for name in STATE_NAMES if name in parameters]
-    if not states and takes_any:
-        states = ["past_key_values"]  # a wrapper's signature hides the model's own
+    states = state_arguments(model)
     positions = tuple(name for name in POSITION_NAMES if name in parameters)
     if not positions and takes_any:
         positions = ("position_ids",)
@@ -178,6 +176,15 @@ def _ways(model: PreTrainedModel) -> Iterator[StateUse]:
         for given in dict.fromkeys(((), positions)):
             for name in states:
                 yield StateUse(name, given, single_tokens)
+
+
+def state_arguments(model: Any) -> list[str]:
+    """The parameters of a model's forward that may take what it keeps of a text."""
+    parameters = inspect.signature(without_wrappers(model).forward).parameters
+    states = [name for name in STATE_NAMES if name in parameters]
+    if not states and any(each.kind == each.VAR_KEYWORD for each in parameters.values()):
+        states = ["past_key_values"]  # a wrapper's signature hides the model's own
+    return states
 
 
 def _read_in_pieces(caches: list[TransformersCache], trial: Trial) -> str | None:
