@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from .devices import input_device
 from .forward_mode import forward_mode
 
-STATE_NAMES = ("past_key_values", "cache", "cache_params", "state", "mems", "past_buckets_states")
+STATE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 """What transformers' models call what they keep of a text, in their signatures and outputs."""
 
 
