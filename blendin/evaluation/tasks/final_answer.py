@@ -29,6 +29,10 @@ from fractions import Fraction
 from .numerals import Numeral, numerals, plain
 from .thoughts import own_answer
 
+_LONGEST_GAP = 200
+"""Characters between a mark and its number; what is longer has a word in it."""
+_LONGEST_BOX = 2000
+
 _HASHES = re.compile(r"#{4,}")
 _DECORATION = r"[*_`\"'#]*"
 _TOPIC = (
@@ -53,9 +57,9 @@ _FILLER = re.compile(
 )
 _ABBREVIATED = r"(?<!\bRs\.)(?<!\bNo\.)(?<!\bvs\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bapprox\.)"
 _SENTENCE_END = re.compile(rf"(?<=[.!?]){_ABBREVIATED}[\s*_)]+|\n+")
-_EQUALS = re.compile(r":=|[-=]*[=≈≅≃≡→⇒⟶⟹]+>?|->|\b(?:equals?|is equal to|equal to|equalling|equaling)\b")
+_EQUALS = re.compile(r":=|[-=]{0,4}[=≈≅≃≡→⇒⟶⟹]+>?|->|\b(?:equals?|is equal to|equal to|equalling|equaling)\b")
 _OPERATOR = r"(?:[-+*/×÷^]|\b(?:times|plus|minus|divided by|multiplied by|of|added to)\b)"
-_TERM = r"[$(]*(?:[0-9][0-9,.]*[0-9]|[0-9])%?\)?(?:\s+[A-Za-z][A-Za-z/'-]*){0,3}?\)?"
+_TERM = r"[$(]*(?<![0-9])[0-9](?:[0-9,.]{0,30}[0-9])?%?\)?(?:\s+[A-Za-z][A-Za-z/'-]*){0,3}?\)?"
 _SAID_EQUALS = re.compile(
     rf"{_TERM}(?:\s*{_OPERATOR}\s*{_TERM}){{1,6}}\s*,?\s+"
     r"(?:(?:which|that|this|and|it) )?(?:is|are|makes?|gives?|leaves?|comes? (?:out )?to|yields?"
@@ -63,8 +67,8 @@ _SAID_EQUALS = re.compile(
     re.IGNORECASE,
 )
 # From the sign to its number: currency, brackets, and at most a few small words.
-_TO_RESULT = re.compile(r"[^A-Za-z0-9\n=.]*(?:(?:in|only|about|just|a total of|exactly|USD|Rs\.?)\s+)*"
-                        r"[^A-Za-z0-9\n=.]*(?=[0-9]|\.[0-9])")  # fmt: skip
+_TO_RESULT = re.compile(r"[^A-Za-z0-9\n=.]{0,20}(?:(?:in|only|about|just|a total of|exactly|USD|Rs\.?)\s+){0,3}"
+                        r"[^A-Za-z0-9\n=.]{0,20}(?=[0-9]|\.[0-9])")  # fmt: skip
 _RANGE = re.compile(r"[%$]?-\$?(?=[0-9])")
 _FURTHER = re.compile(r"\s*[-+*/×÷^]\s*[$(]*[0-9]")
 _CLAUSE_END = re.compile(r"[,;:](?=\s)|(?<=[\w.%)])\s+\(|\s-+\s(?![$(]?[0-9])|—|\b(?:because|since)\b", re.I)
@@ -104,14 +108,20 @@ def final_number(text: str, finished: bool = True) -> Fraction | None:
             as the last number of half a working is no answer.
     """
     own = own_answer(text)
-    return None if own is None else _Reading(plain(_without_annotations(own))).final(finished)
+    return None if own is None else _Reading(plain(_joined(own))).final(finished)
 
 
-def _without_annotations(text: str) -> str:
+def _joined(text: str) -> str:
     """GSM8K's calculator annotations, such as <<9*2=18>>, are before what they come to."""
     text = re.sub(r"<<[^<>\n]*>>(?=\s*[-$.]*[0-9])", "", text)
     # A line that begins with "=" goes on with the equation above it.
-    return re.sub(r"\s*(?:\\\\)?\s*\n\s*&?\s*(?==)", " ", text)
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if lines and line.lstrip(" \t&\\").startswith("="):
+            lines[-1] += " " + line.lstrip(" \t&\\")
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 class _Reading:
@@ -140,8 +150,9 @@ class _Reading:
         return [each for each in self.numbers[at:to] if each.end <= end]
 
     def _first(self, start: int, end: int) -> Numeral | None:
-        found = self._within(start, end)
-        return found[0] if found else None
+        at = bisect_left(self.numbers, start, key=lambda number: number.start)
+        is_there = at < len(self.numbers) and self.numbers[at].end <= end
+        return self.numbers[at] if is_there else None
 
     def _after_hashes(self) -> Iterator[Numeral]:
         """Numbers after "####", the last mark's first; a Markdown heading's number is none."""
@@ -174,12 +185,12 @@ class _Reading:
     def _boxed(self, start: int) -> Numeral | None:
         end = self._closing_brace(start)
         found = None if end is None else self._first(start, end)
-        return self._end_of_expression(found, end) if found and end else None
+        return self._direct(found, end) if found and end else None
 
     def _closing_brace(self, start: int) -> int | None:
         """Where the brace that was opened before `start` closes, or its line ends; else None."""
         depth = 1
-        for place in range(start, len(self.text)):
+        for place in range(start, min(len(self.text), start + _LONGEST_BOX)):
             depth += {"{": 1, "}": -1}.get(self.text[place], 0)
             if not depth:
                 return place
@@ -187,7 +198,7 @@ class _Reading:
         return line if line >= 0 and self.text[line:].strip() else None
 
     def _has_word(self, start: int, end: int) -> bool:
-        return _WORD.search(_FILLER.sub("", self.text[start:end])) is not None
+        return end - start > _LONGEST_GAP or _WORD.search(_FILLER.sub("", self.text[start:end])) is not None
 
     def _sentence_end(self, start: int, end: int) -> int:
         found = _SENTENCE_END.search(self.text, start, end)
@@ -283,7 +294,7 @@ class _Reading:
             right = gap and self._first(gap.end(), end)
             if not gap or not right or right.start != gap.end() or _FURTHER.match(self.text, right.end, end):
                 continue
-            if self._within(start, sign.end()):
+            if self._first(start, sign.end()):
                 found.append((sign.end(), right))
         return found
 

@@ -43,8 +43,10 @@ _INTEGER = (
     r"|(?<![0-9][.,])[0-9]{1,3}(?: [0-9]{3})+(?![0-9/:]|-[A-Za-z])|[0-9]+)"
 )
 _PLAIN = rf"{_INTEGER}(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+"
-_POWER = r"(?:\^\{?(?P<power>-?[0-9]{1,2})(?![0-9])\}?)"
-_SCIENTIFIC = r"(?: ?[*×] ?10\^\{?(?P<ten>[-+]?[0-9]{1,3})(?![0-9])\}?|[eE](?P<e>[-+]?[0-9]{1,3})\b)"
+# An exponent may stand in braces, and the last of them may be of something around it.
+_POWER = r"\^(?:\{(?P<power>-?[0-9]{1,2})\}|(?P<bare_power>-?[0-9]{1,2})(?![0-9]))"
+_TEN = r"\^(?:\{(?P<ten>[-+]?[0-9]{1,3})\}|(?P<bare_ten>[-+]?[0-9]{1,3})(?![0-9]))"
+_SCIENTIFIC = rf"(?: ?\* ?10{_TEN}|[eE](?P<e>[-+]?[0-9]{{1,3}})\b)"
 _MAGNITUDE = (
     r"(?P<magnitude>(?:[ -]?(?i:hundred|thousand|lakh|million|crore|billion|trillion)s?\b)+"
     r"|(?:[kK]|bn|mn|tn|[mMbB])(?![A-Za-z0-9^]|-[A-Za-z]))"
@@ -59,11 +61,12 @@ _NUMBER = re.compile(
 )
 _MINUS = re.compile(
     r"(?:^|[^\w)\]}%.$–—-]|(?:^|[^0-9\s])\s*\$\s?)-(?:\$ ?)?$"
-    r"|\bnegative\s+\$?\s?$|(?:^|[=:(,\n]|\b(?:is|are|be|was|equals|to|of|at))\s*\bminus\s+\$?\s?$",
+    # "minus" takes away from a number before it, if there is one in the same clause.
+    r"|\bnegative\s+\$?\s?$|(?:^|[=:;(.#{\n])[^0-9=:;(.#{\n]*\bminus\s+\$?\s?$",
     re.IGNORECASE,
 )
 _MONEY = re.compile(r"(?:\$|\b(?:USD|Rs\.?)) ?-?$")
-_BEFORE = 16
+_BEFORE = 48
 """How many characters before a number are looked at for its sign and currency."""
 
 _HALVES = "[¼-¾⅐-⅞]"
@@ -105,14 +108,14 @@ def plain(text: str) -> str:
                   lambda found: ".".join(part for part in found.groups() if part), text)  # fmt: skip
     for pattern, sign in _LATEX:
         text = re.sub(pattern, sign, text)
-    text = "".join(map(_ascii, re.sub(rf"(?<=[0-9])\s*(?=\\[dtc]?frac\b|{_HALVES})", " ", text)))
+    text = "".join(map(_ascii, re.sub(rf"(?<=[0-9])\s*(?=\\[dtc]?frac(?![A-Za-z])|{_HALVES})", " ", text)))
     text = _FRACTION.sub(_over, text.translate(_HYPHENS))
     text = re.sub(r"[⁰¹²³⁴-⁹⁻⁺]+", lambda run: "^" + run[0].translate(_SUPERSCRIPTS), text)
     text = re.sub(r"(?<=[0-9])(?:\\[, ;]|[~\u00a0\u2007-\u200a\u202f'’_])(?=[0-9]{3}(?![0-9]))",
                   ",", text)  # fmt: skip
     text = re.sub(r"\\[,;: ]", " ", text)
     text = re.sub(
-        r"(?<![0-9.,])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}(?![0-9.])|(?:\.[0-9]{3})+,[0-9]{1,2}(?![0-9,]))",
+        r"(?<![0-9.,])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}(?![0-9]|\.[0-9])|(?:\.[0-9]{3})+,[0-9]{1,2}(?![0-9,]))",
         lambda found: found[0].translate(str.maketrans(",.", ".,")), text,
     )  # fmt: skip
     # A letter between two numbers, or alone between a unit and a number, is a sign of operation.
@@ -173,11 +176,12 @@ def _value(found: re.Match[str]) -> Fraction | None:
     if found["whole"]:
         return _decimal(found["whole"]) + Fraction(found["part"])
     value, under = _decimal(found["over"]), _decimal(found["under"] or "1")
-    power = int(found["power"] or "1")
+    power = int(found["power"] or found["bare_power"] or "1")
+    ten = int(found["ten"] or found["bare_ten"] or found["e"] or "0")
     is_vast = power != 1 and len(found["over"]) > _MOST_DIGITS_OF_A_BASE
     if is_vast or not under or (not value and power < 1):
         return None
-    return value**power * Fraction(10) ** int(found["ten"] or found["e"] or "0") / under
+    return value**power * Fraction(10) ** ten / under
 
 
 def _decimal(digits: str) -> Fraction:
