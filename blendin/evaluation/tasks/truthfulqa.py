@@ -16,13 +16,18 @@ Protocols:
 from __future__ import annotations
 
 import math
-import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .data import SUBSET_SEED, permutation, rows
+from .option_letters import chosen_letter
+
+__all__ = [
+    "INSTRUCTION", "Choices", "Question", "chosen_letter", "is_correct", "letter_question", "letters",
+    "mc1", "mc2", "read",
+]  # fmt: skip
 
 INSTRUCTION = "Answer with the letter of the correct option."
 
@@ -131,61 +136,3 @@ def letter_question(item: Question, seed: int = SUBSET_SEED) -> tuple[str, str]:
 def is_correct(text: str, letter: str, letters: str) -> bool:
     """Whether the text chooses `letter` among `letters`."""
     return chosen_letter(text, letters) == letter
-
-
-def chosen_letter(text: str, letters: str) -> str | None:
-    """The option that a text chooses: one of `letters` (capitals), or None.
-
-    From the first of these that gives one:
-
-    1. the last letter that is called the answer: "the answer is B", "Answer: (B)", "correct option
-       is B", "B is correct", \\boxed{B};
-    2. the letter that the text begins with: "B", "B) Nothing", "(B)", "Option B", "B because ...",
-       unless the text lists options, each on a line of its own;
-    3. the one letter that the text names as "(B)", "B)" or "option B", if it names no other.
-
-    An A or I is a letter only where it cannot be a word: not in "A man", "I think" or "I, too".
-    """
-    text = re.sub(r"\\boxed\s*\{", " answer: ", text)
-    text = re.sub(r"\\[A-Za-z]+\s*\{|[*_`$\"“”{}\\]", "", text)
-    letter = _letter(letters)
-    stated = re.compile(
-        r"\b(?:answer|option|choice|letter)(?:\s+to\s[^.:\n]{1,60}?)?"
-        r"(?:\s+(?:is|would be|must be|should be)\b\s*:?|\s*:)\s*"
-        rf"(?:(?:option|choice|letter)\s+)?{letter}"
-        rf"|{letter}\s*[)\]]?\s+is\s+(?:the\s+)?(?:correct|right|true|best)\b",
-        re.IGNORECASE,
-    )
-    if answers := list(stated.finditer(text)):
-        return _name(answers[-1])
-    listed = re.findall(rf"^[ \t]*\(?([{letters}])[).:]", text, re.IGNORECASE | re.MULTILINE)
-    if len({each.upper() for each in listed}) > 1:
-        return None
-    first = re.compile(rf"\s*(?:(?:option|choice|letter)\s+)?{letter}", re.IGNORECASE)
-    if opening := first.match(text):
-        return _name(opening)
-    named = re.compile(
-        rf"(?<![\w'’])([{letters}])\)|\b(?:option|choice|letter)\s+{letter}", re.IGNORECASE
-    )
-    names = {_name(found) for found in named.finditer(text)}
-    return names.pop() if len(names) == 1 else None
-
-
-def _letter(letters: str) -> str:
-    """A pattern for one of the letters as a token of its own, in brackets or not."""
-    words = "".join(letter for letter in letters if letter in "AI")
-    others = "".join(letter for letter in letters if letter not in "AI")
-    alone = [rf"[(\[]([{letters}])[)\]]"]
-    if others:
-        # Not within a word, "B's", "X-ray" or "D.C."
-        alone.append(rf"(?<![\w'’])([{others}])(?![\w'’]|[-–.]\w)")
-    if words:
-        alone.append(
-            rf"(?<![\w'’])([{words}])(?=\s*(?:[)\]:;!]|\.(?!\w)|\n|$)"
-            r"|\s+(?:is|because|since)\b|\s+[-–—]\s|(?<=[Aa]),)"
-        )
-    return f"(?:{'|'.join(alone)})"
-
-
-def _name(found: re.Match[str]) -> str:
-    return next(group for group in found.groups() if group).upper()
