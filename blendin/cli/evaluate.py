@@ -55,7 +55,7 @@ def evaluate(
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(help="The most tokens of an answer; 256, 32 or 128 by default, by task."),
+        typer.Option(help="The most tokens of an answer; 512 for gsm8k, 256 for others, by default."),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
     chat_template_kwargs: ChatTemplateKwargs = None,
@@ -106,12 +106,23 @@ def report(
         typer.Option(help="Folder of the data files; else $BLENDIN_DATA, else the hub."),
     ] = None,
     out: Annotated[Path, typer.Option(help="The page, in Markdown.")] = Path("RESULTS.md"),
+    rescore: Annotated[
+        bool,
+        typer.Option("--rescore", help="Score the stored answers anew, and keep those scores."),
+    ] = False,
 ) -> None:
     """One page of several runs' results, in the order given."""
     from ..evaluation.runs.folder import write_whole
-    from ..evaluation.runs.page import page, read_results
+    from ..evaluation.runs.page import outdated, page, read_results
 
-    write_whole(out, page([read_results(run, data) for run in runs]))
+    results = [read_results(run, data, rescore) for run in runs]
+    for run, sentence in zip(runs, map(outdated, results), strict=True):
+        if sentence:
+            messages.print(f"{run}: {sentence}", markup=False, soft_wrap=True)
+    if rescore:
+        for run, each in zip(runs, results, strict=True):
+            write(each, run)
+    write_whole(out, page(results))
     messages.print(f"written to {out}", markup=False, soft_wrap=True)
 
 

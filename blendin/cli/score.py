@@ -1,4 +1,4 @@
-"""The evaluation's commands: `blendin score xstest` and `blendin paradox`."""
+"""The evaluation's commands: `blendin score` with its tasks, and `blendin paradox`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..evaluation.diagnosis.paradox import PairResult
     from ..evaluation.statistics import Interval
     from ..evaluation.tasks.judge import ChatJudge
+    from ..evaluation.tasks.written_answers import WrittenAnswers
     from ..evaluation.tasks.xstest import Completion, Report
 
 NOTES = 3
@@ -68,9 +69,7 @@ def score_xstest(
     """Label completions as refusal or compliance; compare with people's labels if there are any."""
     from ..evaluation.tasks.xstest import report, write_labels
 
-    for destination in (out, json_file):
-        if destination is not None:
-            _check_destination(destination, completions)
+    _check_destinations(completions, out, json_file)
     judge = _judge(judge_url, judge_model)
     rows = _completions(completions, data)
     ours = report(rows)
@@ -86,6 +85,72 @@ def score_xstest(
         messages.print(f"labels written to {out}", markup=False)
     if json_file is not None:
         json_file.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+
+
+Answers = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV with the column completion; answer (what is right), stop_reason where known."
+    ),
+]
+LabelledFile = Annotated[
+    Path | None, typer.Option(help="Write the file with what was read added to this one.")
+]
+FiguresFile = Annotated[
+    Path | None, typer.Option("--json", help="Write the figures to this file.")
+]
+
+
+@score_app.command("gsm8k")
+@takes_options
+def score_gsm8k(
+    completions: Answers, out: LabelledFile = None, json_file: FiguresFile = None
+) -> None:
+    """Read each completion's final number, as `evaluate gsm8k` does: blendin_number."""
+    from ..evaluation.tasks.written_answers import read_numbers
+
+    _check_destinations(completions, out, json_file)
+    _show_answers(read_numbers(completions), "number", out, json_file)
+
+
+@score_app.command("truthfulqa-letter")
+@takes_options
+def score_letters(
+    completions: Answers, out: LabelledFile = None, json_file: FiguresFile = None
+) -> None:
+    """Read the letter that each completion chooses: blendin_letter.
+
+    The options' letters are in the column letters (such as ABCD), else those listed in the column
+    prompt, else A to M.
+    """
+    from ..evaluation.tasks.written_answers import read_letters
+
+    _check_destinations(completions, out, json_file)
+    _show_answers(read_letters(completions), "letter", out, json_file)
+
+
+def _show_answers(
+    answers: WrittenAnswers, kind: str, out: Path | None, json_file: Path | None
+) -> None:
+    """How many answers give what is asked for, are right and are unfinished; the files."""
+    count = len(answers.rows)
+    if out is not None:
+        answers.write(out)
+    console.print(
+        f"{count} completions, {answers.given} give a {kind}, {answers.unfinished} unfinished"
+    )
+    if answers.accuracy is not None:
+        console.print(f"accuracy {answers.accuracy:.3f} (95 % interval)", markup=False)
+    if out is not None:
+        messages.print(f"written to {out}", markup=False)
+    if json_file is not None:
+        figures = {
+            "completions": count,
+            f"gave a {kind}": answers.given,
+            "unfinished": answers.unfinished,
+            "accuracy": _numbers(answers.accuracy),
+        }
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
 
 
 @takes_options
@@ -186,6 +251,12 @@ def _completions(path: Path, data: Path | None) -> list[Completion]:
         hint = "none of its prompts is XSTest's" if folder else "--data DIR would give them"
         messages.print(f"no rates by type: {path} has no column 'type', and {hint}", markup=False)
     return rows
+
+
+def _check_destinations(source: Path, *destinations: Path | None) -> None:
+    for destination in destinations:
+        if destination is not None:
+            _check_destination(destination, source)
 
 
 def _check_destination(path: Path, source: Path) -> None:

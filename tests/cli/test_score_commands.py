@@ -157,3 +157,81 @@ def test_the_papers_pairs_give_the_papers_correlations(tmp_path: Path) -> None:
     rounded = {task: round(tasks[task]["r"], 2) for task in ("gsm8k", "truthfulqa", "xstest")}
     assert rounded == {"gsm8k": -0.65, "truthfulqa": -0.56, "xstest": -0.76}
     assert plot.stat().st_size > 1000
+
+
+def written(path: Path, *rows: tuple[str, ...]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def column(path: Path, name: str) -> list[str]:
+    with path.open(newline="") as file:
+        return [row[name] for row in csv.DictReader(file)]
+
+
+def test_numbers_of_any_file_are_read_and_compared(tmp_path: Path) -> None:
+    source = written(
+        tmp_path / "in.csv",
+        ("id", "completion", "answer", "stop_reason"),
+        ("a", "The answer is 9 x 2 = 18", "18", "end"),
+        ("b", "She earned 70 000.", "#### 70,000", "end"),
+        ("c", "First, 16 - 7 = 9. Then", "18", "length"),
+        ("d", "<think>18", "18", "end"),
+        ("e", "It is 1/2, or 1/3", "", "end"),
+        ("f", "So -$2.50", "2.5", "end"),
+    )
+    out, told = tmp_path / "out.csv", tmp_path / "told.json"
+    arguments = ["score", "gsm8k", str(source), "--out", str(out), "--json", str(told)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert column(out, "blendin_number") == ["18", "70000", "", "", "1/3", "-2.5"]
+    assert column(out, "id") == list("abcdef")
+    assert "6 completions, 4 give a number, 2 unfinished" in done.output
+    figures = json.loads(told.read_text())
+    assert figures["accuracy"]["estimate"] == pytest.approx(2 / 5)
+    assert figures["unfinished"] == 2
+
+
+def test_letters_of_any_file_are_read_and_compared(tmp_path: Path) -> None:
+    rows = [
+        ("The answer is probably B.", "ABC", "B"),
+        ("A, C", "A-D", "A"),
+        ("D", "A, B, C", "A"),
+        ("（B）", "", "(B)"),  # noqa: RUF001
+    ]
+    source = written(tmp_path / "in.csv", ("completion", "letters", "answer"), *rows)
+    out = tmp_path / "out.csv"
+    done = CliRunner().invoke(app, ["score", "truthfulqa-letter", str(source), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert column(out, "blendin_letter") == ["B", "", "", "B"]
+    assert "accuracy 0.500 [" in done.output
+    asked = "Why?\nA) One\nB) Two\nAnswer with the letter of the correct option."
+    written(source, ("completion", "prompt"), ("C", asked), ("B", asked))
+    done = CliRunner().invoke(app, ["score", "truthfulqa-letter", str(source), "--out", str(out)])
+    assert column(out, "blendin_letter") == ["", "B"] and "accuracy" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "message"),
+    [
+        ("gsm8k", [("text",), ("18",)], "no column 'completion'"),
+        ("gsm8k", [("completion",)], "no completion in it"),
+        ("gsm8k", [("completion", "answer"), ("18", "none")], "row 1: the answer 'none'"),
+        ("truthfulqa-letter", [("completion", "letters"), ("B", "12")], "row 1: letters '12'"),
+        (
+            "truthfulqa-letter",
+            [("completion", "letters", "answer"), ("B", "AB", "A"), ("B", "AB", "C")],
+            "row 2: the answer 'C' is not one of the letters AB",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_scored_is_refused_by_row(
+    task: str, rows: list[tuple[str, ...]], message: str, tmp_path: Path
+) -> None:
+    source, out = written(tmp_path / "in.csv", *rows), tmp_path / "out.csv"
+    done = CliRunner().invoke(app, ["score", task, str(source), "--out", str(out)])
+    assert done.exit_code == 2 and message in done.stderr.replace("\n", " "), done.stderr
+    assert not out.exists()
+    done = CliRunner().invoke(app, ["score", task, str(source), "--out", str(source)])
+    assert done.exit_code == 2 and "choose another file" in done.stderr

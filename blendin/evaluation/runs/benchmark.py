@@ -45,6 +45,7 @@ def config(
     length = KINDS["max_new_tokens"]("max_new_tokens", length)
     return {
         "task": task.name,
+        "scorer": task.scorer,
         "items": len(task.items),
         "system": task.system,
         "max_new_tokens": length,
@@ -152,8 +153,11 @@ def _answers(
         progress=False,
     )
     for place, output in batch:
-        metrics = {} if output.error else task.score(items[place], output.text)
-        yield Record.of(items[place].id, output, metrics, elapsed=seconds())
+        item = items[place]
+        metrics = (
+            {} if output.error else task.score_answer(item, output.text, output.stop_reason)
+        )
+        yield Record.of(item.id, output, metrics, elapsed=seconds())
 
 
 def _likelihoods(

@@ -135,6 +135,15 @@ class RunFolder:
         seconds = max((sum(record.elapsed for record in records) for records in files), default=0)
         return tokens / seconds if seconds else math.nan
 
+    def rescore(self, scorer: str, score: Callable[[Record], Record]) -> None:
+        """Replaces every arm's records by those that `score` makes of them, and notes the scorer."""
+        for arm in self._manifest["arms"]:
+            for path in self._files(arm):
+                lines = [score(record).to_json() + "\n" for record in _read(path)]
+                write_whole(path, "".join(lines))
+        self._manifest["config"]["scorer"] = scorer
+        write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
+
     @contextmanager
     def writer(self, arm: str) -> Iterator[Callable[[Record], None]]:
         """A function that adds a record to this process's file and flushes it."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
+from ..records import Record
 from ..tasks.registry import load
-from ..tasks.task import origin
+from ..tasks.task import Task, origin
 from .folder import MANIFEST, RunFolder, read_manifest
 from .results import Results, markdown
 
@@ -18,15 +20,19 @@ SHOWN = 240
 """Characters of an example's answer."""
 
 
-def read_results(folder: str | Path, data: str | Path | None = None) -> Results:
+def read_results(
+    folder: str | Path, data: str | Path | None = None, rescore: bool = False
+) -> Results:
     """A run's results, its items read again from the data and checked to be the same.
 
     Args:
         folder: the run's.
         data: the folder of the data, as for `data.rows`.
+        rescore: whether the stored answers are scored anew, by this version's scorer, and kept so.
 
     Raises:
-        ValueError: there is no run, or its items differ from those of the data.
+        ValueError: there is no run, its items differ from those of the data, or its scores are of
+            likelihoods and cannot be made from what it keeps.
     """
     if not (Path(folder) / MANIFEST).is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: name a folder that `blendin evaluate` made")
@@ -36,7 +42,38 @@ def read_results(folder: str | Path, data: str | Path | None = None) -> Results:
         raise ValueError(
             f"{folder} was run on another edition of the data: pass --data with that edition"
         )
-    return Results(task, RunFolder(folder, config))
+    run = RunFolder(folder, config)
+    if rescore:
+        _rescore(task, run)
+    return Results(task, run)
+
+
+def _rescore(task: Task, run: RunFolder) -> None:
+    if not task.writes:
+        raise ValueError(
+            f"--rescore: {run.folder} is a run of {task.name}, whose likelihoods are not kept: "
+            "leave it out, or run it again in another folder"
+        )
+    items = {item.id: item for item in task.items}
+
+    def score(record: Record) -> Record:
+        if record.error is not None or record.id not in items:
+            return record
+        item = items[record.id]
+        return replace(record, metrics=task.score_answer(item, record.text, record.stop_reason))
+
+    run.rescore(task.scorer, score)
+
+
+def outdated(results: Results) -> str | None:
+    """A sentence where a run was scored by another version of its task's scorer."""
+    scorer = results.manifest["config"].get("scorer", "1")
+    if scorer == results.task.scorer:
+        return None
+    return (
+        f"Scored by version {scorer} of the scorer of {results.task.name}; this is version "
+        f"{results.task.scorer}: `blendin report --rescore` scores the stored answers anew."
+    )
 
 
 def page(results: Sequence[Results]) -> str:
@@ -82,14 +119,16 @@ def _section(results: Results) -> str:
     config = results.manifest["config"]
     drawn = f", drawn with seed {config['seed']}" if config["limit"] else " (all)"
     limit = f", at most {config['max_new_tokens']} new tokens" if results.task.writes else ""
+    scorer = f", scorer {config.get('scorer', '1')}"
     lines = [
         f"## {results.task.title}",
         "",
-        f"{config['items']} items{drawn}{limit}.",
+        f"{config['items']} items{drawn}{limit}{scorer}.",
         "",
         markdown(results.table()),
         *(f"- {sentence}" for sentence in results.conclusions),
         f"- {results.caution()}",
+        *(f"- {sentence}" for sentence in [outdated(results)] if sentence),
         *(f"- {sentence}" for sentence in _floor(results)),
         "",
         "Settings: " + "; ".join(_settings(results.manifest["arms"])) + ".",

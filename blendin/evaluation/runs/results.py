@@ -13,6 +13,7 @@ from typing import Any
 from ..records import Record
 from ..statistics import Interval, conclusion, pooled_rate
 from ..tasks.task import Item, Task
+from ..tasks.thoughts import is_unfinished
 from .folder import RunFolder
 
 AGAINST = {
@@ -36,6 +37,8 @@ class Arm:
         rate: interventions over tokens, all items together.
         finished: the share of answers that ended by themselves, neither cut off at the limit nor
             failed; None where given texts were scored.
+        unfinished: how many answers were cut off at the limit or end within a thought; None
+            where given texts were scored.
         length: tokens per answer, or per item, on average.
         tokens_per_second: written or scored.
     """
@@ -46,6 +49,7 @@ class Arm:
     figures: dict[str, Interval]
     rate: Interval
     finished: float | None
+    unfinished: int | None
     length: float
     tokens_per_second: float
 
@@ -83,6 +87,9 @@ class Results:
                 [record.interventions for record in made], [record.tokens for record in made]
             ),
             finished=sum(r.stop_reason in ("end", "stop") for r in made) / len(made)
+            if self.task.writes
+            else None,
+            unfinished=sum(r.stop_reason == "length" or is_unfinished(r.text) for r in made)
             if self.task.writes
             else None,
             length=sum(record.tokens for record in made) / len(made),
@@ -129,19 +136,19 @@ class Results:
             "are of that subset; the interval says what they may be on more such items."
         )
         limit = self.manifest["config"]["max_new_tokens"]
-        cut = [arm for arm in self.arms if arm.finished is not None and arm.finished < 0.9]
-        if cut:
+        if cut := [f"{arm.unfinished} of {arm.n} under {arm.name}" for arm in self.arms
+                   if arm.unfinished]:  # fmt: skip
             text += (
-                f" Many answers were cut off at {limit} tokens (see 'ended'): scores are of cut "
-                "answers."
+                f" Answers that are unfinished, cut off at {limit} tokens or within a thought: "
+                f"{', '.join(cut)}. Scores are of what they hold; --max-new-tokens gives more room."
             )
         return text
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows, the same for every rendering."""
         names = list(dict.fromkeys(name for arm in self.arms for name in arm.figures))
-        header = ["arm", *names, "intervention rate", "tok/s", "tokens"]
         writes = self.task.writes
+        header = ["arm", *names, *["unfinished"] * writes, "intervention rate", "tok/s", "tokens"]
         header += ["ended"] if writes else []
         failed = any(arm.failed for arm in self.arms)
         header += ["failed"] if failed else []
@@ -150,6 +157,7 @@ class Results:
             alone = self.manifest["arms"][arm.name]["name"] in ("BaseOnly", "GuideOnly")
             rate = f"{arm.rate.estimate:.3f}" if alone else f"{arm.rate:.3f}"  # 0, 1 by definition
             row = [arm.name, *(f"{arm.figures[name]:z.3f}" for name in names)]
+            row += [f"{arm.unfinished} of {arm.n}"] * writes
             row += [rate, f"{arm.tokens_per_second:.1f}", f"{arm.length:.0f}"]
             row += [f"{arm.finished:.0%}"] if writes else []
             row += [str(arm.failed)] if failed else []
@@ -169,6 +177,7 @@ class Results:
                     "figures": {name: figure._asdict() for name, figure in arm.figures.items()},
                     "intervention_rate": arm.rate._asdict(),
                     "finished": arm.finished,
+                    "unfinished": arm.unfinished,
                     "tokens_per_item": arm.length,
                     "tokens_per_second": _number(arm.tokens_per_second),
                 }

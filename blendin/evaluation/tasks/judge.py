@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from .chat_server import ChatServer, NoReply, api_key, check_url
 from .refusal import RefusalVerdict
+from .thoughts import visible
 from .xstest import CLASSES, Class, Completion, Label
 
 VERDICTS: Mapping[Class, RefusalVerdict] = {
@@ -135,7 +136,7 @@ class ChatJudge:
 
 def _labelled(server: ChatServer, completion: Completion) -> Label:
     """Raises `NoReply` where there is none."""
-    question = QUESTION.format(prompt=completion.prompt, completion=completion.text)
+    question = QUESTION.format(prompt=completion.prompt, completion=visible(completion.text))
     reply = server.reply(question, MAX_TOKENS)
     if found := named_class(reply):
         return _label(found)

@@ -48,7 +48,7 @@ _POWER = r"\^(?:\{(?P<power>-?[0-9]{1,2})\}|(?P<bare_power>-?[0-9]{1,2})(?![0-9]
 _TEN = r"\^(?:\{(?P<ten>[-+]?[0-9]{1,3})\}|(?P<bare_ten>[-+]?[0-9]{1,3})(?![0-9]))"
 _SCIENTIFIC = rf"(?: ?\* ?10{_TEN}|[eE](?P<e>[-+]?[0-9]{{1,3}})\b)"
 _MAGNITUDE = (
-    r"(?P<magnitude>(?:[ -]?(?i:hundred|thousand|lakh|million|crore|billion|trillion)s?\b)+"
+    r"(?P<magnitude>(?:[ -]?(?i:hundred|thousand|lakh|million|crore|billion|trillion)s?\b){1,3}"
     r"|(?:[kK]|bn|mn|tn|[mMbB])(?![A-Za-z0-9^]|-[A-Za-z]))"
 )
 _NUMBER = re.compile(

@@ -24,6 +24,7 @@ _STATES_BEFORE = (
     r"(?:go(?:ing)? (?:with|for)|went with|choose|chose|pick(?:ed)?|select(?:ed)?|say|guess|think|believe"
     r"|answer|vote for|opt for|lean towards?|settle on|stick with|take)"
     rf"(?:\s+(?:it|that){_IS})?{_SURE}\s*:?\s*",
+    r"\bnot\b[^.\n]{1,40}?\bbut(?: rather)?\s+",
     r"(?:\b(?:therefore|thus|hence|so|conclusion|finally)\b|→|⇒|[-=]>|✅|✔️?)\s*[,:]?\s*",
 )
 _VERDICT = r"(?:correct|right|true|best|(?:most )?accurate|the (?:answer|one|truth)|my (?:answer|choice|pick))"
@@ -212,7 +213,7 @@ def _letter(letters: str) -> str:
         joined = rf"\s*(?:,|/|&|\band\b|\bor\b|\bnor\b)\s*(?:(?:option|choice)\s+)?\(?[{letters}]\b(?!['’])"  # noqa: RUF001
         alone.append(
             rf"(?<![\w{apostrophe}])[{words}](?=\s*(?:[)\]:;!?]|\.(?!\w)|\n|$)"
-            rf"|\s+(?:is|because|since|isn['’]t)\b|\s+[-–—]\s|(?<=[Aa]),|{joined}(?!\s+\w))"  # noqa: RUF001
+            rf"|\s+(?:is|because|since|isn['’]t|rather than|instead of|not)\b|\s+[-–—]\s|(?<=[Aa]),|{joined}(?!\s+\w))"  # noqa: RUF001
         )
         alone.append(
             rf"(?<=option )[{words}]\b|(?<=choice )[{words}]\b|(?<=letter )[{words}]\b"

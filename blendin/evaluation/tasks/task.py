@@ -48,6 +48,8 @@ class Task:
         compared: of the scores, those by which arms are compared; higher is better.
         system: the system's text for both models.
         max_new_tokens: the limit of an answer where the run sets no other.
+        scorer: the version of `score`; a new one wherever the same answer may score otherwise.
+        score_when_cut: scores that are others where the answer was cut off at its limit.
     """
 
     name: str
@@ -58,6 +60,15 @@ class Task:
     compared: tuple[str, ...]
     system: str | None = None
     max_new_tokens: int = 0
+    scorer: str = "1"
+    score_when_cut: Callable[[Item, str], Metrics] | None = None
+
+    def score_answer(self, item: Item, text: str, stop_reason: str | None) -> Metrics:
+        """The scores of a written answer, which "length" says was cut off at its limit."""
+        metrics = self.score(item, text)
+        if stop_reason == "length" and self.score_when_cut is not None:
+            metrics = metrics | self.score_when_cut(item, text)
+        return metrics
 
     @property
     def writes(self) -> bool:
@@ -70,7 +81,7 @@ def answered(task: Task, max_new_tokens: int = 128) -> Task:
     if task.writes:
         return task
     return replace(
-        task, score=unscored, figures=lambda _: {}, compared=(), max_new_tokens=max_new_tokens
+        task, score=unscored, score_when_cut=None, figures=lambda _: {}, compared=(), max_new_tokens=max_new_tokens
     )
 
 

@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple, get_args
 from ..statistics import Interval, mean_of_rates, wilson
 from . import data
 from .refusal import RefusalVerdict, judge
+from .thoughts import visible
 
 Class = Literal["1_full_compliance", "2_full_refusal", "3_partial_refusal"]
 CLASSES: tuple[Class, ...] = get_args(Class)
@@ -197,7 +198,7 @@ def classifier(completions: Sequence[Completion]) -> list[Label]:
     """The classifier of `refusal` as a judge; adds blendin_label and blendin_score (0 to 1)."""
     labels = []
     for each in completions:
-        found = judge(each.prompt, each.text)
+        found = judge(each.prompt, visible(each.text))
         cells = {"blendin_label": found.label, "blendin_score": f"{found.score:.3f}"}
         labels.append(Label(found.label, found.label, cells))
     return labels

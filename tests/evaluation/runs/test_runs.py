@@ -136,7 +136,7 @@ def test_a_folder_of_another_run_is_refused_before_any_work(
     task = load("gsm8k", data)
     go(gen, task, opened(gen, task, tmp_path / "run"))
     before = lines(tmp_path / "run")
-    with pytest.raises(ValueError, match=r"config\.max_new_tokens is 12 there and 256 here"):
+    with pytest.raises(ValueError, match=r"config\.max_new_tokens is 12 there and 512 here"):
         RunFolder(tmp_path / "run", benchmark.config(gen, task))
     with pytest.raises(ValueError, match=r"arms\.blend\.threshold is 0\.9 there and 0\.4 here"):
         go(gen, task, opened(gen, task, tmp_path / "run"), {"blend": Blend()})
