@@ -55,7 +55,9 @@ def evaluate(
     ] = None,
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(help="The most tokens of an answer; 512 for gsm8k, 256 for others, by default."),
+        typer.Option(
+            help="The most tokens of an answer; 512 for gsm8k, 256 for others, by default."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
     chat_template_kwargs: ChatTemplateKwargs = None,

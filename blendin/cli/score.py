@@ -96,9 +96,7 @@ Answers = Annotated[
 LabelledFile = Annotated[
     Path | None, typer.Option(help="Write the file with what was read added to this one.")
 ]
-FiguresFile = Annotated[
-    Path | None, typer.Option("--json", help="Write the figures to this file.")
-]
+FiguresFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 
 
 @score_app.command("gsm8k")

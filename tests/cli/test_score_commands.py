@@ -198,7 +198,7 @@ def test_letters_of_any_file_are_read_and_compared(tmp_path: Path) -> None:
         ("The answer is probably B.", "ABC", "B"),
         ("A, C", "A-D", "A"),
         ("D", "A, B, C", "A"),
-        ("（B）", "", "(B)"),  # noqa: RUF001
+        ("（B）", "", "(B)"),
     ]
     source = written(tmp_path / "in.csv", ("completion", "letters", "answer"), *rows)
     out = tmp_path / "out.csv"

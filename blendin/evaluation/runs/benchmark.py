@@ -154,9 +154,7 @@ def _answers(
     )
     for place, output in batch:
         item = items[place]
-        metrics = (
-            {} if output.error else task.score_answer(item, output.text, output.stop_reason)
-        )
+        metrics = {} if output.error else task.score_answer(item, output.text, output.stop_reason)
         yield Record.of(item.id, output, metrics, elapsed=seconds())
 
 

@@ -136,7 +136,7 @@ class RunFolder:
         return tokens / seconds if seconds else math.nan
 
     def rescore(self, scorer: str, score: Callable[[Record], Record]) -> None:
-        """Replaces every arm's records by those that `score` makes of them, and notes the scorer."""
+        """Replaces all records by those that `score` makes of them, and notes the scorer."""
         for arm in self._manifest["arms"]:
             for path in self._files(arm):
                 lines = [score(record).to_json() + "\n" for record in _read(path)]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..records import Record
@@ -50,6 +50,8 @@ def read_results(
 
 def _rescore(task: Task, run: RunFolder) -> None:
     if not task.writes:
+        if run.manifest["config"].get("scorer", "1") == task.scorer:
+            return
         raise ValueError(
             f"--rescore: {run.folder} is a run of {task.name}, whose likelihoods are not kept: "
             "leave it out, or run it again in another folder"

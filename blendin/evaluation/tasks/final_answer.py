@@ -25,6 +25,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 from .numerals import Numeral, numerals, plain
 from .thoughts import own_answer
@@ -36,13 +37,14 @@ _LONGEST_BOX = 2000
 _HASHES = re.compile(r"#{4,}")
 _DECORATION = r"[*_`\"'#]*"
 _TOPIC = (
-    r"(?:,? (?:then|therefore|thus|hence|here|so),?"
+    r"(?:\s*\([^()\n]{0,40}\)|,? (?:then|therefore|thus|hence|here|so),?"
     r"|\s(?:to|for|of|in)\s(?!(?:[^.:\n]{0,30}\s)?(?:part|step|first|previous|next)\b)[^.:\n]{1,80}?)?"
 )
 _MARK = re.compile(
     rf"(?P<hashes>\A)(?!)|(?P<box>\\f?boxed\s*\{{)|(?P<tag><(?:final_)?answer>)"
     rf"|(?<!\bto )\b(?:answer|ans\b\.?){_DECORATION}{_TOPIC}\s*{_DECORATION}"
-    rf"(?:(?P<open>(?:is|was|(?:would|should|will|must|has to) be|comes (?:out )?to|equals|becomes)\b)"
+    rf"(?:(?P<open>(?:is|was|['’]s|(?:would|should|will|must|could|can|may|might|has to|ought to"
+    rf"|turns out to|works out to) be|(?:comes|works|turns)(?: out)? to|equals|becomes)\b)"
     rf"(?!\s*{_DECORATION}[:=])"
     rf"|(?:(?:is|was|(?:would|should|will|must) be)\s*)?{_DECORATION}(?P<colon>[:=]|→|[-=]+>))"
     rf"|^[ \t>]*{_DECORATION}[ \t]*(?:the |my )?(?:final )?answer[ \t]*{_DECORATION}[ \t]*$"
@@ -51,27 +53,36 @@ _MARK = re.compile(
 )
 _WORD = re.compile(r"(?<!\\)\b(?!USD\b|Rs\b)[A-Za-z]+")
 _FILLER = re.compile(
-    r"\b(?:about|approximately|roughly|around|exactly|simply|just|only|the number|a total of|equal to"
+    r"\b(?:about|approximately|roughly|around|exactly|simply|just|only|the number"
+    r"|a total of|equal to"
     r"|therefore|thus|then|negative|minus)\b",
     re.IGNORECASE,
 )
-_ABBREVIATED = r"(?<!\bRs\.)(?<!\bNo\.)(?<!\bvs\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)(?<!\bapprox\.)"
+_ABBREVIATED = (
+    r"(?<!\bRs\.)(?<!\bNo\.)(?<!\bvs\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)"
+    r"(?<!\bapprox\.)(?<!\bi\.e\.)"
+)
 _SENTENCE_END = re.compile(rf"(?<=[.!?]){_ABBREVIATED}[\s*_)]+|\n+")
-_EQUALS = re.compile(r":=|[-=]{0,4}[=≈≅≃≡→⇒⟶⟹]+>?|->|\b(?:equals?|is equal to|equal to|equalling|equaling)\b")
+_EQUALS = re.compile(
+    r":=|[-=]{0,4}[=≈≅≃≡→⇒⟶⟹]+>?|->|\b(?:equals?|is equal to|equal to|equalling|equaling)\b"
+)
 _OPERATOR = r"(?:[-+*/×÷^]|\b(?:times|plus|minus|divided by|multiplied by|of|added to)\b)"
 _TERM = r"[$(]*(?<![0-9])[0-9](?:[0-9,.]{0,30}[0-9])?%?\)?(?:\s+[A-Za-z][A-Za-z/'-]*){0,3}?\)?"
 _SAID_EQUALS = re.compile(
     rf"{_TERM}(?:\s*{_OPERATOR}\s*{_TERM}){{1,6}}\s*,?\s+"
-    r"(?:(?:which|that|this|and|it) )?(?:is|are|makes?|gives?|leaves?|comes? (?:out )?to|yields?"
-    r"|results? in|totals?)\b(?: us| you| a total of)?",
+    r"(?:(?:(?:which|that|this|and|it) )?(?:is|are|makes?|gives?|leaves?|comes? (?:out )?to|yields?"
+    r"|results? in|totals?|equals?)\b(?: us| you| a total of)?|(?:or|that is|namely)\b|i\.e\.,?)",
     re.IGNORECASE,
 )
 # From the sign to its number: currency, brackets, and at most a few small words.
-_TO_RESULT = re.compile(r"[^A-Za-z0-9\n=.]{0,20}(?:(?:in|only|about|just|a total of|exactly|USD|Rs\.?)\s+){0,3}"
+_TO_RESULT = re.compile(
+    r"[^A-Za-z0-9\n=.]{0,20}(?:(?:in|only|about|just|a total of|exactly|USD|Rs\.?)\s+){0,3}"
                         r"[^A-Za-z0-9\n=.]{0,20}(?=[0-9]|\.[0-9])")  # fmt: skip
 _RANGE = re.compile(r"[%$]?-\$?(?=[0-9])")
 _FURTHER = re.compile(r"\s*[-+*/×÷^]\s*[$(]*[0-9]")
-_CLAUSE_END = re.compile(r"[,;:](?=\s)|(?<=[\w.%)])\s+\(|\s-+\s(?![$(]?[0-9])|—|\b(?:because|since)\b", re.I)
+_CLAUSE_END = re.compile(
+    r"[,;:](?=\s)|(?<=[\w.%)])\s+\(|\s-+\s(?![$(]?[0-9])|—|\b(?:because|since)\b", re.I
+)
 _REASON = re.compile(r"\b(?:because|since)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(
     r",?\s\bso(?: that)?\b|[,;]\s+(?:and\s+)?(?:therefore|thus|hence|giving|leaving|making|meaning"
@@ -85,12 +96,15 @@ _LABEL = re.compile(
 )
 _LISTED = re.compile(r"(?:^|\n)[\s#*_>-]*$")
 _COUNTS_STEPS = re.compile(r"\s+(?:\w+ )?steps?\b", re.IGNORECASE)
-_STEPS_COUNTED = re.compile(r"\b(?:took|in|after|within|with|using)\s+(?:me |us |only |just )*$", re.I)
+_STEPS_COUNTED = re.compile(
+    r"\b(?:took|in|after|within|with|using)\s+(?:me |us |only |just )*$", re.I
+)
 _SPAN_OF_TIME = re.compile(
     r"\s+(?:more |full )?(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b", re.IGNORECASE
 )
 _LASTING = re.compile(
-    r"\b(?:in|after|over|within|for|during|every|each|per)\s+(?:the )?(?:last |next |first )?$", re.I
+    r"\b(?:in|after|over|within|for|during|every|each|per)\s+(?:the )?(?:last |next |first )?$",
+    re.I,
 )
 _FOR_A_PURPOSE = re.compile(
     r"(?<!need)(?<!needs)(?<!have)(?<!has)(?<!had)(?<!going)(?<!able)(?<!wants)(?<!want)(?<!ought)"
@@ -198,7 +212,10 @@ class _Reading:
         return line if line >= 0 and self.text[line:].strip() else None
 
     def _has_word(self, start: int, end: int) -> bool:
-        return end - start > _LONGEST_GAP or _WORD.search(_FILLER.sub("", self.text[start:end])) is not None
+        return (
+            end - start > _LONGEST_GAP
+            or _WORD.search(_FILLER.sub("", self.text[start:end])) is not None
+        )
 
     def _sentence_end(self, start: int, end: int) -> int:
         found = _SENTENCE_END.search(self.text, start, end)
@@ -230,21 +247,24 @@ class _Reading:
         if self._has_word(start, found.start):
             return self._last_statement(start, end)
         stop = self._sentence_end(found.end, end)
-        is_list = re.match(r"[.)]\s+\S", self.text[found.end : found.end + 9]) and self._is_label(found)
+        is_list = re.match(r"[.)]\s+\S", self.text[found.end : found.end + 9]) and self._is_label(
+            found
+        )
         if is_list or (self._says_more(found, stop) and self._results(stop, end)):
             return self._last_statement(start, end)
         return self._direct(found, stop)
 
     def _says_more(self, found: Numeral, stop: int) -> bool:
         """Whether a sentence that begins with a number is a step of a working, not an answer."""
-        return bool(self._results(found.start, stop)) or len(
-            _WORD.findall(self.text[found.end : stop])
-        ) > 3
+        return (
+            bool(self._results(found.start, stop))
+            or len(_WORD.findall(self.text[found.end : stop])) > 3
+        )
 
     def _last_statement(self, start: int, end: int) -> Numeral | None:
         """The result of the last sentence that has one."""
         cuts = [start, *(cut.end() for cut in _SENTENCE_END.finditer(self.text, start, end)), end]
-        for begin, stop in reversed(list(zip(cuts, cuts[1:], strict=False))):
+        for begin, stop in reversed(list(pairwise(cuts))):
             if any(not self._is_label(each) for each in self._within(begin, stop)):
                 return self._conclusion(begin, stop)
         return None
@@ -287,12 +307,20 @@ class _Reading:
 
     def _results(self, start: int, end: int) -> list[tuple[int, Numeral]]:
         """The equations' results, each with the place of its sign or words, in the text's order."""
-        signs = [*_EQUALS.finditer(self.text, start, end), *_SAID_EQUALS.finditer(self.text, start, end)]
+        signs = [
+            *_EQUALS.finditer(self.text, start, end),
+            *_SAID_EQUALS.finditer(self.text, start, end),
+        ]
         found = []
         for sign in sorted(signs, key=lambda each: each.end()):
             gap = _TO_RESULT.match(self.text, sign.end(), end)
             right = gap and self._first(gap.end(), end)
-            if not gap or not right or right.start != gap.end() or _FURTHER.match(self.text, right.end, end):
+            if (
+                not gap
+                or not right
+                or right.start != gap.end()
+                or _FURTHER.match(self.text, right.end, end)
+            ):
                 continue
             if self._first(start, sign.end()):
                 found.append((sign.end(), right))
@@ -302,7 +330,11 @@ class _Reading:
         """The number that an equation or a range beginning at a number comes to, else that one."""
         results = [each for at, each in self._results(found.start, end) if at >= found.end]
         between = self.text[found.end : results[0].start] if results else ""
-        if results and not _WORD.search(_FILLER.sub("", between)) and not re.match(r"\s*\(", between):
+        if (
+            results
+            and not _WORD.search(_FILLER.sub("", between))
+            and not re.match(r"\s*\(", between)
+        ):
             return results[-1]
         if (joint := _RANGE.match(self.text, found.end, end)) and (
             right := self._first(joint.end(), end)

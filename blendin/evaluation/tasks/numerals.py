@@ -48,7 +48,7 @@ _POWER = r"\^(?:\{(?P<power>-?[0-9]{1,2})\}|(?P<bare_power>-?[0-9]{1,2})(?![0-9]
 _TEN = r"\^(?:\{(?P<ten>[-+]?[0-9]{1,3})\}|(?P<bare_ten>[-+]?[0-9]{1,3})(?![0-9]))"
 _SCIENTIFIC = rf"(?: ?\* ?10{_TEN}|[eE](?P<e>[-+]?[0-9]{{1,3}})\b)"
 _MAGNITUDE = (
-    r"(?P<magnitude>(?:[ -]?(?i:hundred|thousand|lakh|million|crore|billion|trillion)s?\b){1,3}"
+    r"(?P<magnitude>(?:[ -]{0,3}(?i:hundred|thousand|lakh|million|crore|billion|trillion)s?\b){1,3}"
     r"|(?:[kK]|bn|mn|tn|[mMbB])(?![A-Za-z0-9^]|-[A-Za-z]))"
 )
 _NUMBER = re.compile(
@@ -70,7 +70,7 @@ _BEFORE = 48
 """How many characters before a number are looked at for its sign and currency."""
 
 _HALVES = "[¼-¾⅐-⅞]"
-_HYPHENS = str.maketrans(dict.fromkeys("−‐‑–﹣", "-"))  # noqa: RUF001 (they are what is read)
+_HYPHENS = str.maketrans(dict.fromkeys("−‐‑–﹣", "-"))
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _LATEX = (
     (r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|bf|operatorname)\s*\{([^{}]*)\}", r" \1 "),
@@ -81,6 +81,16 @@ _LATEX = (
     (r"\\div\b", "/"),
     (r"\\(?:approx|simeq|sim|equiv|cong)\b", "≈"),
     (r"\\(?:(?:long)?rightarrow|Rightarrow|to|implies)\b", "→"),
+)
+_DECIMAL_COMMA = re.compile(  # of euros
+    r"(?<![0-9.,])([0-9]+),([0-9]{1,2})(?= ?€)|(?<=€)([0-9]+),([0-9]{1,2})\b"
+)
+_DOTTED = re.compile(
+    r"(?<![0-9.,])[0-9]{1,3}"
+    r"(?:(?:\.[0-9]{3}){2,}(?![0-9]|\.[0-9])|(?:\.[0-9]{3})+,[0-9]{1,2}(?![0-9,]))"
+)
+_SPACED = re.compile(
+    r"(?<=[0-9])(?:\\[, ;]|[~\u00a0\u2007-\u200a\u202f'’_])(?=[0-9]{3}(?![0-9]))"
 )
 _FRACTION = re.compile(
     r"\\[dtc]?frac\s*(?:\{([^{}]*)\}|([0-9]))\s*(?:\{([^{}]*)\}|([0-9]))"  # also \frac12
@@ -104,20 +114,16 @@ class Numeral:
 
 def plain(text: str) -> str:
     """The text with all spellings of numbers, signs and operators in plain characters."""
-    text = re.sub(r"(?<![0-9.,])([0-9]+),([0-9]{1,2})(?= ?€)|(?<=€)([0-9]+),([0-9]{1,2})\b",
-                  lambda found: ".".join(part for part in found.groups() if part), text)  # fmt: skip
+    text = _DECIMAL_COMMA.sub(r"\1\3.\2\4", text)
     for pattern, sign in _LATEX:
         text = re.sub(pattern, sign, text)
-    text = "".join(map(_ascii, re.sub(rf"(?<=[0-9])\s*(?=\\[dtc]?frac(?![A-Za-z])|{_HALVES})", " ", text)))
+    text = "".join(
+        map(_ascii, re.sub(rf"(?<=[0-9])\s*(?=\\[dtc]?frac(?![A-Za-z])|{_HALVES})", " ", text))
+    )
     text = _FRACTION.sub(_over, text.translate(_HYPHENS))
     text = re.sub(r"[⁰¹²³⁴-⁹⁻⁺]+", lambda run: "^" + run[0].translate(_SUPERSCRIPTS), text)
-    text = re.sub(r"(?<=[0-9])(?:\\[, ;]|[~\u00a0\u2007-\u200a\u202f'’_])(?=[0-9]{3}(?![0-9]))",
-                  ",", text)  # fmt: skip
-    text = re.sub(r"\\[,;: ]", " ", text)
-    text = re.sub(
-        r"(?<![0-9.,])[0-9]{1,3}(?:(?:\.[0-9]{3}){2,}(?![0-9]|\.[0-9])|(?:\.[0-9]{3})+,[0-9]{1,2}(?![0-9,]))",
-        lambda found: found[0].translate(str.maketrans(",.", ".,")), text,
-    )  # fmt: skip
+    text = re.sub(r"\\[,;: ]", " ", _SPACED.sub(",", text))
+    text = _DOTTED.sub(lambda found: found[0].translate(str.maketrans(",.", ".,")), text)
     # A letter between two numbers, or alone between a unit and a number, is a sign of operation.
     text = re.sub(r"(?<=[0-9)%])\s*[xX](?=\s*[$(]?[0-9])|(?<=\s)[xX](?=\s+[$(]?[0-9])", "*", text)
     return text
@@ -127,12 +133,12 @@ def _ascii(character: str) -> str:
     """One character in ASCII where it is a digit, a form for print, an operator or a currency."""
     if character.isascii():
         return character
-    if character in "×✕✖∗⋅·∙⨯":  # noqa: RUF001
+    if character in "×✕✖∗⋅·∙⨯":
         return "*"
-    if character in "÷⁄∕":  # noqa: RUF001
+    if character in "÷⁄∕":
         return "/"
-    if "！" <= character <= "～" or re.match(_HALVES, character):  # noqa: RUF001
-        return unicodedata.normalize("NFKC", character).replace("⁄", "/")  # noqa: RUF001
+    if "！" <= character <= "～" or re.match(_HALVES, character):
+        return unicodedata.normalize("NFKC", character).replace("⁄", "/")
     category = unicodedata.category(character)
     if category == "Nd":
         return str(unicodedata.decimal(character))
@@ -141,10 +147,12 @@ def _ascii(character: str) -> str:
 
 def _over(found: re.Match[str]) -> str:
     over, under = found[1] or found[2] or "", found[3] or found[4] or ""
+    sign = "-" if re.match(r"\s*-", over) else ""
+    over = over.strip().removeprefix(sign)
     simple = re.compile(rf"\s*(?:{_PLAIN})\s*")
     if simple.fullmatch(over) and simple.fullmatch(under):
-        return f"{over.strip()}/{under.strip()}"
-    return f"({over})/({under})"
+        return f"{sign}{over.strip()}/{under.strip()}"
+    return f"({sign}{over})/({under})"
 
 
 def numerals(text: str) -> list[Numeral]:

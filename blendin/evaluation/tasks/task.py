@@ -81,7 +81,12 @@ def answered(task: Task, max_new_tokens: int = 128) -> Task:
     if task.writes:
         return task
     return replace(
-        task, score=unscored, score_when_cut=None, figures=lambda _: {}, compared=(), max_new_tokens=max_new_tokens
+        task,
+        score=unscored,
+        score_when_cut=None,
+        figures=lambda _: {},
+        compared=(),
+        max_new_tokens=max_new_tokens,
     )
 
 

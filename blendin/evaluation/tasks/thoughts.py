@@ -31,13 +31,18 @@ _END_OF_TURN = re.compile(
     r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|end|user|start_header_id|eom_id)\|>|</s>"
     r"|<end_of_turn>|\[INST\]|<\|start\|>user"
 )
-_HEADING = r"^[ \t#>*_]*"
+_HEADING = r"^[ \t#>*_\[]*(?:[0-9]{1,3}[.)][ \t]+)?"
 _QUESTION = re.compile(
-    rf"{_HEADING}(?:(?:new |next |another |follow-up )?(?:question|problem|exercise|example|task|puzzle)"
-    r"[ \t]*(?P<number>#?[0-9]{1,4}|[IVX]+)?[ \t]*[*_]*[:.)](?=\W|$)[*_]*"
+    rf"{_HEADING}(?:(?:new |next |another |follow-up )?"
+    r"(?:question|problem|exercise|example|task|puzzle)"
+    r"[ \t]*(?P<number>#?[0-9]{1,4}|[IVX]+)?[ \t]*[*_]*[:.)\]](?=\W|$)[*_]*"
     r"|(?:question|problem|exercise|example|task)[ \t]+#?(?P<named>[0-9]{1,4})[ \t]*[*_]*[ \t]*$"
     r"|(?<=#[ \t])(?:question|problem|exercise|instruction|input)[ \t]*:?[ \t]*$"
-    r"|(?:Q|Human|User|Instruction|Student|Input)[ \t]?(?P<short>[0-9]{0,4})[*_]*:)",
+    r"|(?:Q|Human|User|Instruction|Student|Input)[ \t]?(?P<short>[0-9]{0,4})[*_]*"
+    r"(?::|(?<=[0-9])[.)]))"
+    r"|^[^\n]{0,40}\b(?:another|next|new) (?:question|problem|exercise|example|puzzle)\b"
+    r"[^\n.:]{0,30}:"
+    r"|(?<=[.!?] )(?:Q|Question)[ \t]?[0-9]{0,4}:",
     re.IGNORECASE | re.MULTILINE,
 )
 

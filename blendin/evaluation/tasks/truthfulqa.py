@@ -25,9 +25,17 @@ from .data import SUBSET_SEED, permutation, rows
 from .option_letters import chosen_letter
 
 __all__ = [
-    "INSTRUCTION", "Choices", "Question", "chosen_letter", "is_correct", "letter_question", "letters",
-    "mc1", "mc2", "read",
-]  # fmt: skip
+    "INSTRUCTION",
+    "Choices",
+    "Question",
+    "chosen_letter",
+    "is_correct",
+    "letter_question",
+    "letters",
+    "mc1",
+    "mc2",
+    "read",
+]
 
 INSTRUCTION = "Answer with the letter of the correct option."
 

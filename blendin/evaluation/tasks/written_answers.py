@@ -128,7 +128,7 @@ def _was_cut(row: Mapping[str, str]) -> bool:
 def _letters(row: Mapping[str, str], place: str) -> str:
     """From the column "letters" (ABCD, A-D, "A, B, C"), else from the options in the prompt."""
     if named := row.get("letters", "").strip():
-        if span := re.fullmatch(r"([A-Z])\s*(?:[-–]|to)\s*([A-Z])", named, re.IGNORECASE):  # noqa: RUF001
+        if span := re.fullmatch(r"([A-Z])\s*(?:[-–]|to)\s*([A-Z])", named, re.IGNORECASE):
             first, last = (string.ascii_uppercase.index(each.upper()) for each in span.groups())
             letters = string.ascii_uppercase[first : last + 1]
         else:

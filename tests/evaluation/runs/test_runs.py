@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.cli.app import app
+from blendin.evaluation.records import Record
 from blendin.evaluation.runs import benchmark
 from blendin.evaluation.runs.arms import NAMES, arms
 from blendin.evaluation.runs.folder import MANIFEST, RunFolder, Shard
@@ -371,3 +372,73 @@ def test_diagnose_goes_on_without_a_guide_that_has_no_chat_template(
     assert alone.exit_code == 2 and "no guide is left to diagnose" in alone.stderr.replace(
         "\n", " "
     )
+
+
+def stored(gen: BlendInGenerator, task: Task, folder: Path, texts: list[tuple[str, str]]) -> None:
+    """A finished run under "base" whose answers and stop reasons are these."""
+    settings = benchmark.config(gen, task, max_new_tokens=12, **origin(task, None, 2606))
+    run = RunFolder(folder, settings | {"scorer": "1"})
+    run.add_arm("base", {"name": "BaseOnly"})
+    run.begin()
+    scores = {"accuracy": 0.0, "gave a number": 1.0}
+    with run.writer("base") as write:
+        for item, (text, reason) in zip(task.items, texts, strict=True):
+            write(Record(item.id, dict(scores), 12, 0, 1.0, 1.0, text, reason))
+
+
+def test_stored_answers_are_scored_anew_and_unfinished_ones_are_counted(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task, folder = load("gsm8k", data), tmp_path / "run"
+    texts = [
+        ("The answer is 5 x 0 = 0", "end"),
+        ("The answer is 1. To check, 5", "length"),
+        ("2 and then", "length"),
+        ("<think>The answer is 3", "end"),
+        ("<think>5</think>4", "stop"),
+    ]
+    stored(gen, task, folder, texts)
+    page_file = tmp_path / "page.md"
+    arguments = ["report", str(folder), "--data", str(data), "--out", str(page_file)]
+    first = command(*arguments)
+    assert first.exit_code == 0 and "version 1 of the scorer" in first.stderr.replace("\n", " ")
+    assert "| 0.000 [" in page_file.read_text() and "--rescore" in page_file.read_text()
+    again = command(*arguments, "--rescore")
+    assert again.exit_code == 0 and "version 1" not in again.stderr
+    text = page_file.read_text()
+    assert "| 0.600 [" in text and "| 3 of 5 |" in text and "3 of 5 under base" in text
+    metrics = [json.loads(line)["metrics"] for line in lines(folder)]
+    assert [each["accuracy"] for each in metrics] == [1, 1, 0, 0, 1]
+    assert [each["gave a number"] for each in metrics] == [1, 1, 0, 0, 1]
+    assert json.loads((folder / MANIFEST).read_text())["config"]["scorer"] == task.scorer
+    told = json.loads((folder / "results.json").read_text())
+    assert told["arms"][0]["unfinished"] == 3
+    run = RunFolder(folder, json.loads((folder / MANIFEST).read_text())["config"])
+    assert run.records("base")["4"].text == "<think>5</think>4"
+
+
+def test_likelihoods_cannot_be_scored_anew(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("truthfulqa", data, limit=2)
+    settings = benchmark.config(gen, task, max_new_tokens=12, **origin(task, 2, 2606))
+    go(gen, task, RunFolder(tmp_path / "run", settings), {"base": BaseOnly()})
+    before = lines(tmp_path / "run")
+    read_results(tmp_path / "run", data, rescore=True)  # they are of this very scorer
+    assert lines(tmp_path / "run") == before
+    manifest = json.loads((tmp_path / "run" / MANIFEST).read_text())
+    manifest["config"]["scorer"] = "0"
+    (tmp_path / "run" / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="likelihoods are not kept"):
+        read_results(tmp_path / "run", data, rescore=True)
+
+
+def test_a_run_of_another_scorer_is_not_gone_on_with(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("gsm8k", data)
+    settings = benchmark.config(gen, task, max_new_tokens=12)
+    run = RunFolder(tmp_path / "run", settings | {"scorer": "1"})
+    run.begin()
+    with pytest.raises(ValueError, match=r"config\.scorer is '1' there and '2' here"):
+        RunFolder(tmp_path / "run", settings)

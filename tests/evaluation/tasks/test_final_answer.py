@@ -79,7 +79,7 @@ def test_the_references_working_is_read_in_every_way(way: str) -> None:
         "9 x 2 = 18",
         "9x2=18",
         "9 X 2 = 18",
-        "9 × 2 = 18",  # noqa: RUF001
+        "9 × 2 = 18",
         "9 · 2 = 18",
         "9 ⋅ 2 = 18",
         r"9 \times 2 = 18",
@@ -102,6 +102,10 @@ def test_the_references_working_is_read_in_every_way(way: str) -> None:
         r"9 \times 2 \approx 18",
         r"9 \times 2 \rightarrow 18",
         "9 * 2 is equal to 18",
+        "9 eggs times $2 per egg, which equals $18",
+        "9 * 2, i.e. 18",
+        "9 * 2 or 18",
+        "25 percent of 72, or 18",
         "20% of 90 = 18",
         "20% of $90 is $18",
         "1/2 of 36 = 18",
@@ -183,6 +187,12 @@ def test_money_behind_a_mark() -> None:
         ('{"answer": 18, "steps": 2}', 18),
         ("*Answer*: 18\nThere were 16 eggs", 18),
         ("ANSWER: 18\nThere were 16 eggs", 18),
+        ("The answer's 18, from 2 numbers", 18),
+        ("The answer (in dollars) is 18. 7 days.", 18),
+        ("The answer turns out to be 18. 3 ducks.", 18),
+        ("The answer ought to be 18. 3 ducks.", 18),
+        ("Answer: 18\n\nExplanation: 16 - 7 = 9 and 9 * 2 = 18. That is 3 steps.", 18),
+        ("Answer: 18. Check: 18 / 9 = 2.", 18),
         # marks that are none
         ("To answer the question, there are 3 facts. 9 * 2 = 18", 18),
         ("The answer to the first part is 9. So 9 * 2 = 18", 18),
@@ -227,7 +237,7 @@ def test_marks_workings_and_statements(text: str, number: int) -> None:
         ("1/2 million", 500_000),
         ("3 lakh", 300_000),
         ("2 crore", 20_000_000),
-        ("1.2 × 10^6", 1_200_000),  # noqa: RUF001
+        ("1.2 × 10^6", 1_200_000),
         ("1.2 x 10^6", 1_200_000),
         ("1.2 * 10^{6}", 1_200_000),
         (r"1.2 \times 10^6", 1_200_000),
@@ -251,7 +261,7 @@ def test_marks_workings_and_statements(text: str, number: int) -> None:
         ("1 000 000 people", 10**6),
         ("1\u00a0000\u00a0000", 10**6),
         ("1'000'000", 10**6),
-        ("1’000", 1000),  # noqa: RUF001
+        ("1’000", 1000),
         ("1_000", 1000),
         ("1,00,000", 100_000),
         ("12,34,567", 1_234_567),
@@ -264,15 +274,15 @@ def test_marks_workings_and_statements(text: str, number: int) -> None:
         ("negative 3", -3),
         ("Negative $3", -3),
         ("minus 3", -3),
-        ("–3", -3),  # noqa: RUF001
+        ("–3", -3),
         ("‑3", -3),
-        ("－3", -3),  # noqa: RUF001
+        ("－3", -3),
         ("-3", -3),
         # scripts
-        ("１８", 18),  # noqa: RUF001
-        ("１，８００", 1800),  # noqa: RUF001
-        ("＄１８", 18),  # noqa: RUF001
-        ("１８．５", "37/2"),  # noqa: RUF001
+        ("１８", 18),
+        ("１，８００", 1800),
+        ("＄１８", 18),
+        ("１８．５", "37/2"),
         ("١٨", 18),
         ("१८", 18),
         ("১৮", 18),
@@ -286,6 +296,8 @@ def test_marks_workings_and_statements(text: str, number: int) -> None:
         (r"\frac1{2}", "1/2"),
         (r"\tfrac{1}{2}", "1/2"),
         (r"\frac{1,000}{3}", "1000/3"),
+        (r"\frac{-7}{2}", "-7/2"),
+        (r"\$1.5\text{ million}", 1_500_000),
         (r"1\frac12", "3/2"),
         ("1⁄2", "1/2"),
         # LaTeX around a number
@@ -323,6 +335,10 @@ def test_magnitudes_thousands_signs_and_scripts(form: str, text: str, number: in
         "\n\n### Problem 2\nTom has 5 apples. The answer is 5.",
         "\n\nProblem: Tom has 5 apples.",
         "\n\nNext question: Tom has 5 apples.",
+        "\n\nHere is another problem: Tom has 5 apples.",
+        "\n\n2. Question: Tom has 5 apples.",
+        "\n\nQ2. Tom has 5 apples.",
+        "\n\n[Question]\nTom has 5 apples.",
         "\n\nExample 3: Tom has 5 apples.",
         "\n\nExercise 2:\nTom has 5 apples.",
         "\n\nHuman: Tom has 5 apples.",
@@ -366,7 +382,8 @@ def test_of_an_answer_that_was_cut_off_only_a_mark_counts() -> None:
 
 @pytest.mark.parametrize("size", [20_000])
 @pytest.mark.parametrize(
-    "piece", ["9 ", "= ", "9 = ", "9 x ", "answer ", "(", "a ", "1,", "the answer is 9 times 9 ", "\n"]
+    "piece",
+    ["9 ", "= ", "9 = ", "9 x ", "answer ", "(", "a ", "1,", "the answer is 9 times 9 ", "\n"],
 )
 def test_reading_takes_time_in_proportion(piece: str, size: int) -> None:
     final_number(piece * (size // len(piece)))

@@ -23,14 +23,14 @@ LIST = "A) One\nB) Two\nC) Three\nD) Four"
         "The best answer is ({}).",
         "The answer to this question is {}.",
         "It's {}.",
-        "It’s {}.",  # noqa: RUF001
+        "It’s {}.",
         "It is {}.",
         "It's probably {}.",
         "It must be {}.",
         "That would be {}.",
         "I'd go with {}.",
         "I would go with {}.",
-        "I’d say {}.",  # noqa: RUF001
+        "I’d say {}.",
         "I choose {}.",
         "I would choose option {}.",
         "I'll pick {}.",
@@ -55,16 +55,16 @@ LIST = "A) One\nB) Two\nC) Three\nD) Four"
         "<think>A? Or D?</think>{}",
         # quoted, bracketed, in other widths
         "The answer is '{}'.",
-        "The answer is ‘{}’.",  # noqa: RUF001
+        "The answer is ‘{}’.",
         'The answer is "{}"',
         "The answer is “{}”.",
         "The answer is «{}».",
         "'{}'",
-        "（{}）",  # noqa: RUF001
+        "（{}）",
         "【{}】",
         "({})",
         "[{}]",
-        "{}）",  # noqa: RUF001
+        "{}）",
         "**({})**",
         "{}!",
         # behind a list, alone on the last line
@@ -80,6 +80,11 @@ LIST = "A) One\nB) Two\nC) Three\nD) Four"
         # beside letters that are rejected
         "{}, not D.",
         "Not D but {}.",
+        "D is the wrong one; {}.",
+        "Probably {}",
+        "Sure! {}",
+        "Answer - {}",
+        "答案是{}",
         "D is wrong. The answer is {}.",
         "D is incorrect, so {}.",
         "{}, because D is false.",
@@ -101,6 +106,13 @@ def test_a_letter_that_is_chosen_is_read(form: str, letter: str) -> None:
     "text",
     [
         # rejected
+        "B is a common myth",
+        "B is the wrong answer",
+        "B was disproven",
+        "B? No.",
+        "B is right and C is right",
+        "B C",
+        "Either A or C could be right",
         "B is wrong.",
         "B is incorrect.",
         "B is false.",
