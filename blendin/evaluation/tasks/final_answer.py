@@ -62,7 +62,7 @@ _ABBREVIATED = (
     r"(?<!\bRs\.)(?<!\bNo\.)(?<!\bvs\.)(?<!\bMr\.)(?<!\bMrs\.)(?<!\bDr\.)"
     r"(?<!\bapprox\.)(?<!\bi\.e\.)"
 )
-_SENTENCE_END = re.compile(rf"(?<=[.!?]){_ABBREVIATED}[\s*_)]+|\n+")
+_SENTENCE_END = re.compile(rf"(?<=[.!?]){_ABBREVIATED}(?![ ]=)[\s*_)]+|\n+")
 _EQUALS = re.compile(
     r":=|[-=]{0,4}[=≈≅≃≡→⇒⟶⟹]+>?|->|\b(?:equals?|is equal to|equal to|equalling|equaling)\b"
 )
@@ -81,7 +81,8 @@ _TO_RESULT = re.compile(
 _RANGE = re.compile(r"[%$]?-\$?(?=[0-9])")
 _FURTHER = re.compile(r"\s*[-+*/×÷^]\s*[$(]*[0-9]")
 _CLAUSE_END = re.compile(
-    r"[,;:](?=\s)|(?<=[\w.%)])\s+\(|\s-+\s(?![$(]?[0-9])|—|\b(?:because|since)\b", re.I
+    r"[,;:](?=\s)|(?<=[\w.%)])\s+\((?![^()0-9]*\)\s*=)|\s-+\s(?![$(]?[0-9])|—|\b(?:because|since)\b",
+    re.I,
 )
 _REASON = re.compile(r"\b(?:because|since)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(
@@ -303,7 +304,8 @@ class _Reading:
     def _is_aside(self, number: Numeral, start: int) -> bool:
         before = self.text[max(start, number.start - 40) : number.start]
         lasting = _SPAN_OF_TIME.match(self.text, number.end) and _LASTING.search(before)
-        return bool(lasting) or _FOR_A_PURPOSE.search(before) is not None
+        in_brackets = re.search(r"\w%?[ ]\([^()]*$", before)
+        return bool(lasting or in_brackets) or _FOR_A_PURPOSE.search(before) is not None
 
     def _results(self, start: int, end: int) -> list[tuple[int, Numeral]]:
         """The equations' results, each with the place of its sign or words, in the text's order."""
