@@ -10,7 +10,6 @@ import codecs
 import io
 import os
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -29,6 +28,9 @@ READER_GONE = 141
 
 READABLE = "blendin.readable"
 """The error handler of streams that lack a character."""
+
+SYMBOLS = {"α": "alpha", "λ": "lambda", "τ": "tau"}
+"""The paper's, where they stand alone: within a word they are letters."""
 
 SIGNS = str.maketrans({"·": "-", "–": "-", "…": "...", "→": "->"})
 
@@ -179,8 +181,8 @@ def _readable(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]
-    if len(missing) == 1 and (name := unicodedata.name(missing, "")).startswith("GREEK SMALL"):
-        return name.rpartition(" ")[2].lower(), error.end
+    if missing in SYMBOLS:
+        return SYMBOLS[missing], error.end
     ascii_only = missing.translate(SIGNS).encode("ascii", "backslashreplace").decode()
     return ascii_only, error.end
 

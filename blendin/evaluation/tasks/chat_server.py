@@ -31,7 +31,7 @@ class NoReply(Exception):
         self.advice, self.lost = advice, lost
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.advice, self.lost)
+        return type(self), (str(self), self.advice, self.lost), self.__dict__
 
 
 class ChatServer:
