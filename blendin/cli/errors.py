@@ -104,14 +104,3 @@ def check_folder(name: str, path: Path) -> None:
         raise ValueError(
             f"{as_option(name, path)} cannot be used: {reason}; name a writable folder"
         )
-
-
-def check_text(name: str, value: Any) -> None:
-    """Checks what was given on the command line.
-
-    Raises:
-        ValueError: it has a NUL character, which no name of a file and no argument can have.
-    """
-    for each in value if isinstance(value, (list, tuple)) else (value,):
-        if isinstance(each, (str, Path)) and "\0" in str(each):
-            raise ValueError(f"{as_option(name)} has a NUL character: leave it out")

@@ -21,7 +21,7 @@ from ..policy import (
     parameters,
 )
 from ..values import spelled
-from .errors import as_option, check_text, errors_in_one_line
+from .errors import as_option, errors_in_one_line
 from .streams import messages
 
 if TYPE_CHECKING:
@@ -266,14 +266,11 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
-        given = list(arguments.items())
         built = {
             name: group(**{field.name: arguments.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
         with spelled(as_option), errors_in_one_line():
-            for name, value in given:
-                check_text(name, value)
             command(**arguments, **built)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

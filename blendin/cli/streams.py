@@ -10,7 +10,7 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -115,12 +115,16 @@ messages = ShowingConsole(stderr=True)
 class Commands(TyperGroup):
     """The program: its streams take every character; where its reader leaves it ends in silence."""
 
-    def main(self, *args: Any, **settings: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
         """As typer does it."""
         make_readable(sys.stdout, sys.stderr)
+        for each in sys.argv[1:] if args is None else args:
+            if "\0" in each:  # of no shell, and of no file
+                messages.print(f"error: the argument {each} has a NUL character: leave it out")
+                sys.exit(2)
         try:
             try:
-                return super().main(*args, **settings)
+                return super().main(args, *more, **settings)
             finally:
                 if sys.stdout is not None:
                     sys.stdout.flush()

@@ -277,7 +277,7 @@ def test_answers_and_legends_are_shown_in_every_encoding(
     assert code == 0, err
     no_harm(out, err)
     if command != "models":
-        assert (LETTERS if encoding == "utf-8" else "tau lambda alpha ... -> ") in out
+        assert (LETTERS if encoding == "utf-8" else "tau lambda alpha ") in out
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -467,8 +467,9 @@ def test_files_that_cannot_be_are_refused_before_the_work(
     code, out, err = called(*(part.format(**place) for part in [*command, name]))
     assert (code, out) == (2, "")
     assert "Errno" not in err and "Traceback" not in err
-    assert err.startswith("error: ") or "embedded null" in err
-    assert command[-1] in err or name.format(**place)[:50] in err.replace("\n", "")
+    assert err.startswith("error: ")
+    named = visible(name.format(**place))[:50]
+    assert command[-1] in err or named in err.replace("\n", "")
 
 
 @pytest.mark.parametrize("name", ["{csv}", "{csv}/a", "{folder}/" + "x" * 300, "\0"], ids=ascii)
@@ -481,7 +482,7 @@ def test_folders_that_cannot_be_are_refused_before_the_work(
     (tmp_path / "a.csv").touch()
     code, out, err = called(*(part.format(**place) for part in [*command, name]))
     assert (code, out) == (2, "")
-    assert "--out" in err or "x" * 50 in err
+    assert "--out" in err or "x" * 50 in err or "NUL" in err
     assert "Errno" not in err and "Traceback" not in err
 
 

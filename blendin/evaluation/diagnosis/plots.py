@@ -51,6 +51,8 @@ SETTINGS = {
     "legend.frameon": False,
 }
 WIDTH = 5.8  # inches
+LONGEST = 48
+"""Characters of a name in a picture; the page has all of them."""
 
 
 def rate_by_position(diagnoses: Sequence[Diagnosis], name: str) -> str:
@@ -345,6 +347,8 @@ def _marked(axes: Axes, x: float, text: str) -> None:
 def _in_plain_letters(text: str) -> str:
     """Without what matplotlib would read as mathematics, or as a label to leave out."""
     text = visible(text, one_line=True)
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
     return text.replace("$", r"\$").replace("_", "\u200b_", 1 if text.startswith("_") else 0)
 
 
