@@ -559,6 +559,11 @@ def test_a_reader_that_is_gone_ends_it_in_silence(
     assert "error" not in err.text and "Traceback" not in err.text
 
 
+def test_a_home_folder_that_is_not_known_is_a_sentence(called: Any) -> None:
+    code, _, err = called("generate", "x", "--base", "~nobody-9/model")
+    assert code == 2 and "base='~nobody-9/model' cannot be loaded" in err.replace("\n", " ")
+
+
 def test_without_a_home_folder_it_is_said(called: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "BLENDIN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
