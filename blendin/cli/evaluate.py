@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,16 +11,17 @@ from rich.table import Table
 
 from ..evaluation.runs.arms import NAMES
 from ..evaluation.tasks.data import SUBSET_SEED
+from ..files import write_whole
+from ..visible import to_json
+from .errors import check_file, check_folder, interruptible
 from .options import (
     ArmOptions,
     ChatTemplateKwargs,
     ModelOptions,
     check_settings,
-    console,
-    interruptible,
-    messages,
     takes_options,
 )
+from .streams import console, messages
 
 if TYPE_CHECKING:
     from ..evaluation.runs.folder import RunFolder
@@ -77,6 +77,7 @@ def evaluate(
     template = read_template_kwargs(chat_template_kwargs)
     policies = arms(tuple(arm or NAMES), **arm_settings.given())
     check_settings(max_new_tokens, batch_size)
+    check_folder("out", out)
     loaded = [load(name, data, limit, seed) for name in tasks]
     shard = Shard.from_environment()
     if models.device_map is None and shard.device is not None:
@@ -108,11 +109,11 @@ def report(
     out: Annotated[Path, typer.Option(help="The page, in Markdown.")] = Path("RESULTS.md"),
 ) -> None:
     """One page of several runs' results, in the order given."""
-    from ..evaluation.runs.folder import write_whole
     from ..evaluation.runs.page import page, read_results
 
+    check_file("out", out)
     write_whole(out, page([read_results(run, data) for run in runs]))
-    messages.print(f"written to {out}", markup=False, soft_wrap=True)
+    messages.print(f"written to {out}", soft_wrap=True)
 
 
 def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
@@ -140,19 +141,15 @@ def show(results: Results) -> None:
             table.add_row(*row)
         console.print(table, soft_wrap=False)
     else:
-        console.print(f"{title}\n", markup=False)
-        console.print(markdown(results.table()), markup=False)
+        console.print(f"{title}\n")
+        console.print(markdown(results.table()))
     for sentence in results.conclusions:
-        console.print(f"· {sentence}", markup=False)
-    console.print(results.caution(), style="dim", markup=False)
+        console.print(f"· {sentence}")
+    console.print(results.caution(), style="dim")
 
 
 def write(results: Results, folder: Path) -> None:
     """`results.json`, and XSTest's completions for `blendin score xstest` and its judge."""
-    from ..evaluation.runs.folder import write_whole
-
-    write_whole(
-        folder / "results.json", json.dumps(results.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    )
+    write_whole(folder / "results.json", to_json(results.to_dict(), indent=2) + "\n")
     if results.task.name == "xstest":
         results.write_completions(folder)

@@ -24,6 +24,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..visible import visible
+
 logger = logging.getLogger("blendin")
 
 DEFAULT_BASE = "gemma-3-270m"
@@ -96,10 +98,20 @@ EMBEDDED: dict[str, EmbeddedModel] = {
 
 
 def cache_root() -> Path:
-    """`$BLENDIN_CACHE`, else `$XDG_CACHE_HOME/blendin`, else `~/.cache/blendin`."""
-    if own := os.environ.get("BLENDIN_CACHE"):
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "blendin"
+    """`$BLENDIN_CACHE`, else `$XDG_CACHE_HOME/blendin`, else `~/.cache/blendin`.
+
+    Raises:
+        PairError: there is no home folder.
+    """
+    own = os.environ.get("BLENDIN_CACHE")
+    root = Path(own or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        root = root.expanduser().absolute()
+    except RuntimeError as error:
+        raise PairError(
+            f"the home folder in {root} is not known: set HOME, or BLENDIN_CACHE to a folder"
+        ) from error
+    return root if own else root / "blendin"
 
 
 def is_installed(name: str) -> bool:
@@ -251,4 +263,4 @@ def _convert_in_child(gguf: Path, destination: Path) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"blendin: {message}", file=sys.stderr, flush=True)
+    print(f"blendin: {visible(message)}", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from ...generator import BlendInGenerator
 from ...policy import GuideOnly, Policy, described
 from ...prompts import BASE_STOP
 from ...settings import KINDS
+from ...visible import visible
 from ..records import Record
 from ..tasks.task import Item, Task
 from .folder import RunFolder
@@ -105,7 +106,7 @@ def run(
             results.writer(name) as write,
             tqdm(total=len(mine), initial=done_before, unit="item", disable=hidden) as bar,
         ):
-            bar.set_description(f"{task.name} {name}")
+            bar.set_description(visible(f"{task.name} {name}", one_line=True))
             tokens = interventions = 0
             for record in made:
                 write(record)

@@ -21,10 +21,12 @@ from typing import Any, Self, TypeVar
 
 import torch
 
+from ...files import naming, write_whole
 from ..records import Record
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
+REMEDY = "name a folder that `blendin evaluate` made, or run it anew in another"
 PACKAGES = ("blendin", "torch", "transformers", "tokenizers", "accelerate")
 
 
@@ -140,13 +142,18 @@ class RunFolder:
         """A function that adds a record to this process's file and flushes it."""
         path = self.folder / f"{arm}.{self.shard.rank:03}.jsonl"
         _drop_half_a_line(path)
-        with path.open("a", encoding="utf-8") as file:
+        file = path.open("a", encoding="utf-8")
 
-            def write(record: Record) -> None:
+        def write(record: Record) -> None:
+            with naming(path):
                 file.write(record.to_json() + "\n")
                 file.flush()
 
+        try:
             yield write
+        finally:
+            with naming(path):
+                file.close()
 
     def _files(self, arm: str) -> list[Path]:
         return sorted(self.folder.glob(f"{arm}.[0-9][0-9][0-9].jsonl"))
@@ -160,8 +167,22 @@ class RunFolder:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """A run's manifest, as `RunFolder.manifest` has it."""
-    manifest: dict[str, Any] = json.loads((Path(folder) / MANIFEST).read_text("utf-8"))
+    """A run's manifest, as `RunFolder.manifest` has it.
+
+    Raises:
+        ValueError: it is damaged, or of something else.
+        OSError: it cannot be read.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, it is no JSON ({error}): {REMEDY}") from error
+    parts = {"config": dict, "arms": dict, "sessions": list}
+    if not isinstance(manifest, dict) or any(
+        not isinstance(manifest.get(name), kind) for name, kind in parts.items()
+    ):
+        raise ValueError(f"{path} is no run's manifest, which has {', '.join(parts)}: {REMEDY}")
     return manifest
 
 
@@ -182,18 +203,18 @@ def machine() -> dict[str, Any]:
     return {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file at once: a reader finds either the old text or the new."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, "utf-8")
-    draft.replace(path)
-
-
 def _read(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):  # else its writer was killed or is still writing
-                yield Record.from_json(line)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):  # its writer was killed or is still writing
+                return
+            try:
+                yield Record.from_json(line.decode())
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise ValueError(
+                    f"{path}, line {number}, is damaged ({type(error).__name__}: {error}): delete "
+                    "the line, and run the same command again"
+                ) from error
 
 
 def _drop_half_a_line(path: Path) -> None:

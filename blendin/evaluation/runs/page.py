@@ -7,10 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...visible import visible
 from ..tasks.registry import load
 from ..tasks.task import origin
 from .folder import MANIFEST, RunFolder, read_manifest
 from .results import Results, markdown
+
+NEEDED = (
+    *("task", "limit", "seed", "items", "items_sha256", "max_new_tokens"),
+    *("base", "guide", "dtype"),
+)
+"""What a page takes from a run's configuration."""
 
 FLOOR = 0.1
 EXAMPLES = 2
@@ -30,7 +37,15 @@ def read_results(folder: str | Path, data: str | Path | None = None) -> Results:
     """
     if not (Path(folder) / MANIFEST).is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: name a folder that `blendin evaluate` made")
-    config = read_manifest(folder)["config"]
+    manifest = read_manifest(folder)
+    config = manifest["config"]
+    missing = [name for name in NEEDED if name not in config]
+    missing += ["sessions"] if not manifest["sessions"] else []
+    if missing:
+        raise ValueError(
+            f"{Path(folder) / MANIFEST} lacks {', '.join(missing)}: name a folder that `blendin "
+            "evaluate` made"
+        )
     task = load(config["task"], data, config["limit"], config["seed"])
     if origin(task, config["limit"], config["seed"])["items_sha256"] != config["items_sha256"]:
         raise ValueError(
@@ -53,7 +68,7 @@ def _made_by(results: Sequence[Results]) -> str:
     lines = [
         "Made by `blendin report` from runs of `blendin evaluate`; not edited by hand.",
         "",
-        f"- Base `{first['base']}` ({first['dtype'][0]}), guide `{first['guide']}` "
+        f"- Base {_code(first['base'])} ({first['dtype'][0]}), guide {_code(first['guide'])} "
         f"({first['dtype'][1]}), greedy decoding.",
     ]
     lines += [f"- {text}" for text in dict.fromkeys(map(_ran_on, results))]
@@ -136,9 +151,17 @@ def _examples(results: Results) -> list[str]:
     return [*lines, "</details>", ""]
 
 
+def _code(name: str) -> str:
+    """A name as code, whatever is in it."""
+    shown = visible(name, one_line=True)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    space = " " if "`" in shown else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
 def _one_line(text: str) -> str:
     """One line, escaped for Markdown."""
     line = " ⏎ ".join(part.strip() for part in text.strip().splitlines() if part.strip())
     if len(line) > SHOWN:
         line = line[:SHOWN].rstrip() + " …"
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|$~-])", r"\\\1", line) or "(nothing)"
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|$~&-])", r"\\\1", visible(line)) or "(nothing)"

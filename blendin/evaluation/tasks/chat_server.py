@@ -30,6 +30,9 @@ class NoReply(Exception):
         super().__init__(reason)
         self.advice, self.lost = advice, lost
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.advice, self.lost), self.__dict__
+
 
 class ChatServer:
     """A chat-completions server, asked from many threads."""

@@ -13,7 +13,7 @@ from typing import Any
 from ..records import Record
 from ..statistics import Interval, mean, wilson
 from . import gsm8k, truthfulqa, xstest
-from .data import SUBSET_SEED, read_rows, subset
+from .data import SUBSET_SEED, read_rows, read_text, subset
 from .refusal import judge
 from .task import Item, Metrics, Task, unscored
 
@@ -58,7 +58,7 @@ def of_prompts(
     if path.suffix in (".jsonl", ".json", ".csv"):
         prompts = [_prompt(row, f"row {n} of {path}") for n, row in enumerate(read_rows(path))]
     else:
-        prompts = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        prompts = [line for line in read_text(path).splitlines() if line.strip()]
     if not prompts:
         raise ValueError(f"{path} has no prompt: write one per line")
     items = _items([(prompt, None, ()) for prompt in prompts], limit, seed)

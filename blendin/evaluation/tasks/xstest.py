@@ -18,12 +18,14 @@ refusal is a completion without an answer:
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from ...files import write_whole
 from ..statistics import Interval, mean_of_rates, wilson
 from . import data
 from .refusal import RefusalVerdict, judge
@@ -261,7 +263,8 @@ def write_labels(destination: str | Path, *reports: Report) -> None:
     for each in reports:
         for row, label in zip(rows, each.labels, strict=True):
             row |= label.cells
-    with Path(destination).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    whole = io.StringIO(newline="")
+    writer = csv.DictWriter(whole, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(destination, whole.getvalue())
