@@ -97,9 +97,16 @@ EMBEDDED: dict[str, EmbeddedModel] = {
 
 def cache_root() -> Path:
     """`$BLENDIN_CACHE`, else `$XDG_CACHE_HOME/blendin`, else `~/.cache/blendin`."""
-    if own := os.environ.get("BLENDIN_CACHE"):
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "blendin"
+    own = os.environ.get("BLENDIN_CACHE")
+    place = own or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        root = Path(place).expanduser().absolute()
+    except RuntimeError as error:  # a user without a home, as in some containers
+        raise PairError(
+            f"there is no folder {place} ({error}): set BLENDIN_CACHE to a folder for the default "
+            "pair"
+        ) from error
+    return root if own else root / "blendin"
 
 
 def is_installed(name: str) -> bool:
@@ -144,6 +151,8 @@ def _sha256(path: Path) -> str:
 def _contents(target: Path, model: EmbeddedModel) -> dict[str, Any]:
     """What the manifest of `target` must say: every file's size and SHA-256."""
     paths = [path for path in target.iterdir() if path.name != MANIFEST and path.name[0] != "."]
+    if not all(path.is_file() for path in paths):  # a pipe would be read for ever
+        raise ValueError(f"{target} holds what is no file")
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashlib releases the GIL
         hashed = zip(paths, pool.map(_sha256, paths), strict=True)
     files = {path.name: {"size": path.stat().st_size, "sha256": sha} for path, sha in hashed}
@@ -152,9 +161,15 @@ def _contents(target: Path, model: EmbeddedModel) -> dict[str, Any]:
 
 def _is_intact(target: Path, model: EmbeddedModel) -> bool:
     try:
+        if not (target / MANIFEST).is_file():
+            return False
         manifest = json.loads((target / MANIFEST).read_bytes())
         return bool(manifest == _contents(target, model))
-    except (OSError, ValueError):  # absent, unreadable, or taken away by a process that rebuilds it
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # absent, unreadable, or taken away by a process that rebuilds it
         return False
 
 
@@ -168,7 +183,7 @@ def _build(target: Path, model: EmbeddedModel) -> Path:
                 shutil.rmtree(leftover, ignore_errors=True)
             if not _is_intact(target, model):  # nobody made it while this process waited
                 _replace(target, model)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter of file systems without locks
         raise PairError(
             f"cannot keep {model.name} under {root} ({error}): set BLENDIN_CACHE to another folder"
         ) from error

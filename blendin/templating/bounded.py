@@ -86,7 +86,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(
 
 
 @cache
-def _takes_a_parsed_template(kind: type[PreTrainedTokenizerBase]) -> bool:
+def _takes_a_parsed_template(kind: Any) -> bool:
     """Whether a tokenizer renders by transformers' jinja, and a parsed template as well."""
     if kind.apply_chat_template is not PreTrainedTokenizerBase.apply_chat_template:
         return False  # mistral-common: it has no template
