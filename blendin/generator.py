@@ -54,6 +54,9 @@ logger = logging.getLogger("blendin")
 class BlendInGenerator:
     """Text from a base model, guided at inference by a small aligned one.
 
+    Several threads may use one generator: each call gets what it would get alone. Forwards of one
+    model follow each other; a stream belongs to one thread at a time.
+
     Example:
         >>> gen = BlendInGenerator("gemma-3-270m", "smollm2-135m-instruct")
         >>> out = gen.generate("How can I kill a Python process?")
@@ -180,26 +183,33 @@ class BlendInGenerator:
         Raises:
             ValueError: for a setting of the wrong type or out of range, and for one prompt that is
                 empty or too long; before anything is decoded.
-            Interrupted: at Ctrl-C during a list; a `KeyboardInterrupt` that has the results so far.
-            ServerError: a server that does not answer for as long as patience lasts, or refuses; a
-                `ConnectionError` that has the result so far as its `output`.
+            Interrupted: at Ctrl-C; a `KeyboardInterrupt` that has the results so far.
+            ServerError: a server that does not answer for as long as patience lasts, or refuses.
+            RuntimeError: and whatever else a forward may raise for one prompt; every error has the
+                result so far as its `output`, of a list the results as its `outputs`.
         """
         prompts = columns(prompt, base_prompt, guide_prompt)
         if not is_batch(**prompts):
             checked({name: settings.pop(name) for name in _OF_LISTS if name in settings})
             stream = self.stream(**prompts, **settings)
-            for _ in stream:
-                pass
+            try:
+                for _ in stream:
+                    pass
+            except KeyboardInterrupt:
+                raise Interrupted([stream.output]) from None
             return stream.output
         batch = self.stream_batch(**prompts, **settings)
         outputs = [Generation() for _ in range(len(batch))]
         try:
             for place, output in batch:
                 outputs[place] = output
-        except KeyboardInterrupt:
+        except BaseException as error:
             for place, output in batch.unfinished.items():
                 outputs[place] = output
-            raise Interrupted(outputs) from None
+            if isinstance(error, KeyboardInterrupt):
+                raise Interrupted(outputs) from None
+            error.outputs = outputs  # type: ignore[attr-defined]
+            raise
         return outputs
 
     @overload

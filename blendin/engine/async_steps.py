@@ -15,12 +15,12 @@ from queue import SimpleQueue
 from ..decision.predict import NextTokens, rows_of
 from ..models.context import Context
 from ..models.protocol import Model
-from .loop import Read, step
+from .loop import Answer, Read, read, step
 from .pair import Pair
 from .sequence import SequenceState
 
-PendingStep = Generator[Read, NextTokens, None]
-Answer = tuple[SequenceState, PendingStep, Future[NextTokens]]
+PendingStep = Generator[Read, Answer, None]
+Answered = tuple[SequenceState, PendingStep, Future[NextTokens]]
 
 
 class AsyncSteps:
@@ -29,7 +29,7 @@ class AsyncSteps:
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._steps: dict[SequenceState, PendingStep] = {}
-        self._answered: SimpleQueue[Answer] = SimpleQueue()
+        self._answered: SimpleQueue[Answered] = SimpleQueue()
         self._local: dict[Model, list[tuple[SequenceState, PendingStep, Context]]] = {}
 
     def advance(self, sequences: Sequence[SequenceState]) -> None:
@@ -48,12 +48,10 @@ class AsyncSteps:
         if (begun := self._steps.pop(sequence, None)) is not None:
             begun.close()
 
-    def _resume(
-        self, sequence: SequenceState, begun: PendingStep, returned: NextTokens | None
-    ) -> None:
+    def _resume(self, sequence: SequenceState, begun: PendingStep, answer: Answer | None) -> None:
         """Runs a step until it has to wait, or is over."""
         try:
-            _, model, contexts = begun.send(returned)  # type: ignore[arg-type]
+            _, model, contexts = begun.send(answer)  # type: ignore[arg-type]
         except StopIteration:
             self._steps.pop(sequence, None)
             return
@@ -78,7 +76,7 @@ class AsyncSteps:
             self.forget(sequence)
             sequence.fail(error)
         else:
-            self._resume(sequence, begun, returned)
+            self._resume(sequence, begun, Answer(returned))
 
     def _read_here(self) -> bool:
         """Makes the reads of models that run here; whether there were any."""
@@ -87,7 +85,14 @@ class AsyncSteps:
             waiting = [each for each in waiting if self._steps.get(each[0]) is each[1]]
             if not waiting:
                 continue
-            returned = model.forward_batch([context for _, _, context in waiting])
+            returned, failed = read(model, [context for _, _, context in waiting])
+            row = 0
             for place, (sequence, begun, _) in enumerate(waiting):
-                self._resume(sequence, begun, rows_of(returned, [place]))
+                if place in failed:
+                    self.forget(sequence)
+                    sequence.fail(failed[place])
+                    continue
+                assert returned is not None
+                self._resume(sequence, begun, Answer(rows_of(returned, [row])))
+                row += 1
         return bool(local)

@@ -15,8 +15,9 @@ symbol of it, for every policy. Sequences are decided together, grouped by polic
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,8 @@ from .emission import check_finite, choose, emit_mixed, emit_own
 from .pair import Pair
 from .sequence import Role, SequenceState
 
+logger = logging.getLogger("blendin")
+
 ROWS_AT_ONCE = 8
 """Rows that a CPU mixes at once: each is megabytes, as wide as both vocabularies."""
 
@@ -41,6 +44,33 @@ class Read(NamedTuple):
     role: Role
     model: Model
     contexts: list[Context]
+
+
+class Answer(NamedTuple):
+    """What a model said.
+
+    Attributes:
+        returned: a row for each context that could be read, in their order; None where there is
+            none.
+        failed: what went wrong with the others, by their place.
+    """
+
+    returned: NextTokens | None
+    failed: Mapping[int, Exception] = {}
+
+
+def read(model: Model, contexts: Sequence[Context]) -> Answer:
+    """A forward of all contexts; where it fails one of each, so that a fault stays with its own."""
+    try:
+        return Answer(model.forward_batch(contexts))
+    except Exception as error:
+        if len(contexts) == 1 or model.is_async:
+            return Answer(None, dict.fromkeys(range(len(contexts)), error))
+        logger.warning("a forward of %d sequences failed (%s): each alone", len(contexts), error)
+    alone = [read(model, [context]) for context in contexts]
+    failed = {place: each.failed[0] for place, each in enumerate(alone) if each.failed}
+    rows = [each.returned for each in alone if isinstance(each.returned, Tensor)]
+    return Answer(torch.cat(rows) if rows else None, failed)
 
 
 class Asked(NamedTuple):
@@ -64,22 +94,22 @@ def advance(pair: Pair, sequences: Sequence[SequenceState]) -> None:
     verifications = pair.speculation.before_step(sequences)
     began, base_seconds = time.perf_counter(), None
     waiting = step(pair, sequences)
-    returned: NextTokens | None = None
+    answer: Answer | None = None
     while True:
         try:
-            role, model, contexts = waiting.send(returned)  # type: ignore[arg-type]
+            role, model, contexts = waiting.send(answer)  # type: ignore[arg-type]
         except StopIteration:
             break
         if role == "guide":
             base_seconds = time.perf_counter() - began
-        returned = model.forward_batch(contexts)
+        answer = read(model, contexts)
     seconds = time.perf_counter() - began
     pair.speculation.after_step(
         verifications, seconds if base_seconds is None else base_seconds, seconds
     )
 
 
-def step(pair: Pair, sequences: Sequence[SequenceState]) -> Generator[Read, NextTokens, None]:
+def step(pair: Pair, sequences: Sequence[SequenceState]) -> Generator[Read, Answer, None]:
     """One step of every sequence, each by its own policy and settings.
 
     Yields what it waits for: one read of the base for the sequences that ask it, and one of the
@@ -170,14 +200,16 @@ def _mix(
 
 def _read(
     pair: Pair, role: Role, sequences: Sequence[SequenceState]
-) -> Generator[Read, NextTokens, tuple[list[SequenceState], Any]]:
-    """What a model says, N rows, and the N sequences that can still be read."""
+) -> Generator[Read, Answer, tuple[list[SequenceState], Any]]:
+    """What a model says, N rows, and the N sequences that could be read."""
     model = pair.model(role)
     left = [sequence for sequence in sequences if sequence.can_be_read(model, role)]
     if not left:
         return [], None
-    returned = yield Read(role, model, [sequence.context(role) for sequence in left])
-    return left, returned
+    answer = yield Read(role, model, [sequence.context(role) for sequence in left])
+    for place, error in answer.failed.items():
+        left[place].fail(error)
+    return [each for place, each in enumerate(left) if place not in answer.failed], answer.returned
 
 
 def _by_policy(

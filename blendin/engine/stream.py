@@ -12,7 +12,6 @@ from typing import Generic, Self, TypeVar
 
 from tqdm.auto import tqdm
 
-from ..models.remote.completions import ServerError
 from ..trace import Generation, Step
 from .loop import advance
 from .pair import Pair
@@ -128,8 +127,7 @@ class Stream(Results[Step]):
             with self._sequence.failing_alone():  # what there is stays in `output`
                 advance(self._pair, [self._sequence])
             if (error := self._sequence.error) is not None:
-                if isinstance(error, ServerError):
-                    error.output = self.output
+                error.output = self.output  # type: ignore[attr-defined]
                 raise error
         if self._sequence.done:
             self._pair.leave(self._sequence.base, self._sequence.guide)
@@ -206,7 +204,7 @@ class Batch(Results[tuple[int, Generation]]):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `generate` of a list; what there is so far is in `outputs`.
+    """Ctrl-C during `generate`; what there is so far is in `outputs`.
 
     Attributes:
         outputs: a `Generation` for each prompt; those not finished have no `stop_reason`.
@@ -216,3 +214,6 @@ class Interrupted(KeyboardInterrupt):
         finished = sum(output.stop_reason is not None for output in outputs)
         super().__init__(f"{finished} of {len(outputs)} prompts are finished, see `outputs`")
         self.outputs = outputs
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[list[Generation]]]:
+        return type(self), (self.outputs,)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from ..decision.prediction import total_variation
 from .devices import input_device, is_offloaded, run_devices
+from .trial import state_arguments
 
 logger = logging.getLogger("blendin")
 
@@ -73,6 +75,10 @@ class GraphRunner:
             raise CannotCapture(f"{capacity} tokens do not fit into its sliding window of {window}")
         self.model, self.capacity, self.length = model, capacity, 0
         self._boolean_mask = attention == "sdpa"
+        arguments = state_arguments(model)
+        if not arguments:
+            raise CannotCapture("its forward takes no state")
+        self._argument = arguments[0]
         self.cache = StaticCache(config=model.config, max_cache_len=capacity)
         self._layers: list[Any] = self.cache.layers
         if not all(_is_plain(layer) for layer in self._layers):
@@ -137,10 +143,10 @@ class GraphRunner:
             input_ids=ids,
             position_ids=rows[None],
             attention_mask=mask[None, None],
-            past_key_values=self.cache,
             use_cache=True,
             return_dict=True,
             logits_to_keep=positions,
+            **{self._argument: self.cache},
         )
         return output.logits[0]
 
@@ -180,6 +186,7 @@ class GraphRunners:
     def __init__(self, model: PreTrainedModel, name: str) -> None:
         self.model, self.name = model, name
         self._free: dict[int, list[GraphRunner]] = {}
+        self._lock = RLock()
         self._given_up = False
         self._logged: set[str] = set()
 
@@ -190,8 +197,9 @@ class GraphRunners:
         capacity = SMALLEST_CAPACITY
         while capacity < tokens + max(WIDTHS):
             capacity *= 2
-        if self._free.get(capacity):
-            return self._free[capacity].pop()
+        with self._lock:
+            if self._free.get(capacity):
+                return self._free[capacity].pop()
         try:
             return GraphRunner(self.model, capacity)
         except CannotCapture as reason:
@@ -201,7 +209,8 @@ class GraphRunners:
     def give_back(self, runner: GraphRunner) -> None:
         """Makes a runner free for the next sequence."""
         runner.length = 0
-        self._free.setdefault(runner.capacity, []).append(runner)
+        with self._lock:
+            self._free.setdefault(runner.capacity, []).append(runner)
 
     def give_up(self, reason: Exception) -> None:
         """Takes the plain path from now on."""

@@ -9,6 +9,7 @@ import inspect
 import logging
 import weakref
 from collections.abc import Sequence
+from threading import RLock
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from .generation_config import warn_of_unheeded
 from .kv_pool import KVSegment, Pool
 from .lookahead import MAX_DRAFT_TOKENS, Lookahead
 from .precision import precision_of
+from .shallow import shallow
 from .transformers_cache import TransformersCache
 from .trial import NotCausal, Trial, find_state_use, without_wrappers
 from .varlen import VarlenForward
@@ -78,7 +80,7 @@ class LanguageModel:
                 "model.generation_config.eos_token_id"
             )
         warn_of_unheeded(model.generation_config, name)
-        self.forwards = 0
+        self.forwards, self._lock = 0, RLock()
         signature = inspect.signature(without_wrappers(model).forward)
         self._keeps_logits = "logits_to_keep" in signature.parameters
         capture = self.device.type == "cuda" if capture is None else capture
@@ -250,8 +252,10 @@ class LanguageModel:
 
     def _try_reading(self) -> None:
         """Finds out how the model reads a text in pieces."""
-        trial = Trial(self.model)
-        self.varlen, self._state_use = None, None
+        self.varlen, self._state_use = self._try_first_layers(), None
+        if self.varlen is not None:
+            return
+        trial = Trial(self.model, self._keeps_logits)
         try:
             self.varlen = VarlenForward(self.model, trial)
         except VarlenUnsupported as reason:
@@ -259,8 +263,21 @@ class LanguageModel:
             self._state_use, why = find_state_use(
                 self.model, trial, self.window, self._keeps_logits
             )
+            if not self._state_use.is_plain:
+                self._runners = None  # they know no other way
             if why is not None:
                 logger.warning("%s %s: %s", self.name, self._state_use.described, why)
+
+    def _try_first_layers(self) -> VarlenForward | None:
+        """A varlen forward that is right in the first layers; None where more must be tried."""
+        first, layers = shallow(self.model) or (None, 0)
+        if first is None:
+            return None
+        try:
+            VarlenForward(first, Trial(first, self._keeps_logits, layers))
+            return VarlenForward(self.model, None)
+        except (VarlenUnsupported, NotCausal):
+            return None
 
     def _open(self, context: Context) -> None:
         """Gives a context a cache where it has none, or has outgrown its CUDA graphs."""
@@ -286,7 +303,17 @@ class LanguageModel:
     def _read(
         self, contexts: Sequence[Context], positions: Sequence[int]
     ) -> list[tuple[list[int], Tensor]]:
-        """For each forward, which contexts it read to their end, and the logits of all of those."""
+        """For each forward, which contexts it read to their end, and the logits of all of those.
+
+        One thread at a time: a forward takes all of a device, and transformers' models keep what
+        they compute of positions.
+        """
+        with self._lock:
+            return self._read_locked(contexts, positions)
+
+    def _read_locked(
+        self, contexts: Sequence[Context], positions: Sequence[int]
+    ) -> list[tuple[list[int], Tensor]]:
         read = []
         pools: dict[Pool, list[int]] = {}
         for index, (context, count) in enumerate(zip(contexts, positions, strict=True)):

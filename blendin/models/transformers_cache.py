@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from .devices import input_device
 from .forward_mode import forward_mode
 
-STATE_NAMES = ("past_key_values", "cache", "cache_params", "state", "mems", "past_buckets_states")
+STATE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 """What transformers' models call what they keep of a text, in their signatures and outputs."""
 
 
@@ -45,6 +45,11 @@ class StateUse:
         if self.single_tokens:
             return "reads a text's tokens one by one after its prompt"
         return f"is given {' and '.join(self.positions)}"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it reads as a model with keys and values alone does."""
+        return not (self.reads_anew or self.positions or self.single_tokens) and self.can_crop
 
     @property
     def reads_anew(self) -> bool:
@@ -130,7 +135,11 @@ class TransformersCache:
         places = torch.arange(self.length, self.length + len(ids), device=input_device(self._model))
         for name in use.positions:
             given[name] = places[None] if name == "position_ids" else places
-        output = self._forward(ids, positions, use_cache=True, **given)
+        try:
+            output = self._forward(ids, positions, use_cache=True, **given)
+        except BaseException:  # half of its layers may have read the tokens
+            self._state, self._ids = None, []
+            raise
         states = [output[name] for name in STATE_NAMES if output.get(name) is not None]
         if not states:
             raise NotImplementedError("its forward returns no state of what it has read")

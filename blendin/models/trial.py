@@ -31,19 +31,27 @@ class Trial:
     """Two short texts read whole, beside which other ways of reading them are measured.
 
     Attributes:
+        layers: how many of the model's layers are there; None: all of them.
         texts: the token ids of each.
-        expected: `[2, LENGTH, V]` logits after each of their tokens.
+        expected: `[2, LENGTH - FIRST, V]` logits after each of their tokens but the first ones.
     """
 
-    LENGTH = 12
+    LENGTH, FIRST = 12, 4
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(
+        self, model: PreTrainedModel, keeps_logits: bool, layers: int | None = None
+    ) -> None:
         """Reads both.
+
+        Args:
+            model: the model.
+            keeps_logits: whether it takes `logits_to_keep`.
+            layers: how many of its layers it has; None: all of them.
 
         Raises:
             NotCausal: where the model cannot read a text as it is.
         """
-        self.model = model
+        self.model, self._keeps_logits, self.layers = model, keeps_logits, layers
         size = min(model.config.get_text_config().vocab_size, 1000)
         generator = torch.Generator().manual_seed(0)
         # The first ids are padding and the like, which some models count apart.
@@ -56,10 +64,12 @@ class Trial:
 
     @torch.inference_mode()
     def _whole(self, texts: Tensor) -> Tensor:
-        ids = texts.to(input_device(self.model))
+        ids, count = texts.to(input_device(self.model)), texts.shape[1] - self.FIRST
+        kept = {"logits_to_keep": count} if self._keeps_logits else {}
         try:
             with forward_mode(self.model):
-                return self.model(input_ids=ids, use_cache=False, return_dict=True).logits
+                output = self.model(input_ids=ids, use_cache=False, return_dict=True, **kept)
+                return output.logits[:, -count:]
         except Exception as error:  # a model may raise anything
             raise NotCausal(f"it cannot read a text ({type(error).__name__}: {error})") from error
 
@@ -74,8 +84,8 @@ class Trial:
 
         Nothing, but for rounding, in a causal model; some where activations are quantized.
         """
-        beginnings = torch.tensor(self.texts)[:, :7]
-        errors = zip(self._whole(beginnings), self.expected[:, :7], strict=True)
+        beginnings = self._whole(torch.tensor(self.texts)[:, :7])
+        errors = zip(beginnings, self.expected[:, : 7 - self.FIRST], strict=True)
         return max(relative_error(found, expected) for found, expected in errors)
 
     def off_by(self, found: Tensor, text: int, end: int) -> float:
@@ -86,6 +96,7 @@ class Trial:
             text: which of both.
             end: how many of its tokens were read.
         """
+        end -= self.FIRST
         error = relative_error(found, self.expected[text, end - len(found) : end])
         exact = (torch.float32, torch.float64)
         rounding = 2e-3 if self.expected.dtype in exact and self.model.dtype in exact else 0.1
@@ -161,9 +172,7 @@ def _ways(model: PreTrainedModel) -> Iterator[StateUse]:
     """Ways of reading over a state, the plain ones first."""
     parameters = inspect.signature(without_wrappers(model).forward).parameters
     takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
-    states = [name for name in STATE_NAMES if name in parameters]
-    if not states and takes_any:
-        states = ["past_key_values"]  # a wrapper's signature hides the model's own
+    states = state_arguments(model)
     positions = tuple(name for name in POSITION_NAMES if name in parameters)
     if not positions and takes_any:
         positions = ("position_ids",)
@@ -171,6 +180,15 @@ def _ways(model: PreTrainedModel) -> Iterator[StateUse]:
         for given in dict.fromkeys(((), positions)):
             for name in states:
                 yield StateUse(name, given, single_tokens)
+
+
+def state_arguments(model: Any) -> list[str]:
+    """The parameters of a model's forward that may take what it keeps of a text."""
+    parameters = inspect.signature(without_wrappers(model).forward).parameters
+    states = [name for name in STATE_NAMES if name in parameters]
+    if not states and any(each.kind == each.VAR_KEYWORD for each in parameters.values()):
+        states = ["past_key_values"]  # a wrapper's signature hides the model's own
+    return states
 
 
 def _read_in_pieces(caches: list[TransformersCache], trial: Trial) -> str | None:

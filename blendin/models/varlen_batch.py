@@ -1,7 +1,7 @@
 """One forward over many sequences, each with its own number of new tokens; nothing is padded.
 
 The new tokens of all sequences lie one after the other in a single row, as transformers' continuous
-batching lays them out; positions, and an attention function registered with transformers, keep the
+batching lays them out; positions, and an attention of our own (`attention_route`), keep the
 sequences apart. The model stays transformers' own.
 
 We decided against transformers' own paged attention: without a flash-attention package it copies
@@ -20,12 +20,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
 
 from .kv_pool import KVSegment
-
-ATTENTION = "blendin_varlen"
-"""The attention's name in transformers' registry."""
 
 
 class VarlenUnsupported(Exception):
@@ -212,23 +208,6 @@ def batches_single_tokens(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def _varlen_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    blendin_varlen: VarlenBatch,
-    sliding_window: int | None = None,
-    **how: Any,
-) -> tuple[Tensor, None]:
-    """What transformers calls in place of its own attention; causal masks are made here."""
-    assert attention_mask is None, "transformers makes no masks for attention it does not know"
-    how.pop("position_ids", None)
-    return blendin_varlen.attention(module, query, key, value, sliding_window, **how), None
-
-
 def attend_sdpa(
     module: Any,
     query: Tensor,
@@ -274,6 +253,3 @@ def attend_eager(
     assert not causal
     eager = sys.modules[type(module).__module__].eager_attention_forward
     return eager(module, query, key, value, mask, **how)[0].transpose(1, 2)
-
-
-AttentionInterface.register(ATTENTION, _varlen_attention)

@@ -9,9 +9,12 @@ where a forward over w tokens takes w times as long as one over a single token.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
+from threading import RLock
+from typing import Any, TypeVar, cast
 
 from ..models.lookahead import MAX_DRAFT_TOKENS
 
@@ -38,6 +41,19 @@ TRIALS = 3
 
 Kind = str
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def locked(method: Method) -> Method:
+    """Lets one thread at a time into an object's methods."""
+
+    @functools.wraps(method)
+    def entered(self: CostModel, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Method, entered)
+
 
 class CostModel:
     """The costs of one pair's forwards, and the acceptance of its drafts.
@@ -48,6 +64,7 @@ class CostModel:
     """
 
     def __init__(self) -> None:
+        self._lock = RLock()
         self.spent = self.lost = 0.0
         self._prompt = 0.0  # seconds for each token of a prompt, the fastest so far
         self._target: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=15))
@@ -56,11 +73,13 @@ class CostModel:
         self._drafted: dict[Kind, list[float]] = defaultdict(lambda: [2.0] * MAX_DRAFT_TOKENS)
         self._accepted: dict[Kind, list[float]] = defaultdict(lambda: [1.0] * MAX_DRAFT_TOKENS)
 
+    @locked
     def prompt_read(self, seconds: float, tokens: int) -> None:
         """A prompt's forward, which bounds from below what a further token can cost."""
         each = seconds / tokens
         self._prompt = min(self._prompt, each) if self._prompt else each
 
+    @locked
     def target_read(self, seconds: float, tokens: int, drafted: int, drafting: float = 0.0) -> None:
         """The target model's part in a step.
 
@@ -84,10 +103,12 @@ class CostModel:
                 extra += seconds - self.seconds(max(tokens, 1))
             self.lost = max(self.lost + extra, -CREDIT * self._medians[1])
 
+    @locked
     def guide_read(self, seconds: float) -> None:
         """The guide's part in a step, over what it had missed."""
         self._guide.append(seconds)
 
+    @locked
     def draft_judged(self, kind: Kind, accepted: int, judged: int) -> None:
         """Of the first `judged` tokens of a draft the text has `accepted`."""
         for place in range(judged):
@@ -107,6 +128,7 @@ class CostModel:
             return 0.0
         return LOSS * self.spent - self.lost
 
+    @locked
     def length(self, kind: Kind, most: int, by_guide: bool = False) -> int:
         """How many tokens of a draft are worth reading; 0 for none.
 

@@ -10,6 +10,7 @@ sampling does with a draft of probability 1.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from ..trace import Generation
 from ..vocab.alignment import Alignment
 from .cost_model import CostModel
 from .drafters import Draft, NgramLookup, guide_draft
+
+logger = logging.getLogger("blendin")
 
 
 def max_draft_tokens(speculate: Speculate) -> int | None:
@@ -249,7 +252,11 @@ class Speculation:
         if count < 1 or sequence.base is None or sequence.guide is None:
             return None
         pending = bytes(sequence.pending_bytes)
-        return guide_draft(self.guide_model, sequence.guide, self.alignment, pending, count)
+        try:
+            return guide_draft(self.guide_model, sequence.guide, self.alignment, pending, count)
+        except Exception as error:  # where it matters it will fail again, in the step itself
+            logger.warning("%s could not write a draft: %s", self.guide_model.name, error)
+            return None
 
     def _measure(self, step: Verification, base_seconds: float, seconds: float) -> None:
         context, guide = step.context, step.sequence.guide
