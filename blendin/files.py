@@ -37,6 +37,8 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         draft = target.with_name(f".{secrets.token_hex(8)}.tmp")
         try:
             draft.write_bytes(data)
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())  # or a power cut might leave the name without the content
             if target.exists():
                 shutil.copymode(target, draft)
             draft.replace(target)

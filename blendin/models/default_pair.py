@@ -156,6 +156,8 @@ def _sha256(path: Path) -> str:
 def _contents(target: Path, model: EmbeddedModel) -> dict[str, Any]:
     """What the manifest of `target` must say: every file's size and SHA-256."""
     paths = [path for path in target.iterdir() if path.name != MANIFEST and path.name[0] != "."]
+    if not all(path.is_file() for path in paths):  # a pipe would be read for ever
+        raise ValueError(f"{target} holds what is no file")
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashlib releases the GIL
         hashed = zip(paths, pool.map(_sha256, paths), strict=True)
     files = {path.name: {"size": path.stat().st_size, "sha256": sha} for path, sha in hashed}
@@ -164,9 +166,15 @@ def _contents(target: Path, model: EmbeddedModel) -> dict[str, Any]:
 
 def _is_intact(target: Path, model: EmbeddedModel) -> bool:
     try:
+        if not (target / MANIFEST).is_file():
+            return False
         manifest = json.loads((target / MANIFEST).read_bytes())
         return bool(manifest == _contents(target, model))
-    except (OSError, ValueError):  # absent, unreadable, or taken away by a process that rebuilds it
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # absent, unreadable, or taken away by a process that rebuilds it
         return False
 
 
@@ -180,7 +188,7 @@ def _build(target: Path, model: EmbeddedModel) -> Path:
                 shutil.rmtree(leftover, ignore_errors=True)
             if not _is_intact(target, model):  # nobody made it while this process waited
                 _replace(target, model)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter of file systems without locks
         raise PairError(
             f"cannot keep {model.name} under {root} ({error}): set BLENDIN_CACHE to another folder"
         ) from error

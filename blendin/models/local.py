@@ -73,7 +73,7 @@ class LanguageModel:
         self.max_length: int | None = getattr(text_config, "max_position_embeddings", None)
         self.window = sliding_window(text_config)
         configured = getattr(model.generation_config, "eos_token_id", None)
-        self.end_ids = end_ids(configured, tokenizer, size=text_config.vocab_size)
+        self.end_ids = end_ids(configured, tokenizer, text_config.vocab_size, name)
         if not self.end_ids:
             raise ValueError(
                 f"{name!r} has no end token, so nothing would stop it; set tokenizer.eos_token or "
