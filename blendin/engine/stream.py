@@ -12,7 +12,7 @@ from typing import Generic, Self, TypeVar
 
 from tqdm.auto import tqdm
 
-from ..models.remote.completions import ServerError
+from ..models.remote.errors import ServerError
 from ..trace import Generation, Step
 from .loop import advance
 from .pair import Pair
