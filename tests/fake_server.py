@@ -445,6 +445,10 @@ class _Connection(BaseHTTPRequestHandler):
     server: _Listener
     in_flight = False
 
+    def setup(self) -> None:
+        self.disable_nagle_algorithm = self.server.address_family != socket.AF_UNIX
+        super().setup()
+
     def log_message(self, *_: object) -> None:
         pass
 

@@ -18,10 +18,13 @@ from .errors import ContextFullError, PassingError, ServerError, one_line
 
 ID_PREFIX = "token_id:"
 TOKEN = re.compile(r"token_id:([0-9]{1,10})")
+TOKENS = re.compile(r"token_id:[0-9]{1,10}(?: token_id:[0-9]{1,10})*")
 LEAST = -9998.0
 """Servers write -9999 for -inf, which JSON lacks."""
 EPSILON = 1e-3
 """Servers round: how far probabilities may be above 1, one or all of a row."""
+IS_LOG_PROB = EPSILON.__ge__
+"""Of a float; False for NaN."""
 LISTED_TWICE = 0.01
 """How far a token's log-probability may be from the one in the list of the likeliest."""
 MISSING_TRIES = 3
@@ -201,7 +204,10 @@ def _rows(logprobs: Any, url: str, size: int) -> tuple[list[int], list[Row | Non
     if len({len(each) for each in lists}) > 1:
         raise _other_form(url, f"lists of different lengths in `logprobs`, {told(logprobs)}")
     tokens = [_id(token, url, size) for token in lists[0]]
-    return tokens, [_row(*values, url, size) for values in zip(tokens, *lists[1:], strict=True)]
+    return tokens, [
+        _row(token, log_prob, top, url, size)
+        for token, log_prob, top in zip(tokens, lists[1], lists[2], strict=True)
+    ]
 
 
 def _row(token: int, log_prob: Any, top: Any, url: str, size: int) -> Row | None:
@@ -209,12 +215,7 @@ def _row(token: int, log_prob: Any, top: Any, url: str, size: int) -> Row | None
         return None
     if not isinstance(top, dict):
         raise _other_form(url, f"`top_logprobs` that are no object: {told(top)}")
-    listed: dict[int, float] = {}
-    for name, value in top.items():
-        id = _id(name, url, size)
-        if id in listed:
-            raise ServerError(f"{url} lists token {id} twice at one position: {told(top)}")
-        listed[id] = _log_prob(value, url)
+    listed = _listed_at_once(top, size) or _listed(top, url, size)
     own = _log_prob(log_prob, url)
     if abs(listed.setdefault(token, own) - own) > LISTED_TWICE:
         raise ServerError(
@@ -232,6 +233,32 @@ def _row(token: int, log_prob: Any, top: Any, url: str, size: int) -> Row | None
             f"likeliest of {size} can have"
         )
     return Row(token, list(listed), values)
+
+
+def _listed_at_once(top: dict[str, Any], size: int) -> dict[int, float] | None:
+    """`_listed` for what is in order, as nearly all is; a hundred tokens at each position."""
+    names, values = " ".join(top), list(top.values())
+    if not TOKENS.fullmatch(names) or set(map(type, values)) != {float}:
+        return None
+    ids = list(map(int, names[len(ID_PREFIX) :].split(f" {ID_PREFIX}")))
+    if not len(top) == len(ids) == len(set(ids)) or max(ids) >= size:
+        return None
+    if not all(map(IS_LOG_PROB, values)):
+        return None
+    if min(values) < LEAST or max(values) > 0:
+        values = [-math.inf if value < LEAST else min(value, 0.0) for value in values]
+    return dict(zip(ids, values, strict=True))
+
+
+def _listed(top: dict[str, Any], url: str, size: int) -> dict[int, float]:
+    """The tokens of a list with their log-probabilities, each of them checked."""
+    listed: dict[int, float] = {}
+    for name, value in top.items():
+        id = _id(name, url, size)
+        if id in listed:
+            raise ServerError(f"{url} lists token {id} twice at one position: {told(top)}")
+        listed[id] = _log_prob(value, url)
+    return listed
 
 
 def _log_prob(value: Any, url: str) -> float:

@@ -262,8 +262,8 @@ async def _check(where: Address, model: RemoteModel, access: Access) -> None:
             errors.append(error)
     if len(errors) == len(where.urls):
         raise ServerError(f"{errors[0]}: no request could be made to try it") from None
-    for error in errors:
-        logger.warning("%s", error)
+    for passing in errors:
+        logger.warning("%s", passing)
 
 
 async def _probe(model: RemoteModel, url: str, ids: list[int]) -> None:
