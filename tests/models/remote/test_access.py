@@ -407,9 +407,9 @@ def test_a_rest_that_is_longer_than_patience_is_told_at_once() -> None:
 
 def test_bytes_without_an_end_do_not_outlast_patience() -> None:
     """Comments for ever: no time-out of the connection ends them."""
-    with FakeServer(model(*BASE), delay=0.02) as server:
+    with FakeServer(model(*BASE)) as server:
         gen = load(server.url, patience=0.5)
-        server.ends = frozenset()
+        server.ends, server.delay = frozenset(), 0.5
         server.lie = lambda answer: b": still here\n\n"
         began = time.monotonic()
         with pytest.raises(ServerError, match=f"{server.url}.*patience"):
