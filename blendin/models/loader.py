@@ -99,8 +99,12 @@ def check(given: ModelSource, role: str, **kwargs: Any) -> None:
     source = as_source(given, role)
     kwargs = _renamed(kwargs)
     check_options(source, role, kwargs)
-    if source.name is None or remote_loading.is_url(source.name):
+    if source.name is None:
         return
+    if remote_loading.is_url(source.name):
+        remote_loading.address(source.name)
+        return
+    remote_loading.refuse_what_should_be_a_url(source.name, role)
     _checked_dtype(source.name, role, kwargs.get("dtype"))
     if kwargs.get("use_safetensors") not in (None, True):
         raise ValueError(
