@@ -44,7 +44,8 @@ def render(
         TemplateLimitError: the template would take more than `limits.SECONDS` or `limits.SIZE`.
         Exception: whatever else the template does wrong.
     """
-    bounded = _takes_a_parsed_template(type(tokenizer))  # type: ignore[arg-type]
+    kind: Any = type(tokenizer)
+    bounded = _takes_a_parsed_template(kind)
     with limited():
         return str(
             tokenizer.apply_chat_template(

@@ -230,7 +230,7 @@ def test_a_generator_that_is_interrupted_goes_on_as_if_it_were_not() -> None:
     run_state_machine_as_test(
         Sessions,
         settings=settings(
-            deadline=None, max_examples=12, stateful_step_count=6, suppress_health_check=relaxed
+            deadline=None, max_examples=8, stateful_step_count=6, suppress_health_check=relaxed
         ),
     )
 
