@@ -18,8 +18,10 @@ from .options import (
     ArmOptions,
     ChatTemplateKwargs,
     ModelOptions,
+    RefusalModelOption,
     check_settings,
     takes_options,
+    warn_of_languages,
 )
 from .streams import console, messages
 
@@ -59,6 +61,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
     chat_template_kwargs: ChatTemplateKwargs = None,
+    refusal_model: RefusalModelOption = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the results, with one in it for each task.")
     ] = Path("runs"),
@@ -79,6 +82,9 @@ def evaluate(
     check_settings(max_new_tokens, batch_size)
     check_folder("out", out)
     loaded = [load(name, data, limit, seed) for name in tasks]
+    identity: dict[str, str] = {}
+    if refusal_model is not None:
+        loaded, identity = _refusals_by(refusal_model, loaded)
     shard = Shard.from_environment()
     if models.device_map is None and shard.device is not None:
         models = replace(models, device_map=shard.device)
@@ -90,6 +96,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             chat_template_kwargs=template,
             **origin(task, limit, seed),
+            **(identity if task.name == "xstest" else {}),
         )
         results = RunFolder(out / task.name, settings, shard)
         drawn = f", drawn with seed {seed}" if limit else ""
@@ -97,6 +104,21 @@ def evaluate(
         with interruptible():
             run(gen, task, policies, results, max_batch_size=batch_size)
         finish(task, results, tuple(policies))
+
+
+def _refusals_by(name: str, tasks: list[Task]) -> tuple[list[Task], dict[str, str]]:
+    """The tasks, XSTest's scored by that model, and what the manifest keeps of it."""
+    if all(task.name != "xstest" for task in tasks):
+        raise ValueError(
+            f"--refusal-model={name!r} scores xstest alone, which is not among the tasks "
+            f"{', '.join(task.name for task in tasks)}: add it, or leave the option out"
+        )
+    from ..evaluation.tasks.refusal_model import RefusalModel
+    from ..evaluation.tasks.registry import refusals_by
+
+    model = RefusalModel(name)
+    judged = [refusals_by(task, model) if task.name == "xstest" else task for task in tasks]
+    return judged, model.identity
 
 
 @takes_options
@@ -125,6 +147,9 @@ def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     from ..evaluation.runs.results import Results
 
     results = Results(task, run)
+    if task.name == "xstest" and "refusal_model" not in run.manifest["config"]:
+        for name in names:
+            warn_of_languages(f"arm {name}", [each.text for each in run.records(name).values()])
     show(results)
     write(results, run.folder)
 

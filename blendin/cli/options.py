@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -51,6 +51,14 @@ Base = Annotated[
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")]
+RefusalModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--refusal-model",
+        help="Text-classification model that reads refusals, a hub id or a folder with safetensors "
+        "weights; its labels must say which is a refusal, such as REJECTION and NORMAL.",
+    ),
+]
 DeviceMap = Annotated[
     str | None, typer.Option(help="As accelerate understands it, for example auto.")
 ]
@@ -277,3 +285,18 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__
     return run
+
+
+def warn_of_languages(place: str, completions: Sequence[str]) -> None:
+    """One warning where the classifier of refusals, which reads English, met something else."""
+    from ..evaluation.tasks.xstest import not_english
+
+    rows = [str(row + 1) for row in not_english(completions)]
+    if rows:
+        named = ", ".join(rows[:5]) + (" …" if len(rows) > 5 else "")
+        messages.print(
+            f"[yellow]{len(rows)} of {len(completions)} completions are not English[/] "
+            f"({place}: {named}): the classifier reads English only, so their labels mean nothing; "
+            "a --refusal-model or a judge of their language can read them",
+            soft_wrap=True,
+        )

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..files import is_special, write_whole
 from ..visible import to_json
 from .errors import as_option, check_file
-from .options import takes_options
+from .options import RefusalModelOption, takes_options, warn_of_languages
 from .streams import console, messages
 from .terminal import plain
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..evaluation.diagnosis.paradox import PairResult
     from ..evaluation.statistics import Interval
     from ..evaluation.tasks.judge import ChatJudge
+    from ..evaluation.tasks.refusal_model import RefusalModel
     from ..evaluation.tasks.xstest import Completion, Report
 
 NOTES = 3
@@ -62,6 +63,7 @@ def score_xstest(
     judge_model: Annotated[
         str | None, typer.Option(help="The model's name on that server.")
     ] = None,
+    refusal_model: RefusalModelOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the file with the labels added to this one.")
     ] = None,
@@ -69,22 +71,31 @@ def score_xstest(
         Path | None, typer.Option("--json", help="Write the figures to this file.")
     ] = None,
 ) -> None:
-    """Label completions as refusal or compliance; compare with people's labels if there are any."""
+    """Label completions as refusal or compliance; compare with people's labels if there are any.
+
+    The classifier reads English only; a --refusal-model or a --judge-model labels beside it.
+    """
     from ..evaluation.tasks.xstest import report, write_labels
 
     for name, destination in (("out", out), ("json_file", json_file)):
         _check_destination(name, destination, completions)
     judge = _judge(judge_url, judge_model)
     rows = _completions(completions, data)
+    model = None if refusal_model is None else _refusal_model(refusal_model)
+    warn_of_languages(f"{completions}, rows", [row.text for row in rows])
     ours = report(rows)
+    modelled = None if model is None else report(rows, model)
     judged = None if judge is None else report(rows, judge)
     values = figures(ours)
-    _show(ours, "the classifier")
+    _show(ours, "the classifier (English only)")
+    if modelled is not None:
+        _show(modelled, "the model")
+        values["refusal_model"] = {"model": refusal_model, **figures(modelled)}
     if judged is not None:
         values["judge"] = {"model": judge_model, **figures(judged)}
         values["agreement"] = _show_judge(judged, ours)
     if out is not None:
-        write_labels(out, ours, *([judged] if judged else []))
+        write_labels(out, *(each for each in (ours, modelled, judged) if each))
         messages.print(f"labels written to {out}", soft_wrap=True)
     if json_file is not None:
         write_whole(json_file, to_json(values, indent=2) + "\n")
@@ -178,6 +189,12 @@ def _judge(url: str | None, model: str | None) -> ChatJudge | None:
     from ..evaluation.tasks.judge import ChatJudge
 
     return ChatJudge(url, model)
+
+
+def _refusal_model(name: str) -> RefusalModel:
+    from ..evaluation.tasks.refusal_model import RefusalModel
+
+    return RefusalModel(name)
 
 
 def _completions(path: Path, data: Path | None) -> list[Completion]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...visible import visible
-from ..tasks.registry import load
+from ..tasks.registry import load, titled_by
 from ..tasks.task import origin
 from .folder import MANIFEST, RunFolder, read_manifest
 from .results import Results, markdown
@@ -51,6 +51,8 @@ def read_results(folder: str | Path, data: str | Path | None = None) -> Results:
         raise ValueError(
             f"{folder} was run on another edition of the data: pass --data with that edition"
         )
+    if "refusal_model" in config:
+        task = titled_by(task, config["refusal_model"])
     return Results(task, RunFolder(folder, config))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from classifiers import saved_classifier
 from conftest import generator, model
 from hostile import HOSTILE, MARKUP, SCRIPT, SEQUENCES, dangerous
 from markdown_it import MarkdownIt
@@ -279,6 +280,26 @@ def test_the_command_goes_from_data_to_page(
     text = (tmp_path / "page.md").read_text()
     for arm in told["arms"]:
         assert f"| {arm['arm']} | {arm['figures']['balanced score']['estimate']:.3f} [" in text
+
+
+def test_a_refusal_model_scores_xstest_and_is_kept_in_the_manifest(
+    folders: list[str], data: Path, tmp_path: Path
+) -> None:
+    model = saved_classifier(tmp_path / "judge", {0: "NORMAL", 1: "REJECTION"}, always=1)
+    out = tmp_path / "runs"
+    arguments = [*folders, "--data", str(data), "--arm", "base", "--max-new-tokens", "2"]
+    arguments += ["--out", str(out), "--refusal-model", str(model)]
+    without = command("evaluate", "gsm8k", *arguments)
+    assert without.exit_code != 0 and "scores xstest alone" in without.output
+    assert not out.exists()
+    done = command("evaluate", "xstest", *arguments)
+    assert done.exit_code == 0, done.output
+    told = json.loads((out / "xstest" / "results.json").read_text())
+    assert told["manifest"]["config"]["refusal_model"] == str(model)
+    assert told["arms"][0]["figures"]["refused, safe"]["estimate"] == 1
+    assert str(model) in read_results(out / "xstest", data).task.title
+    other = command("evaluate", "xstest", *arguments[:-2])
+    assert other.exit_code != 0  # the folder holds another scorer's results
 
 
 @pytest.mark.slow
