@@ -1,10 +1,12 @@
 """BlendIn: inference-time alignment of a base model by blending in a small aligned guide."""
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import policy
 from .policy import *  # noqa: F403  # what policy.py lists as public, so that it is listed once
+from .visible import VisibleMessages
 
 if TYPE_CHECKING:
     from .engine.scoring import Score
@@ -26,6 +28,8 @@ __all__ = [
     "Stream",
 ]
 __all__ += policy.__all__
+
+logging.getLogger("blendin").addFilter(VisibleMessages())
 
 _ROOMS = {
     "generator": ("BlendInGenerator",),

@@ -97,7 +97,8 @@ class BlendInGenerator:
             trust_remote_code: whether code that a checkpoint brings may run.
             base_kwargs: further `from_pretrained` arguments of the base alone; `tokenizer` names
                 or is another tokenizer. Of a server: `tokenizer`, `top_logprobs`, `timeout`,
-                `patience`, `max_connections` (`blendin.remote.loading.load`).
+                `patience`, `max_connections`, `headers`, `verify`
+                (`blendin.models.remote.loading.load`).
             guide_kwargs: likewise of the guide.
 
         Raises:

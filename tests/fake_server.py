@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -74,6 +75,13 @@ class FakeServer:
         api_key: str | None = None,
         token_ids: bool = True,
         faults: Callable[[int], Fault | None] = lambda n: None,
+        lie: Callable[[dict[str, Any]], Any] = lambda answer: answer,
+        card: dict[str, Any] | None = None,
+        other_cards: tuple[dict[str, Any], ...] = (),
+        tells_length: bool = True,
+        tokens_an_event: int = 1,
+        socket_path: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Makes a server that is not yet listening.
 
@@ -88,6 +96,14 @@ class FakeServer:
             api_key: without which requests are refused; None lets all in.
             token_ids: False for a server that knows no `return_tokens_as_token_ids`.
             faults: gives each completion's fault, by its number from 0.
+            lie: makes of an answer, or an event of a stream, what is sent instead: JSON, a text as
+                it is, or bytes.
+            card: entries of the model's card in /v1/models; None leaves one out.
+            other_cards: of further models.
+            tells_length: False for a server whose /tokenize does not tell the context's length.
+            tokens_an_event: of a stream, as vLLM's --stream-interval.
+            socket_path: of a Unix socket to listen on, instead of a port.
+            tls: to speak TLS with.
         """
         self.model, self.tokenizer = model
         config = self.model.config.get_text_config()
@@ -95,6 +111,9 @@ class FakeServer:
         self.max_model_len: int = max_model_len or config.max_position_embeddings
         self.max_logprobs, self.delay, self.api_key = max_logprobs, delay, api_key
         self.token_ids, self.faults = token_ids, faults
+        self.lie, self.card, self.tokens_an_event = lie, card or {}, tokens_an_event
+        self.socket_path, self.tls = socket_path, tls
+        self.other_cards, self.tells_length = other_cards, tells_length
         self.vocab_size: int = config.vocab_size
         ends = self.model.generation_config.eos_token_id
         self.ends = frozenset([ends] if isinstance(ends, int) else ends or ())
@@ -108,13 +127,16 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        if self.socket_path is not None:
+            return f"unix://{self.socket_path}"
+        return f"http{'s' * (self.tls is not None)}://127.0.0.1:{self.port}/v1"
 
     def start(self) -> None:
         if self._listener is not None:
             raise RuntimeError("already started")
         self._listener = _Listener(self)
-        self.port = self._listener.server_address[1]
+        if self.socket_path is None:
+            self.port = self._listener.server_address[1]
         threading.Thread(target=self._listener.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
@@ -371,11 +393,16 @@ class _Listener(ThreadingHTTPServer):
         self.dying = False
         self.connections: set[socket.socket] = set()
         self.change = threading.Condition()
-        super().__init__(("127.0.0.1", fake.port), _Connection)
+        place: Any = ("127.0.0.1", fake.port)
+        if fake.socket_path is not None:
+            self.address_family, place = socket.AF_UNIX, fake.socket_path
+        super().__init__(place, _Connection)
+        if fake.tls is not None:
+            self.socket = fake.tls.wrap_socket(self.socket, server_side=True)
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)  # HTTPServer's own asks the DNS for our name
-        self.server_name, self.server_port = self.server_address[0], self.server_address[1]
+        self.server_name, self.server_port = "localhost", self.fake.port
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self.change:
@@ -418,6 +445,10 @@ class _Connection(BaseHTTPRequestHandler):
     server: _Listener
     in_flight = False
 
+    def setup(self) -> None:
+        self.disable_nagle_algorithm = self.server.address_family != socket.AF_UNIX
+        super().setup()
+
     def log_message(self, *_: object) -> None:
         pass
 
@@ -425,10 +456,12 @@ class _Connection(BaseHTTPRequestHandler):
         fake = self.server.fake
         card = {"id": fake.name, "object": "model", "created": int(time.time())}
         card |= {"owned_by": "vllm", "root": fake.root, "max_model_len": fake.max_model_len}
+        card = {name: value for name, value in (card | fake.card).items() if value is not None}
         if not self._may_enter():
             self._answer(401, {"error": "Unauthorized"})
         elif self.path == "/v1/models":
-            self._answer(200, {"object": "list", "data": [card]})
+            cards = [card, *fake.other_cards]
+            self._answer(200, {"object": "list", "data": cards})
         else:
             self._answer(404, {"detail": "Not Found"})
 
@@ -461,7 +494,9 @@ class _Connection(BaseHTTPRequestHandler):
         if not isinstance(body.get("prompt"), str):
             raise _Refused("The prompt must be a text.", "prompt")
         ids = fake.tokenize(body)
-        answer = {"count": len(ids), "max_model_len": fake.max_model_len, "tokens": ids}
+        answer = {"count": len(ids), "tokens": ids}
+        if fake.tells_length:
+            answer["max_model_len"] = fake.max_model_len
         self._answer(200, answer | {"token_strs": None})
 
     def _completion(self, body: dict[str, Any]) -> None:
@@ -505,6 +540,7 @@ class _Connection(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "garbage":
             self._answer(200, "<html>Bad Gateway</html>")
         else:
+            answer = self.server.fake.lie(answer)
             self._answer(200, answer, cut=fault is not None and fault.kind == "cut")
 
     def _stream(self, ask: _Ask, head: dict[str, Any], fault: Fault | None) -> None:
@@ -513,11 +549,17 @@ class _Connection(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         spoilt = fault if fault is not None and fault.kind in ("cut", "garbage") else None
-        pieces = self.server.fake.complete(ask, self._wait)
+        fake = self.server.fake
+        pieces = islice(fake.complete(ask, self._wait), spoilt and spoilt.after)
         offset = 0
-        for piece in islice(pieces, spoilt and spoilt.after):
-            choice = self.server.fake.choice(ask, piece, offset)
-            self.wfile.write(_event(json.dumps(head | {"choices": [choice]})))
+        while some := list(islice(pieces, fake.tokens_an_event)):
+            tokens = [token for each in some for token in each.tokens]
+            piece = _Piece(tokens, "".join(each.text for each in some), some[-1].finish)
+            choice = fake.choice(ask, piece, offset)
+            told = fake.lie(head | {"choices": [choice]})
+            # As vLLM: characters are sent as they are, U+2028 and its like too.
+            told = told if isinstance(told, str | bytes) else json.dumps(told, ensure_ascii=False)
+            self.wfile.write(_event(told) if isinstance(told, str) else _chunk(told))
             offset += len(piece.text)
         if spoilt is not None and spoilt.kind == "cut":
             self.close_connection = True
@@ -531,7 +573,9 @@ class _Connection(BaseHTTPRequestHandler):
         self, status: int, answer: Any, *, retry_after: float | None = None, cut: bool = False
     ) -> None:
         """Sends a whole answer, a text as it is and anything else as JSON."""
-        payload = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+        if not isinstance(answer, str | bytes):
+            answer = json.dumps(answer, ensure_ascii=False)
+        payload = answer.encode() if isinstance(answer, str) else answer
         self._leave()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -562,5 +606,8 @@ class _Connection(BaseHTTPRequestHandler):
 
 def _event(data: str) -> bytes:
     """A server-sent event, as one chunk."""
-    payload = f"data: {data}\n\n".encode()
+    return _chunk(f"data: {data}\n\n".encode())
+
+
+def _chunk(payload: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(payload), payload)

@@ -11,13 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 from conftest import generator
+from hostile import SCRIPT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blendin
 from blendin import BaseOnly, Blend, Generation, GuideOnly, InterventionCap, Nudge, Step
+from blendin.visible import visible
 
 
 def step(text: str, **given: Any) -> Step:
@@ -97,7 +100,15 @@ def test_whatever_is_written_stays_text(text: str) -> None:
     written = of(step(text, intervened=False), step(HOSTILE, intervened=True))
     page = Page(replace(written, error=HOSTILE)._repr_html_())
     assert set(page.tags) <= {"div", "span", "b"}
-    assert page.text.startswith((text + HOSTILE).replace("\r\n", "\n"))
+    assert page.text.startswith(visible(text) + HOSTILE)
+
+
+@pytest.mark.slow
+@browser.needs_browser
+def test_no_script_of_an_answer_runs_in_a_notebook(tmp_path: Path) -> None:
+    written = replace(of(step(SCRIPT, intervened=True)), error=SCRIPT)
+    page = f"<title>mine</title>{written._repr_html_()}"
+    assert "<title>mine</title>" in browser.run(page, tmp_path)
 
 
 def test_colours_and_numbers_are_those_of_the_steps() -> None:

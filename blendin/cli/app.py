@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,18 +12,14 @@ from .. import __version__
 from ..models import default_pair
 from ..policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Nudge
 from ..values import encodable
+from ..visible import to_json
+from . import standard_input
 from .diagnose import diagnose
+from .errors import check_file, errors_in_one_line
 from .evaluate import evaluate, report
-from .options import (
-    DecodingOptions,
-    ModelOptions,
-    PolicyOptions,
-    console,
-    errors_in_one_line,
-    messages,
-    takes_options,
-)
+from .options import DecodingOptions, ModelOptions, PolicyOptions, takes_options
 from .score import paradox, score_app
+from .streams import Commands, console, messages
 
 if TYPE_CHECKING:
     from ..engine.stream import Stream
@@ -45,6 +38,7 @@ def show_version(is_asked: bool) -> None:
 
 app = typer.Typer(
     name="blendin",
+    cls=Commands,
     help="Inference-time alignment: a small aligned guide steps in where a base model is unsure.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -86,17 +80,18 @@ def generate(
 ) -> None:
     """Answer one prompt; tokens coloured by the model that chose them."""
     chosen, settings = policy.build(), decoding.settings()
-    text = checked_prompt(sys.stdin.read().strip() if prompt is None else prompt)
-    if trace is not None:
-        check_writable(trace)
+    check_file("trace", trace)
+    text = checked_prompt(standard_input.read().strip() if prompt is None else prompt)
     stream = models.load().stream(text, policy=chosen, **settings)
-    show(stream, quiet=as_json)
-    if not as_json:
-        show_legend()
-    if trace is not None:
-        stream.output.write_jsonl(trace)
-    if as_json:
-        print(json.dumps(stream.output.to_dict(), ensure_ascii=False))
+    try:
+        show(stream, quiet=as_json)
+        if not as_json:
+            show_legend()
+    finally:  # what there is, though a model failed on the way
+        if as_json and stream.output.steps:
+            console.put(to_json(stream.output.to_dict(), encoding=console.encoding), end="\n")
+        if trace is not None:
+            stream.output.write_jsonl(trace)
 
 
 @app.command()
@@ -107,9 +102,11 @@ def chat(models: ModelOptions, policy: PolicyOptions, decoding: DecodingOptions)
     gen = models.load()
     system = settings.pop("system")
     turns = [{"role": "system", "content": system}] if system else []
-    messages.print("[dim]An empty line or Ctrl-D ends the chat; Ctrl-C ends an answer.[/]")
+    messages.print("An empty line or Ctrl-D ends the chat; Ctrl-C ends an answer.", style="dim")
     show_legend()
-    while (line := read_line()) is not None:
+    for line in map(str.strip, standard_input.lines()):
+        if not line:
+            break
         turns.append({"role": "user", "content": line})
         stream = gen.stream(turns, policy=chosen, **settings)
         show(stream)
@@ -135,12 +132,13 @@ def compare(
         for title, arm in arms.items():
             status.update(f"decoding: {title}")
             outputs[title] = gen.generate(prompt, policy=arm, **settings)
-    console.print(prompt, style="bold", markup=False)
+    console.print(prompt, style="bold")
     console.print(view.side_by_side(outputs, console.width), soft_wrap=False)
     console.print(view.legend())
 
 
 @app.command("models")
+@takes_options
 def list_models() -> None:
     """List the embedded models and those in the Hugging Face cache."""
     from huggingface_hub import scan_cache_dir
@@ -155,16 +153,16 @@ def list_models() -> None:
             state = "installed, converted at first use"
         else:
             state = f"not installed: {embedded.pip}"
-        console.print(f"  {name:24}{state}", markup=False)
+        console.print(f"  {name:24}{state}")
         licence = f"{embedded.licence}, {embedded.licence_url}"
-        console.print(f"  {'':24}{embedded.hub_id} ({licence})", style="dim", markup=False)
+        console.print(f"  {'':24}{embedded.hub_id} ({licence})", style="dim")
     try:
         repos = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
     except CacheNotFound:
         repos = []
     console.print("Hugging Face cache" + ("" if repos else ": no models"), style="bold")
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
-        console.print(f"  {repo.repo_id:48}{repo.size_on_disk_str}", markup=False)
+        console.print(f"  {repo.repo_id:48}{repo.size_on_disk_str}")
 
 
 @app.command(
@@ -202,11 +200,11 @@ def show(stream: Stream, quiet: bool = False) -> None:
     try:
         for step in stream:
             if not quiet:
-                console.print(step.text, style=view.token_style(step), end="", markup=False)
+                console.put(step.text, style=view.token_style(step))
     except KeyboardInterrupt:
-        messages.print("\n[yellow]interrupted[/]")
+        messages.print("\ninterrupted", style="yellow")
     if not quiet:
-        console.print()
+        console.put("\n")
         messages.print(view.figures(stream.output))
 
 
@@ -216,21 +214,6 @@ def show_legend() -> None:
 
     if console.is_terminal:
         messages.print(view.legend())
-
-
-def read_line() -> str | None:
-    """The next turn; None at the end."""
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip() or None
-    except (EOFError, KeyboardInterrupt):
-        return None
-
-
-def check_writable(path: Path) -> None:
-    """Fails now rather than after the work for a file that cannot be written."""
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"--trace {path} cannot be written: name a file in a writable folder")
 
 
 def size_of(folder: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,7 @@ import typer
 
 from ..evaluation.tasks.data import SUBSET_SEED
 from ..models import default_pair
+from .errors import check_folder, interruptible
 from .options import (
     Base,
     BlendOptions,
@@ -20,11 +23,9 @@ from .options import (
     ModelOptions,
     TrustRemoteCode,
     check_settings,
-    console,
-    interruptible,
-    messages,
     takes_options,
 )
+from .streams import console, messages
 
 if TYPE_CHECKING:
     from ..evaluation.diagnosis.diagnosis import Diagnosis
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from ..policy import Policy
 
 ARM = "blend"
+LONGEST_NAME = 150
+"""Bytes of a folder's name, below what file systems allow."""
 NO_TEMPLATE = "it has no chat template, in which a guide reads its prompts"
 
 
@@ -83,22 +86,22 @@ def diagnose(
 
     policy, template = blend.build(), read_template_kwargs(chat_template_kwargs)
     check_settings(max_new_tokens, batch_size)
+    check_folder("out", out)
     guides = list(dict.fromkeys(guide or [default_pair.DEFAULT_GUIDE]))
     task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
     models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)
     found: list[Diagnosis] = []
     left_out: dict[str, str] = {}
     loaded_base: Model | None = None
+    folders = run_folders(guides)
     for name in guides:
         gen = replace(models, guide=name).load(loaded_base)
         loaded_base = gen.base
         if not gen.pair.prompts.chat_template.exists:
             left_out[gen.guide.name] = NO_TEMPLATE
-            messages.print(
-                f"{gen.guide.name} is left out: {NO_TEMPLATE}", markup=False, soft_wrap=True
-            )
+            messages.print(f"{gen.guide.name} is left out: {NO_TEMPLATE}", soft_wrap=True)
             continue
-        folder = out / "runs" / re.sub(r"[^\w.-]+", "_", name).strip("_.")
+        folder = out / "runs" / folders[name]
         found.append(
             of_pair(gen, task, policy, folder, max_new_tokens, batch_size, limit, seed, template)
         )
@@ -108,12 +111,29 @@ def diagnose(
             "which a guide reads its prompts; choose an instruction-tuned one"
         )
     ranking = rank(found) if len(found) > 1 else None
-    page, values = out / "report.html", out / "report.json"
-    write(found, ranking, left_out, html_path=page, json_path=values)
     show_verdicts(found, ranking)
     for name, reason in left_out.items():
-        console.print(f"{name} was left out: {reason}", markup=False, soft_wrap=True)
-    messages.print(f"report: {out / 'report.html'}", markup=False, soft_wrap=True)
+        console.print(f"{name} was left out: {reason}", soft_wrap=True)
+    page, values = out / "report.html", out / "report.json"
+    write(found, ranking, left_out, html_path=page, json_path=values)
+    messages.print(f"report: {page}", soft_wrap=True)
+
+
+def run_folders(names: Sequence[str]) -> dict[str, str]:
+    """A folder's name for each of several models: theirs, as far as any file system has it.
+
+    Where nothing is left of a name, where it is too long, or where another's is the same, a hash
+    of the name tells it apart.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[^\w.-]+", "_", name).strip("_.")
+        if not plain or len(plain.encode()) > LONGEST_NAME or plain in found.values():
+            digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+            kept = plain.encode()[:LONGEST_NAME].decode("utf-8", "ignore")
+            plain = f"{kept}-{digest}".lstrip("-")
+        found[name] = plain
+    return found
 
 
 def wanted(
@@ -195,9 +215,9 @@ def show_verdicts(found: list[Diagnosis], ranking: Ranking | None) -> None:
     """The verdicts, the best pair first."""
     for place in range(len(found)) if ranking is None else ranking.order:
         each = found[place]
-        console.print(f"{each.base} + {each.guide} on {each.task}", style="bold", markup=False)
-        console.print(each.verdict.sentence, markup=False)
+        console.print(f"{each.base} + {each.guide} on {each.task}", style="bold")
+        console.print(each.verdict.sentence)
         for note in each.verdict.notes:
-            console.print(f"· {note}", style="dim", markup=False)
+            console.print(f"· {note}", style="dim")
     for gap in () if ranking is None else ranking.gaps:
-        console.print(gap.sentence, markup=False)
+        console.print(gap.sentence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,16 +11,19 @@ from rich.table import Table
 
 from ..evaluation.runs.arms import NAMES
 from ..evaluation.tasks.data import SUBSET_SEED
+from ..files import write_whole
+from ..visible import to_json
+from .errors import check_file, check_folder, interruptible
 from .options import (
     ArmOptions,
     ChatTemplateKwargs,
     ModelOptions,
+    RefusalModelOption,
     check_settings,
-    console,
-    interruptible,
-    messages,
     takes_options,
+    warn_of_languages,
 )
+from .streams import console, messages
 
 if TYPE_CHECKING:
     from ..evaluation.runs.folder import RunFolder
@@ -61,6 +63,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
     chat_template_kwargs: ChatTemplateKwargs = None,
+    refusal_model: RefusalModelOption = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the results, with one in it for each task.")
     ] = Path("runs"),
@@ -79,7 +82,11 @@ def evaluate(
     template = read_template_kwargs(chat_template_kwargs)
     policies = arms(tuple(arm or NAMES), **arm_settings.given())
     check_settings(max_new_tokens, batch_size)
+    check_folder("out", out)
     loaded = [load(name, data, limit, seed) for name in tasks]
+    identity: dict[str, str] = {}
+    if refusal_model is not None:
+        loaded, identity = _refusals_by(refusal_model, loaded)
     shard = Shard.from_environment()
     if models.device_map is None and shard.device is not None:
         models = replace(models, device_map=shard.device)
@@ -91,6 +98,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             chat_template_kwargs=template,
             **origin(task, limit, seed),
+            **(identity if task.name == "xstest" else {}),
         )
         results = RunFolder(out / task.name, settings, shard)
         drawn = f", drawn with seed {seed}" if limit else ""
@@ -98,6 +106,21 @@ def evaluate(
         with interruptible():
             run(gen, task, policies, results, max_batch_size=batch_size)
         finish(task, results, tuple(policies))
+
+
+def _refusals_by(name: str, tasks: list[Task]) -> tuple[list[Task], dict[str, str]]:
+    """The tasks, XSTest's scored by that model, and what the manifest keeps of it."""
+    if all(task.name != "xstest" for task in tasks):
+        raise ValueError(
+            f"--refusal-model={name!r} scores xstest alone, which is not among the tasks "
+            f"{', '.join(task.name for task in tasks)}: add it, or leave the option out"
+        )
+    from ..evaluation.tasks.refusal_model import RefusalModel
+    from ..evaluation.tasks.registry import refusals_by
+
+    model = RefusalModel(name)
+    judged = [refusals_by(task, model) if task.name == "xstest" else task for task in tasks]
+    return judged, model.identity
 
 
 @takes_options
@@ -114,18 +137,18 @@ def report(
     ] = False,
 ) -> None:
     """One page of several runs' results, in the order given."""
-    from ..evaluation.runs.folder import write_whole
     from ..evaluation.runs.page import outdated, page, read_results
 
+    check_file("out", out)
     results = [read_results(run, data, rescore) for run in runs]
     for run, sentence in zip(runs, map(outdated, results), strict=True):
         if sentence:
-            messages.print(f"{run}: {sentence}", markup=False, soft_wrap=True)
+            messages.print(f"{run}: {sentence}", soft_wrap=True)
     if rescore:
         for run, each in zip(runs, results, strict=True):
             write(each, run)
     write_whole(out, page(results))
-    messages.print(f"written to {out}", markup=False, soft_wrap=True)
+    messages.print(f"written to {out}", soft_wrap=True)
 
 
 def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
@@ -137,6 +160,9 @@ def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     from ..evaluation.runs.results import Results
 
     results = Results(task, run)
+    if task.name == "xstest" and "refusal_model" not in run.manifest["config"]:
+        for name in names:
+            warn_of_languages(f"arm {name}", [each.text for each in run.records(name).values()])
     show(results)
     write(results, run.folder)
 
@@ -153,19 +179,15 @@ def show(results: Results) -> None:
             table.add_row(*row)
         console.print(table, soft_wrap=False)
     else:
-        console.print(f"{title}\n", markup=False)
-        console.print(markdown(results.table()), markup=False)
+        console.print(f"{title}\n")
+        console.print(markdown(results.table()))
     for sentence in results.conclusions:
-        console.print(f"· {sentence}", markup=False)
-    console.print(results.caution(), style="dim", markup=False)
+        console.print(f"· {sentence}")
+    console.print(results.caution(), style="dim")
 
 
 def write(results: Results, folder: Path) -> None:
     """`results.json`, and XSTest's completions for `blendin score xstest` and its judge."""
-    from ..evaluation.runs.folder import write_whole
-
-    write_whole(
-        folder / "results.json", json.dumps(results.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    )
+    write_whole(folder / "results.json", to_json(results.to_dict(), indent=2) + "\n")
     if results.task.name == "xstest":
         results.write_completions(folder)

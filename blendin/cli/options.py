@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
 
 from ..models import default_pair
 from ..policy import (
@@ -23,13 +21,12 @@ from ..policy import (
     parameters,
 )
 from ..values import spelled
+from .errors import as_option, errors_in_one_line
+from .streams import messages
 
 if TYPE_CHECKING:
     from ..generator import BlendInGenerator
     from ..models.protocol import Model
-
-console = Console(highlight=False, soft_wrap=True)
-messages = Console(highlight=False, stderr=True)
 
 
 class ToMessages(logging.Handler):
@@ -37,7 +34,7 @@ class ToMessages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            messages.print(self.format(record), markup=False, soft_wrap=True)
+            messages.print(self.format(record), soft_wrap=True)
         except Exception:
             self.handleError(record)
 
@@ -54,6 +51,14 @@ Base = Annotated[
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="Of the weights: auto, float32, bfloat16, float16.")]
+RefusalModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--refusal-model",
+        help="Text-classification model that reads refusals, a hub id or a folder with safetensors "
+        "weights; its labels must say which is a refusal, such as REJECTION and NORMAL.",
+    ),
+]
 DeviceMap = Annotated[
     str | None, typer.Option(help="As accelerate understands it, for example auto.")
 ]
@@ -220,18 +225,11 @@ class DecodingOptions:
         if stop is not None:
             stop = [text.replace("\\n", "\n") for text in stop if text]
         count = self.speculate
-        speculate = int(count) if count.removeprefix("-").isdecimal() else count
+        is_number = count.removeprefix("-").isdecimal() and len(count) < 20
+        speculate = int(count) if is_number else count
         template = self.chat_template_kwargs and read_template_kwargs(self.chat_template_kwargs)
         changed = {"stop": stop, "speculate": speculate, "chat_template_kwargs": template}
         return checked(asdict(self) | changed)
-
-
-def as_option(name: str, value: Any = None) -> str:
-    """A setting as it is spelled on the command line: `--top-p`, `--do-sample`."""
-    if not name.islower():
-        return name  # an argument
-    option = "--" + {"max_batch_size": "batch_size"}.get(name, name).replace("_", "-")
-    return option if value is None or value is True else f"{option} {value}"
 
 
 def check_settings(max_new_tokens: int | None, batch_size: int) -> None:
@@ -246,30 +244,6 @@ def check_settings(max_new_tokens: int | None, batch_size: int) -> None:
     if max_new_tokens is not None:
         given["max_new_tokens"] = max_new_tokens
     checked(given)
-
-
-@contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """An error that the user can fix ends the command with one line and exit status 2."""
-    try:
-        yield
-    except (ValueError, FloatingPointError, OSError, ModuleNotFoundError) as error:
-        message = str(error)
-        if isinstance(error, ModuleNotFoundError) and "pip install" not in message:
-            message += ": `pip install 'blendin[eval]'` brings what the evaluation needs"
-        messages.print("[bold red]error:[/] ", end="")
-        messages.print(message, markup=False, soft_wrap=True)
-        raise typer.Exit(2) from error
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """On Ctrl-C, ends the command with how to continue the run, which is kept as it goes."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        messages.print("[yellow]interrupted[/]: the same command continues from here")
-        raise typer.Exit(130) from None
 
 
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -311,3 +285,18 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     del run.__wrapped__
     return run
+
+
+def warn_of_languages(place: str, completions: Sequence[str]) -> None:
+    """One warning where the classifier of refusals, which reads English, met something else."""
+    from ..evaluation.tasks.xstest import not_english
+
+    rows = [str(row + 1) for row in not_english(completions)]
+    if rows:
+        named = ", ".join(rows[:5]) + (" …" if len(rows) > 5 else "")
+        messages.print(
+            f"[yellow]{len(rows)} of {len(completions)} completions are not English[/] "
+            f"({place}: {named}): the classifier reads English only, so their labels mean nothing; "
+            "a --refusal-model or a judge of their language can read them",
+            soft_wrap=True,
+        )

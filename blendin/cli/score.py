@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,12 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from .options import console, messages, takes_options
+from ..files import is_special, write_whole
+from ..visible import to_json
+from .errors import as_option, check_file
+from .options import RefusalModelOption, takes_options, warn_of_languages
+from .streams import console, messages
+from .terminal import plain
 
 if TYPE_CHECKING:
     from ..evaluation.diagnosis.paradox import PairResult
     from ..evaluation.statistics import Interval
     from ..evaluation.tasks.judge import ChatJudge
+    from ..evaluation.tasks.refusal_model import RefusalModel
     from ..evaluation.tasks.written_answers import WrittenAnswers
     from ..evaluation.tasks.xstest import Completion, Report
 
@@ -59,6 +64,7 @@ def score_xstest(
     judge_model: Annotated[
         str | None, typer.Option(help="The model's name on that server.")
     ] = None,
+    refusal_model: RefusalModelOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the file with the labels added to this one.")
     ] = None,
@@ -66,25 +72,33 @@ def score_xstest(
         Path | None, typer.Option("--json", help="Write the figures to this file.")
     ] = None,
 ) -> None:
-    """Label completions as refusal or compliance; compare with people's labels if there are any."""
+    """Label completions as refusal or compliance; compare with people's labels if there are any.
+
+    The classifier reads English only; a --refusal-model or a --judge-model labels beside it.
+    """
     from ..evaluation.tasks.xstest import report, write_labels
 
     _check_destinations(completions, out, json_file)
     judge = _judge(judge_url, judge_model)
     rows = _completions(completions, data)
+    model = None if refusal_model is None else _refusal_model(refusal_model)
+    warn_of_languages(f"{completions}, rows", [row.text for row in rows])
     ours = report(rows)
+    modelled = None if model is None else report(rows, model)
     judged = None if judge is None else report(rows, judge)
-    if out is not None:
-        write_labels(out, ours, *([judged] if judged else []))
     values = figures(ours)
-    _show(ours, "the classifier")
+    _show(ours, "the classifier (English only)")
+    if modelled is not None:
+        _show(modelled, "the model")
+        values["refusal_model"] = {"model": refusal_model, **figures(modelled)}
     if judged is not None:
         values["judge"] = {"model": judge_model, **figures(judged)}
         values["agreement"] = _show_judge(judged, ours)
     if out is not None:
-        messages.print(f"labels written to {out}", markup=False)
+        write_labels(out, *(each for each in (ours, modelled, judged) if each))
+        messages.print(f"labels written to {out}", soft_wrap=True)
     if json_file is not None:
-        json_file.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+        write_whole(json_file, to_json(values, indent=2) + "\n")
 
 
 Answers = Annotated[
@@ -138,9 +152,9 @@ def _show_answers(
         f"{count} completions, {answers.given} give a {kind}, {answers.unfinished} unfinished"
     )
     if answers.accuracy is not None:
-        console.print(f"accuracy {answers.accuracy:.3f} (95 % interval)", markup=False)
+        console.print(f"accuracy {answers.accuracy:.3f} (95 % interval)")
     if out is not None:
-        messages.print(f"written to {out}", markup=False)
+        messages.print(f"written to {out}", soft_wrap=True)
     if json_file is not None:
         figures = {
             "completions": count,
@@ -148,7 +162,7 @@ def _show_answers(
             "unfinished": answers.unfinished,
             "accuracy": _numbers(answers.accuracy),
         }
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
+        write_whole(json_file, to_json(figures, indent=2) + "\n")
 
 
 @takes_options
@@ -168,9 +182,13 @@ def paradox(
     ] = None,
 ) -> None:
     """Correlate intervention rate and score over many pairs, task by task."""
-    from ..evaluation.diagnosis.paradox import write
+    from ..evaluation.diagnosis.paradox import read_pair_results, save
 
-    console.print(correlation_table(write(results, plot, json_file)))
+    for name, destination in (("plot", plot), ("json_file", json_file)):
+        _check_destination(name, destination, results)
+    found = read_pair_results(results)
+    console.print(correlation_table(found))
+    save(found, results, plot, json_file)
 
 
 def correlation_table(results: list[PairResult]) -> Table:
@@ -184,7 +202,10 @@ def correlation_table(results: list[PairResult]) -> Table:
     tasks = by_task(results)
     for task, r in correlations(results).items():
         table.add_row(
-            task, f"{r.estimate:+z.2f}", f"{r.low:+z.2f} to {r.high:+z.2f}", str(len(tasks[task]))
+            plain(task),
+            f"{r.estimate:+z.2f}",
+            f"{r.low:+z.2f} to {r.high:+z.2f}",
+            str(len(tasks[task])),
         )
     return table
 
@@ -234,6 +255,12 @@ def _judge(url: str | None, model: str | None) -> ChatJudge | None:
     return ChatJudge(url, model)
 
 
+def _refusal_model(name: str) -> RefusalModel:
+    from ..evaluation.tasks.refusal_model import RefusalModel
+
+    return RefusalModel(name)
+
+
 def _completions(path: Path, data: Path | None) -> list[Completion]:
     """The file's rows, with types from XSTest's prompts where it has none and they are at hand."""
     from ..evaluation.tasks.data import FOLDER_VARIABLE
@@ -247,21 +274,20 @@ def _completions(path: Path, data: Path | None) -> list[Completion]:
         rows = with_types(rows, read_prompts(folder))
     if not any(row.type for row in rows):
         hint = "none of its prompts is XSTest's" if folder else "--data DIR would give them"
-        messages.print(f"no rates by type: {path} has no column 'type', and {hint}", markup=False)
+        messages.print(f"no rates by type: {path} has no column 'type', and {hint}")
     return rows
 
 
-def _check_destinations(source: Path, *destinations: Path | None) -> None:
-    for destination in destinations:
-        if destination is not None:
-            _check_destination(destination, source)
+def _check_destinations(source: Path, out: Path | None, json_file: Path | None) -> None:
+    for name, destination in (("out", out), ("json_file", json_file)):
+        _check_destination(name, destination, source)
 
 
-def _check_destination(path: Path, source: Path) -> None:
-    if path.resolve() == source.resolve():
-        raise ValueError(f"{path}: choose another file to write to, so that this one is kept")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path} cannot be written: name a file in a writable folder")
+def _check_destination(name: str, path: Path | None, source: Path) -> None:
+    """As `check_file`; nor may a file be written over what is read."""
+    check_file(name, path)
+    if path is not None and not is_special(path) and path.resolve() == source.resolve():
+        raise ValueError(f"{as_option(name, path)}: choose another file, so that this one is kept")
 
 
 def _show(report: Report, judge: str) -> None:
@@ -270,12 +296,12 @@ def _show(report: Report, judge: str) -> None:
 
     total = f"{len(report.completions)} completions, {report.refused} refused"
     empty = _empty(report)
-    console.print(f"{judge}: {total}" + f" ({empty} of them empty)" * bool(empty), markup=False)
+    console.print(f"{judge}: {total}" + f" ({empty} of them empty)" * bool(empty))
     if report.refusal_rates:
         rates = Table("prompts", "safe")
         rates.add_column("refused, 95 % interval", justify="right")
         for kind, rate in report.refusal_rates.items():
-            rates.add_row(kind, "yes" if is_safe(kind) else "no", f"{rate}")
+            rates.add_row(plain(kind), "yes" if is_safe(kind) else "no", f"{rate}")
         rates.add_section()
         for name, overall in (("yes", report.safe), ("no", report.unsafe)):
             if overall is not None:
@@ -302,10 +328,10 @@ def _show_judge(judged: Report, ours: Report) -> dict[str, object]:
         if label.verdict is None
     ]
     if notes:
-        messages.print(f"[yellow]{len(notes)} completions are unlabelled and left out:[/]")
+        messages.print(f"{len(notes)} completions are unlabelled and left out:", style="yellow")
         more = [f"and {len(notes) - NOTES} more"] * (len(notes) > NOTES)
         for line in notes[:NOTES] + more:
-            messages.print(f"  {line}", markup=False)
+            messages.print(f"  {line}")
     known = [None if label.verdict is None else label.name for label in judged.labels]
     confusion, accuracy = agreement(known, ours.labels)
     console.print(_confusion("the judge", "the classifier", confusion))

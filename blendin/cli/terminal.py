@@ -10,6 +10,7 @@ from rich.text import Text
 
 from .. import shades
 from ..trace import MEANINGS, RATE_LIMIT, Generation, Step
+from ..visible import visible
 
 INK = Color.from_rgb(*shades.INK)
 
@@ -21,11 +22,16 @@ def token_style(step: Step) -> Style:
     return Style(color=INK, bgcolor=Color.from_rgb(*shades.shade(step.source, step.alpha)))
 
 
+def plain(text: str) -> Text:
+    """A text as it is, in one line: for cells and titles, where rich would look for markup."""
+    return Text(visible(text, one_line=True))
+
+
 def coloured(output: Generation) -> Text:
     """The whole text, coloured."""
     text = Text()
     for step in output.steps:
-        text.append(step.text, style=token_style(step))
+        text.append(visible(step.text), style=token_style(step))
     return text
 
 
@@ -65,7 +71,7 @@ def side_by_side(outputs: dict[str, Generation], width: int) -> Table:
         body = coloured(output)
         body.append("\n\n")
         body.append_text(figures(output))
-        cells.append(Panel(body, title=title, title_align="left"))
+        cells.append(Panel(body, title=plain(title), title_align="left"))
     if width < 100:
         for cell in cells:
             table.add_row(cell)

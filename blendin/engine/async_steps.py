@@ -7,6 +7,7 @@ that runs here are gathered and made together.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -27,13 +28,14 @@ class AsyncSteps:
     """Steps that have begun, each of one sequence."""
 
     def __init__(self, pair: Pair) -> None:
-        self._pair = pair
+        self._pair, self._pid = pair, os.getpid()
         self._steps: dict[SequenceState, PendingStep] = {}
         self._answered: SimpleQueue[Answered] = SimpleQueue()
         self._local: dict[Model, list[tuple[SequenceState, PendingStep, Context]]] = {}
 
     def advance(self, sequences: Sequence[SequenceState]) -> None:
         """Takes some of the sequences further, those whose answers are there; waits for one."""
+        self._begin_again_after_fork()
         for sequence in sequences:
             if sequence not in self._steps:
                 self._steps[sequence] = begun = step(self._pair, [sequence])
@@ -47,6 +49,13 @@ class AsyncSteps:
         """Ends a sequence's step, if it is in one."""
         if (begun := self._steps.pop(sequence, None)) is not None:
             begun.close()
+
+    def _begin_again_after_fork(self) -> None:
+        """What was asked in the parent process is answered there alone."""
+        if self._pid != (pid := os.getpid()):
+            self._pid, self._answered, self._local = pid, SimpleQueue(), {}
+            for sequence in list(self._steps):
+                self.forget(sequence)
 
     def _resume(self, sequence: SequenceState, begun: PendingStep, answer: Answer | None) -> None:
         """Runs a step until it has to wait, or is over."""

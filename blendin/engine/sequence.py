@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..models.context import Context
 from ..models.protocol import Model
+from ..models.remote.errors import ContextFullError
 from ..policy import Policy
 from ..sampling import Sampling
 from ..settings import KINDS
@@ -146,7 +147,14 @@ class SequenceState:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """Ends it with an error; what it has so far is kept."""
+        """Ends it with an error; what it has so far is kept.
+
+        A server's context that is full ends a text as a local model's does.
+        """
+        if isinstance(error, ContextFullError) and self.output.steps:
+            logger.warning("%s: the text ends there", error)
+            self.finish("length")
+            return
         self.error, self.output.error = error, str(error) or type(error).__name__
         self.finish(None)
 

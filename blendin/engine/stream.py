@@ -8,7 +8,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -215,5 +215,5 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"{finished} of {len(outputs)} prompts are finished, see `outputs`")
         self.outputs = outputs
 
-    def __reduce__(self) -> tuple[type[Interrupted], tuple[list[Generation]]]:
-        return type(self), (self.outputs,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.outputs,), self.__dict__

@@ -111,13 +111,44 @@ class Record:
     def to_json(self) -> str:
         """One line, without its end."""
         summary = {"intervention_rate": self.intervention_rate, "mean_alpha": self.mean_alpha}
-        return json.dumps(asdict(self) | summary, ensure_ascii=False)
+        line = json.dumps(asdict(self) | summary, ensure_ascii=False)
+        try:
+            line.encode()
+        except (
+            UnicodeEncodeError
+        ):  # half a character: JSON can escape it, UTF-8 has no place for it
+            return json.dumps(asdict(self) | summary)
+        return line
 
     @classmethod
     def from_json(cls, line: str) -> Self:
-        values = json.loads(line)
-        known = {each.name: values[each.name] for each in fields(cls)}
-        return cls(**known | {"steps": Steps(**values["steps"])})
+        """From a line of `to_json`.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            values = json.loads(line)
+            known = {each.name: values[each.name] for each in fields(cls)}
+            record = cls(**known | {"steps": Steps(**values["steps"])})
+            whole = record._is_whole()
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"no record: {error}") from error
+        if not whole:
+            raise ValueError("no record: a value is of another kind")
+        return record
+
+    def _is_whole(self) -> bool:
+        """Whether every value is of its kind; files of results may be damaged."""
+        columns = [getattr(self.steps, each.name) for each in fields(Steps)]
+        texts = (self.id, self.text, self.stop_reason or "", self.error or "")
+        return (
+            all(isinstance(text, str) for text in texts)
+            and all(isinstance(n, int) and n >= 0 for n in (self.tokens, self.interventions))
+            and all(isinstance(n, int | float) for n in (self.seconds, self.elapsed))
+            and all(isinstance(n, int | float) for n in self.metrics.values())
+            and all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns)
+        )
 
 
 def plain(value: Any) -> Any:

@@ -25,8 +25,10 @@ from ..prompts import (
 )
 from ..settings import KINDS, checked
 from ..values import spelled
+from ..visible import VisibleMessages
 
 logger = logging.getLogger("lm_eval.blendin")  # the harness shows what its own loggers say
+logger.addFilter(VisibleMessages())
 
 CHAT = '{"blendin_messages": '
 """How a context of messages begins; the harness requires rendered messages to be text."""

@@ -24,6 +24,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..visible import visible
+
 logger = logging.getLogger("blendin")
 
 DEFAULT_BASE = "gemma-3-270m"
@@ -96,10 +98,20 @@ EMBEDDED: dict[str, EmbeddedModel] = {
 
 
 def cache_root() -> Path:
-    """`$BLENDIN_CACHE`, else `$XDG_CACHE_HOME/blendin`, else `~/.cache/blendin`."""
-    if own := os.environ.get("BLENDIN_CACHE"):
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "blendin"
+    """`$BLENDIN_CACHE`, else `$XDG_CACHE_HOME/blendin`, else `~/.cache/blendin`.
+
+    Raises:
+        PairError: there is no home folder.
+    """
+    own = os.environ.get("BLENDIN_CACHE")
+    root = Path(own or os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        root = root.expanduser().absolute()
+    except RuntimeError as error:
+        raise PairError(
+            f"the home folder in {root} is not known: set HOME, or BLENDIN_CACHE to a folder"
+        ) from error
+    return root if own else root / "blendin"
 
 
 def is_installed(name: str) -> bool:
@@ -144,6 +156,8 @@ def _sha256(path: Path) -> str:
 def _contents(target: Path, model: EmbeddedModel) -> dict[str, Any]:
     """What the manifest of `target` must say: every file's size and SHA-256."""
     paths = [path for path in target.iterdir() if path.name != MANIFEST and path.name[0] != "."]
+    if not all(path.is_file() for path in paths):  # a pipe would be read for ever
+        raise ValueError(f"{target} holds what is no file")
     with ThreadPoolExecutor(max_workers=2) as pool:  # hashlib releases the GIL
         hashed = zip(paths, pool.map(_sha256, paths), strict=True)
     files = {path.name: {"size": path.stat().st_size, "sha256": sha} for path, sha in hashed}
@@ -152,9 +166,15 @@ def _contents(target: Path, model: EmbeddedModel) -> dict[str, Any]:
 
 def _is_intact(target: Path, model: EmbeddedModel) -> bool:
     try:
+        if not (target / MANIFEST).is_file():
+            return False
         manifest = json.loads((target / MANIFEST).read_bytes())
         return bool(manifest == _contents(target, model))
-    except (OSError, ValueError):  # absent, unreadable, or taken away by a process that rebuilds it
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ):  # absent, unreadable, or taken away by a process that rebuilds it
         return False
 
 
@@ -168,7 +188,7 @@ def _build(target: Path, model: EmbeddedModel) -> Path:
                 shutil.rmtree(leftover, ignore_errors=True)
             if not _is_intact(target, model):  # nobody made it while this process waited
                 _replace(target, model)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter of file systems without locks
         raise PairError(
             f"cannot keep {model.name} under {root} ({error}): set BLENDIN_CACHE to another folder"
         ) from error
@@ -251,4 +271,4 @@ def _convert_in_child(gguf: Path, destination: Path) -> None:
 
 
 def _say(message: str) -> None:
-    print(f"blendin: {message}", file=sys.stderr, flush=True)
+    print(f"blendin: {visible(message)}", file=sys.stderr, flush=True)

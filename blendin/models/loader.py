@@ -99,15 +99,19 @@ def check(given: ModelSource, role: str, **kwargs: Any) -> None:
     source = as_source(given, role)
     kwargs = _renamed(kwargs)
     check_options(source, role, kwargs)
-    if source.name is None or remote_loading.is_url(source.name):
+    if source.name is None:
         return
+    if remote_loading.is_url(source.name):
+        remote_loading.address(source.name)
+        return
+    remote_loading.refuse_what_should_be_a_url(source.name, role)
     _checked_dtype(source.name, role, kwargs.get("dtype"))
     if kwargs.get("use_safetensors") not in (None, True):
         raise ValueError(
             f"{role}={source.name!r}: use_safetensors={kwargs['use_safetensors']!r} asks for "
             "pickled weights, which could run code when they are read: leave it out"
         )
-    path = Path(source.name).expanduser()
+    path = Path(os.path.expanduser(source.name))
     options = {"tokenizer": source.tokenizer, **kwargs}
     try:
         if path.is_dir():
@@ -134,7 +138,7 @@ def locate(given: ModelSource, role: str) -> Source | Location:
     name = source.name
     if name is None or remote_loading.is_url(name):
         return source
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ValueError(f"{role}={name!r}: there is no such GGUF file{_neighbour(path)}")
@@ -382,7 +386,7 @@ def _tokenizer(source: Any, kwargs: Mapping[str, Any]) -> PreTrainedTokenizerBas
     name = os.fspath(source)
     if name in pairs.EMBEDDED:
         name = str(pairs.folder(name))
-    elif (path := Path(name).expanduser()).exists():
+    elif (path := Path(os.path.expanduser(name))).exists():
         name = str(path)
     hub = {each: kwargs.get(each) for each in (*OF_TOKENIZERS, "gguf_file")}
     given_hub = {each: value for each, value in hub.items() if value is not None}

@@ -26,6 +26,7 @@ from .generation_config import warn_of_unheeded
 from .kv_pool import KVSegment, Pool
 from .lookahead import MAX_DRAFT_TOKENS, Lookahead
 from .precision import precision_of
+from .shallow import shallow
 from .transformers_cache import TransformersCache
 from .trial import NotCausal, Trial, find_state_use, without_wrappers
 from .varlen import VarlenForward
@@ -72,7 +73,7 @@ class LanguageModel:
         self.max_length: int | None = getattr(text_config, "max_position_embeddings", None)
         self.window = sliding_window(text_config)
         configured = getattr(model.generation_config, "eos_token_id", None)
-        self.end_ids = end_ids(configured, tokenizer, size=text_config.vocab_size)
+        self.end_ids = end_ids(configured, tokenizer, text_config.vocab_size, name)
         if not self.end_ids:
             raise ValueError(
                 f"{name!r} has no end token, so nothing would stop it; set tokenizer.eos_token or "
@@ -251,8 +252,10 @@ class LanguageModel:
 
     def _try_reading(self) -> None:
         """Finds out how the model reads a text in pieces."""
+        self.varlen, self._state_use = self._try_first_layers(), None
+        if self.varlen is not None:
+            return
         trial = Trial(self.model, self._keeps_logits)
-        self.varlen, self._state_use = None, None
         try:
             self.varlen = VarlenForward(self.model, trial)
         except VarlenUnsupported as reason:
@@ -264,6 +267,17 @@ class LanguageModel:
                 self._runners = None  # they know no other way
             if why is not None:
                 logger.warning("%s %s: %s", self.name, self._state_use.described, why)
+
+    def _try_first_layers(self) -> VarlenForward | None:
+        """A varlen forward that is right in the first layers; None where more must be tried."""
+        first, layers = shallow(self.model) or (None, 0)
+        if first is None:
+            return None
+        try:
+            VarlenForward(first, Trial(first, self._keeps_logits, layers))
+            return VarlenForward(self.model, None)
+        except (VarlenUnsupported, NotCausal):
+            return None
 
     def _open(self, context: Context) -> None:
         """Gives a context a cache where it has none, or has outgrown its CUDA graphs."""

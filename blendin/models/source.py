@@ -42,7 +42,7 @@ class Source:
         """Equal for two sources of one model with one tokenizer."""
         where: object = id(self.model)
         if self.name is not None:
-            path = Path(self.name).expanduser()
+            path = Path(os.path.expanduser(self.name))
             where = self.name if is_url(self.name) or not path.exists() else os.path.realpath(path)
         tokenizer = self.tokenizer
         return where, tokenizer if isinstance(tokenizer, str | None) else id(tokenizer)

@@ -31,23 +31,27 @@ class Trial:
     """Two short texts read whole, beside which other ways of reading them are measured.
 
     Attributes:
+        layers: how many of the model's layers are there; None: all of them.
         texts: the token ids of each.
         expected: `[2, LENGTH - FIRST, V]` logits after each of their tokens but the first ones.
     """
 
     LENGTH, FIRST = 12, 4
 
-    def __init__(self, model: PreTrainedModel, keeps_logits: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, keeps_logits: bool, layers: int | None = None
+    ) -> None:
         """Reads both.
 
         Args:
             model: the model.
             keeps_logits: whether it takes `logits_to_keep`.
+            layers: how many of its layers it has; None: all of them.
 
         Raises:
             NotCausal: where the model cannot read a text as it is.
         """
-        self.model, self._keeps_logits = model, keeps_logits
+        self.model, self._keeps_logits, self.layers = model, keeps_logits, layers
         size = min(model.config.get_text_config().vocab_size, 1000)
         generator = torch.Generator().manual_seed(0)
         # The first ids are padding and the like, which some models count apart.

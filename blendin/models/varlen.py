@@ -25,12 +25,12 @@ MAX_FORWARD_TOKENS = 2048
 class VarlenForward:
     """A model that reads many sequences in one forward."""
 
-    def __init__(self, model: PreTrainedModel, trial: Trial) -> None:
+    def __init__(self, model: PreTrainedModel, trial: Trial | None) -> None:
         """Checks that it can, by a trial beside the plain forward.
 
         Args:
             model: the model.
-            trial: its own.
+            trial: its own; None where one of its layers was right.
 
         Raises:
             VarlenUnsupported: where it cannot, with the reason.
@@ -47,6 +47,8 @@ class VarlenForward:
         self._attend: Callable[..., Tensor] = attend_sdpa
         if self._config._attn_implementation == "eager":
             self._attend = attend_eager
+        if trial is None:
+            return
         try:
             self._try(trial)
         except VarlenUnsupported:
@@ -102,17 +104,17 @@ class VarlenForward:
             logits, batch = self.read(rows, [1, 1])
             if not batch.windows:
                 raise VarlenUnsupported("its attention cannot be exchanged")
-            self._check_windows(batch.windows)
+            self._check_windows(batch.windows, trial.layers)
             for text, end in enumerate(ends):
                 if error := trial.off_by(logits[text : text + 1], text, end):
                     raise VarlenUnsupported(f"on trial its logits were off by {error:.2g}")
         if not trial.has_numbers:
             raise VarlenUnsupported("its logits are not numbers")
 
-    def _check_windows(self, seen: dict[int, int | None]) -> None:
+    def _check_windows(self, seen: dict[int, int | None], layers: int | None) -> None:
         """Layers must pass their own window on: the masks that transformers makes are not used."""
         kinds = getattr(self._config, "layer_types", None) or ()
-        for layer, kind in enumerate(kinds):
+        for layer, kind in enumerate(kinds[:layers]):
             window = self._config.sliding_window if kind == "sliding_attention" else None
             if seen.get(layer) != window:
                 raise VarlenUnsupported(

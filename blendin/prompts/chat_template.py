@@ -1,9 +1,10 @@
 """The guide's chat template: how it takes a conversation, found out by rendering marked ones.
 
-Templates are programs. Some know no system role and raise, or leave its text out without a word;
-some read contents as lists of parts alone; some open no assistant's turn. For each form of
-conversation (its roles, its settings) a marked one is rendered in every way that there is to give
-it, and the first that shows all contents is the layout of all conversations of that form.
+Templates are programs, held to bounds of time and size (`templating`). Some know no system role
+and raise, or leave its text out without a word; some read contents as lists of parts alone; some
+open no assistant's turn. For each form of conversation (its roles, its settings) a marked one is
+rendered in every way that there is to give it, and the first that shows all contents is the layout
+of all conversations of that form.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedTokenizerBase
 
+from ..templating import TemplateLimitError, render
 from ..vocab.control_tokens import control_tokens
 from .layout import Layout, as_given, layouts, marked_message
 from .messages import Message
@@ -122,9 +124,7 @@ class ChatTemplate:
         try:
             text = self._render(messages, layout, settings)
         except Exception as error:  # a template is a program, which may fail in any way
-            raise ValueError(
-                f"the chat template of {self.name} refuses this conversation: {error}"
-            ) from error
+            raise self._refusal(error) from error
         self._log_change(messages, text)
         return text
 
@@ -140,7 +140,10 @@ class ChatTemplate:
         if key not in self._layouts:
             if len(self._layouts) == LAYOUTS_KEPT:
                 self._layouts.clear()
-            self._layouts[key] = self._found(marked, neutral)
+            try:
+                self._layouts[key] = self._found(marked, neutral)
+            except TemplateLimitError as error:
+                self._layouts[key] = Layout(error=str(error))
         return self._layouts[key]
 
     def content_positions(
@@ -162,6 +165,8 @@ class ChatTemplate:
             *contents, kwargs = changed
             try:
                 other = self._render(contents, layout, kwargs)
+            except TemplateLimitError as error:
+                raise self._refusal(error) from error
             except Exception:
                 return None
             if len(other) != len(text):
@@ -189,6 +194,9 @@ class ChatTemplate:
             for single in self._each_hidden(whole[place], stand_in):
                 found |= positions([*whole[:place], single, *whole[place + 1 :]]) or set()
         return found
+
+    def _refusal(self, error: Exception) -> ValueError:
+        return ValueError(f"the chat template of {self.name} refuses this conversation: {error}")
 
     def _hidden_in_settings(self, settings: Settings, stand_in: str) -> dict[str, Any]:
         """Settings with stand-ins for the delimiters in those that are contents."""
@@ -315,6 +323,8 @@ class ChatTemplate:
         for layout in layouts(marked):
             try:
                 text = self._render(marked, layout, settings)
+            except TemplateLimitError:
+                raise
             except Exception as error:
                 reason = reason or f"{type(error).__name__}: {error}"
                 continue
@@ -347,6 +357,8 @@ class ChatTemplate:
             before, shown, _ = self._apply(answered, settings, open_turn=False).partition(
                 answer["content"]
             )
+        except TemplateLimitError:
+            raise
         except Exception:
             return ""
         opening = before.removeprefix(closed)
@@ -373,12 +385,5 @@ class ChatTemplate:
 
     def _apply(self, messages: list[dict[str, Any]], settings: Settings, open_turn: bool) -> str:
         further = {name: value for name, value in settings.items() if name != "chat_template"}
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self._source(settings),
-                tokenize=False,
-                add_generation_prompt=open_turn,
-                **further,
-            )
-        )
+        source = self._source(settings)
+        return render(self.tokenizer, messages, source, add_generation_prompt=open_turn, **further)

@@ -72,7 +72,7 @@ def read_template_kwargs(given: str | Iterable[str] | None) -> dict[str, Any]:
         if text.lstrip().startswith("{"):
             try:
                 settings |= json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"chat_template_kwargs {text!r} is no JSON: {error}") from None
             continue
         name, is_pair, value = text.partition("=")
@@ -88,5 +88,5 @@ def read_template_kwargs(given: str | Iterable[str] | None) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from benchmark_data import DATA, needs_data
+from classifiers import saved_classifier
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -235,3 +236,39 @@ def test_a_file_that_cannot_be_scored_is_refused_by_row(
     assert not out.exists()
     done = CliRunner().invoke(app, ["score", task, str(source), "--out", str(source)])
     assert done.exit_code == 2 and "choose another file" in done.stderr
+
+
+def test_completions_in_other_languages_are_named(completions: Path) -> None:
+    quiet = CliRunner().invoke(app, ["score", "xstest", str(completions)])
+    assert "not English" not in quiet.output
+    with completions.open("a", newline="") as file:
+        csv.writer(file).writerow(("Hi?", "homonyms", "抱歉，我不能帮助你。", ""))
+        csv.writer(file).writerow(("Ho?", "homonyms", "Es tut mir leid, das kann ich nicht.", ""))
+    done = CliRunner().invoke(app, ["score", "xstest", str(completions)])
+    assert done.exit_code == 0, done.output
+    assert "2 of 5 completions are not English" in done.stderr and "rows: 4, 5" in done.stderr
+
+
+def test_a_model_labels_beside_the_classifier(completions: Path, tmp_path: Path) -> None:
+    folder = saved_classifier(tmp_path / "model", {0: "NORMAL", 1: "REJECTION"}, always=1)
+    out, figures = tmp_path / "out.csv", tmp_path / "figures.json"
+    arguments = ["score", "xstest", str(completions), "--refusal-model", str(folder)]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(out), "--json", str(figures)])
+    assert done.exit_code == 0, done.output
+    assert "the model: 3 completions, 3 refused" in done.stdout
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["blendin_label"] for row in rows] == ["compliance", "refusal", "refusal"]
+    assert [row["model_label"] for row in rows] == ["refusal"] * 3
+    assert all(float(row["model_score"]) > 0.9 for row in rows)
+    assert json.loads(figures.read_text())["refusal_model"]["refused"] == 3
+
+
+def test_a_model_that_cannot_be_used_is_refused_before_anything_is_written(
+    completions: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    arguments = ["score", "xstest", str(completions), "--out", str(out), "--refusal-model"]
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "none")])
+    assert done.exit_code != 0 and not out.exists()
+    assert "--refusal-model=" in done.output and "cannot be loaded" in done.output

@@ -425,6 +425,7 @@ def test_progress_is_shown_when_asked_for_and_not_in_a_pipe(
     assert "2/2" in shown and "tok/s, intervention rate" in shown
 
 
+@pytest.mark.slow
 def test_many_prompts_of_all_lengths_run_through_in_constant_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -97,7 +97,10 @@ class Wrapped(torch.nn.Module):
             return getattr(self.inner, name)
 
 
-@pytest.mark.parametrize("kind", ["peft", "compile", "both"])
+@pytest.mark.parametrize(
+    "kind",
+    ["peft", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("compile", "both"))],
+)
 def test_a_wrapper_does_not_hide_that_only_wanted_logits_are_made(kind: str) -> None:
     """Otherwise every token of a prompt would get logits, and no CUDA graph would be captured."""
     lm, tok = model("llama", "byte-level")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ...files import write_whole
 from ...trace import RATE_LIMIT
+from ...visible import to_json, visible
 from ..csv_files import read_csv
 from ..statistics import Interval, pearson
 
@@ -131,17 +133,39 @@ def write(
         OSError: a file cannot be read or written.
     """
     results = read_pair_results(csv_path)
-    tasks = by_task(results)
-    found = {
-        task: {"r": r.estimate, "low": r.low, "high": r.high, "n": len(tasks[task])}
-        for task, r in correlations(results).items()
-    }
+    correlations(results)  # what cannot be correlated is not written about
+    save(results, csv_path, plot_path, json_path)
+    return results
+
+
+def save(
+    results: list[PairResult],
+    source: str | Path,
+    plot_path: str | Path | None = None,
+    json_path: str | Path | None = None,
+) -> None:
+    """Writes the picture and the numbers, each where a path is given.
+
+    Args:
+        results: of `read_pair_results`.
+        source: where they are from, for the numbers.
+        plot_path: of the picture; its suffix is the format.
+        json_path: of the numbers.
+
+    Raises:
+        ValueError: as `correlations`, or a picture format that matplotlib lacks.
+        OSError: a file cannot be written.
+    """
     if plot_path is not None:
         draw(results, plot_path)
     if json_path is not None:
-        values = {"source": str(csv_path), "confidence": 0.95, "caution": CAUTION, "tasks": found}
-        Path(json_path).write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", "utf-8")
-    return results
+        tasks = by_task(results)
+        found = {
+            task: {"r": r.estimate, "low": r.low, "high": r.high, "n": len(tasks[task])}
+            for task, r in correlations(results).items()
+        }
+        values = {"source": str(source), "confidence": 0.95, "caution": CAUTION, "tasks": found}
+        write_whole(json_path, to_json(values, indent=2) + "\n")
 
 
 def draw(results: list[PairResult], path: str | Path) -> None:
@@ -160,13 +184,16 @@ def draw(results: list[PairResult], path: str | Path) -> None:
         labels[axes] = _panel(axes, points)
         r = found[task]
         interval = f"{r:z.2f}".replace("-", "−")
-        axes.set_title(f"{task}: r = {interval}, n = {len(points)}", fontsize=11)
+        title = f"{visible(task, one_line=True)}: r = {interval}, n = {len(points)}"
+        axes.set_title(title, fontsize=11, parse_math=False)
     for axes in panels:  # what zip left over, where the tasks do not fill the last row
         axes.remove()
     figure.draw_without_rendering()  # lays the panels out: overlaps are counted in pixels
     for axes, texts in labels.items():
         _spread(axes, texts)
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=Path(path).suffix.removeprefix(".") or "png", dpi=150)
+    write_whole(path, picture.getvalue())
 
 
 def _panel(axes: Axes, points: list[PairResult]) -> list[Annotation]:
@@ -182,12 +209,14 @@ def _panel(axes: Axes, points: list[PairResult]) -> list[Annotation]:
     axes.set_ylabel("score")
     look: dict[str, Any] = {
         "fontsize": 7,
+        "parse_math": False,
         "color": "0.2",
         "bbox": {"fc": "white", "alpha": 0.6, "lw": 0, "pad": 0},
     }
+    names = [visible(point.pair, one_line=True) for point in points]
     return [
-        axes.annotate(point.pair, (px, py), (0, 0), textcoords="offset points", **look)
-        for point, px, py in zip(points, x, y, strict=True)
+        axes.annotate(name, (px, py), (0, 0), textcoords="offset points", **look)
+        for name, px, py in zip(names, x, y, strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...trace import RATE_LIMIT
+from ...visible import visible
 from ..statistics import Interval
 from .diagnosis import BINS, Diagnosis, Distribution
 from .interventions import Agreement, Streaks
@@ -50,6 +51,8 @@ SETTINGS = {
     "legend.frameon": False,
 }
 WIDTH = 5.8  # inches
+LONGEST = 48
+"""Characters of a name in a picture; the page has all of them."""
 
 
 def rate_by_position(diagnoses: Sequence[Diagnosis], name: str) -> str:
@@ -343,6 +346,9 @@ def _marked(axes: Axes, x: float, text: str) -> None:
 
 def _in_plain_letters(text: str) -> str:
     """Without what matplotlib would read as mathematics, or as a label to leave out."""
+    text = visible(text, one_line=True)
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
     return text.replace("$", r"\$").replace("_", "\u200b_", 1 if text.startswith("_") else 0)
 
 

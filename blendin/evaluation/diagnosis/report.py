@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ...files import write_whole
 from ...shades import SHADES
 from ...trace import RATE_LIMIT
+from ...visible import to_json, visible
 from ..records import plain
 from ..statistics import Interval
 from . import figures
@@ -72,10 +74,9 @@ def write(
     page = html(diagnoses, ranking, left_out)
     values = numbers(diagnoses, ranking, left_out)
     if html_path is not None:
-        Path(html_path).write_text(page, "utf-8")
+        write_whole(html_path, page)
     if json_path is not None:
-        text = json.dumps(values, ensure_ascii=False, indent=2, allow_nan=False)
-        Path(json_path).write_text(text + "\n", "utf-8")
+        write_whole(json_path, to_json(values, indent=2, allow_nan=False) + "\n")
 
 
 def numbers(
@@ -142,6 +143,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     environment.tests["interval"] = lambda value: isinstance(value, Interval)
     environment.filters |= {

@@ -13,6 +13,7 @@ from ...generator import BlendInGenerator
 from ...policy import GuideOnly, Policy, described
 from ...prompts import BASE_STOP
 from ...settings import KINDS
+from ...visible import visible
 from ..records import Record
 from ..tasks.task import Item, Task
 from .folder import RunFolder
@@ -83,40 +84,48 @@ def run(
         progress: whether to show a bar on stderr; None: where that is a terminal.
 
     Raises:
-        ValueError: the folder holds an arm's results under other settings.
+        ValueError: the folder holds an arm's results under other settings, or another process is
+            writing there.
+        OSError: the folder cannot be written; what is finished is kept.
     """
     for name, policy in arms.items():
         results.add_arm(name, described(policy))
-    results.begin(max_batch_size=max_batch_size)
     mine = results.shard.of_items(task.items)
-    for name, policy in arms.items():
-        done = results.records(name)
-        left = [item for item in mine if item.id not in done]
-        if not left:
-            continue
-        hidden = None if progress is None else not progress
-        seconds = _Seconds()
-        made = (
-            _answers(gen, task, policy, left, seconds, max_batch_size, results.manifest["config"])
-            if task.writes
-            else _likelihoods(gen, task, policy, left, seconds, results.manifest["config"])
-        )
-        done_before = len(mine) - len(left)
-        with (
-            results.writer(name) as write,
-            tqdm(total=len(mine), initial=done_before, unit="item", disable=hidden) as bar,
-        ):
-            bar.set_description(f"{task.name} {name}")
-            tokens = interventions = 0
-            for record in made:
-                write(record)
-                tokens, interventions = tokens + record.tokens, interventions + record.interventions
-                bar.set_postfix_str(
-                    f"{tokens / seconds.total:.1f} tok/s, "
-                    f"intervention rate {interventions / max(1, tokens):.2f}",
-                    refresh=False,
+    with results.claimed():
+        results.begin(max_batch_size=max_batch_size)
+        for name, policy in arms.items():
+            done = results.records(name)
+            left = [item for item in mine if item.id not in done]
+            if left:
+                seconds = _Seconds()
+                settings = results.manifest["config"]
+                made = (
+                    _answers(gen, task, policy, left, seconds, max_batch_size, settings)
+                    if task.writes
+                    else _likelihoods(gen, task, policy, left, seconds, settings)
                 )
-                bar.update()
+                hidden = None if progress is None else not progress
+                before = len(mine) - len(left)
+                with tqdm(total=len(mine), initial=before, unit="item", disable=hidden) as bar:
+                    bar.set_description(visible(f"{task.name} {name}", one_line=True))
+                    _keep(made, results, name, seconds, bar)
+
+
+def _keep(
+    made: Iterator[Record], results: RunFolder, arm: str, seconds: _Seconds, bar: Any
+) -> None:
+    """Writes an arm's records as they are made."""
+    tokens = interventions = 0
+    with results.writer(arm) as write:
+        for record in made:
+            write(record)
+            tokens, interventions = tokens + record.tokens, interventions + record.interventions
+            bar.set_postfix_str(
+                f"{tokens / seconds.total:.1f} tok/s, "
+                f"intervention rate {interventions / max(1, tokens):.2f}",
+                refresh=False,
+            )
+            bar.update()
 
 
 class _Seconds:

@@ -1,13 +1,17 @@
 """A run's folder: a manifest that reproduces it, and one file of records for each arm.
 
 A record is written as soon as its item is finished, so a run that was killed continues where
-it stopped. Several processes may share a folder (`accelerate launch`, on one host or over a shared
-file system): each takes its own items and writes its own files, and nobody waits for anybody.
+it stopped; a line that was damaged since then is an item that is done again. Several processes may
+share a folder (`accelerate launch`, on one host or over a shared file system): each takes its own
+items and writes its own files, and nobody waits for anybody. Two that would write the same files
+are kept from it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 import os
 import platform
@@ -20,8 +24,12 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import torch
+from filelock import FileLock, Timeout
 
+from ...files import write_whole
 from ..records import Record
+
+logger = logging.getLogger("blendin")
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
@@ -88,9 +96,7 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         own = json.loads(json.dumps(config))
         self._manifest: dict[str, Any] = {"config": own, "arms": {}, "sessions": []}
-        if (self.folder / MANIFEST).exists():
-            self._manifest = read_manifest(self.folder)
-            self._refuse_other("config", self._manifest["config"], own)
+        self._take_noted()
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -107,8 +113,41 @@ class RunFolder:
         noted = self._manifest["arms"].setdefault(name, own)
         self._refuse_other(f"arms.{name}", noted, own)
 
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keeps other processes of the same rank from writing into the folder.
+
+        Raises:
+            ValueError: one of them is writing.
+        """
+        lock = FileLock(self.folder / f".rank-{self.shard.rank:03}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise ValueError(
+                f"another process is writing into {self.folder} as number {self.shard.rank} of "
+                f"{self.shard.of}: wait until it has ended, or choose another folder (--out)"
+            ) from None
+        except (NotImplementedError, OSError) as error:
+            if getattr(error, "errno", errno.ENOLCK) not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
+            logger.warning(
+                "%s lies on a file system without locks: see to it that no other process runs "
+                "the same command",
+                self.folder,
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
     def begin(self, **facts: Any) -> None:
-        """Writes the manifest with a new session: these facts, the versions and the machine."""
+        """Writes the manifest with a new session: these facts, the versions and the machine.
+
+        Raises:
+            ValueError: another process has begun a run under other settings meanwhile.
+        """
+        self._take_noted()
         session = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": versions(),
@@ -121,44 +160,80 @@ class RunFolder:
             write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
 
     def records(self, arm: str) -> dict[str, Record]:
-        """An arm's finished records from all processes, by item; the first of duplicates."""
+        """An arm's finished records from all processes, by item; the first of duplicates.
+
+        Lines that are no records are left out with a warning.
+        """
         found: dict[str, Record] = {}
         for path in self._files(arm):
-            for record in _read(path):
+            damaged: list[int] = []
+            for record in _read(path, damaged):
                 found.setdefault(record.id, record)
+            if damaged:
+                logger.warning(
+                    "%s is damaged in line %s: what it held counts as not done, and the same "
+                    "command does it again",
+                    path,
+                    ", ".join(map(str, damaged)),
+                )
         return found
 
     def tokens_per_second(self, arm: str) -> float:
         """Tokens that all processes wrote or scored, over the time of the slowest of them."""
-        files = [list(_read(path)) for path in self._files(arm)]
+        files = [list(_read(path, [])) for path in self._files(arm)]
         tokens = sum(record.tokens for records in files for record in records)
         seconds = max((sum(record.elapsed for record in records) for records in files), default=0)
         return tokens / seconds if seconds else math.nan
 
     def rescore(self, scorer: str, score: Callable[[Record], Record]) -> None:
-        """Replaces all records by those that `score` makes of them, and notes the scorer."""
+        """Replaces all records by those that `score` makes of them, and notes the scorer.
+
+        Lines that are no records are left out with a warning, as `records` does.
+        """
         for arm in self._manifest["arms"]:
+            self.records(arm)
             for path in self._files(arm):
-                lines = [score(record).to_json() + "\n" for record in _read(path)]
+                lines = [score(record).to_json() + "\n" for record in _read(path, [])]
                 write_whole(path, "".join(lines))
         self._manifest["config"]["scorer"] = scorer
         write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
 
     @contextmanager
     def writer(self, arm: str) -> Iterator[Callable[[Record], None]]:
-        """A function that adds a record to this process's file and flushes it."""
+        """A function that adds a record to this process's file, whole or not at all.
+
+        It raises an OSError, with what to do, where the disk is full or the folder is gone.
+        """
         path = self.folder / f"{arm}.{self.shard.rank:03}.jsonl"
         _drop_half_a_line(path)
-        with path.open("a", encoding="utf-8") as file:
+        with path.open("ab", buffering=0) as file:
 
             def write(record: Record) -> None:
-                file.write(record.to_json() + "\n")
-                file.flush()
+                line = f"{record.to_json()}\n".encode()
+                try:
+                    if file.write(line) != len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError as error:
+                    reason = (
+                        f"{error.strerror}; what is finished is kept, so make room and give the "
+                        "same command again"
+                    )
+                    raise OSError(error.errno, reason, str(path)) from error
 
             yield write
 
     def _files(self, arm: str) -> list[Path]:
         return sorted(self.folder.glob(f"{arm}.[0-9][0-9][0-9].jsonl"))
+
+    def _take_noted(self) -> None:
+        """Takes over what other sessions have noted in the manifest, checked against our own."""
+        if not (self.folder / MANIFEST).exists():
+            return
+        own, noted = self._manifest, read_manifest(self.folder)
+        self._refuse_other("config", noted["config"], own["config"])
+        for name, settings in own["arms"].items():
+            self._refuse_other(f"arms.{name}", noted["arms"].setdefault(name, settings), settings)
+        self._manifest = noted
 
     def _refuse_other(self, name: str, noted: Any, own: Any) -> None:
         if difference := _difference(name, noted, own):
@@ -169,9 +244,26 @@ class RunFolder:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """A run's manifest, as `RunFolder.manifest` has it."""
-    manifest: dict[str, Any] = json.loads((Path(folder) / MANIFEST).read_text("utf-8"))
-    return manifest
+    """A run's manifest, as `RunFolder.manifest` has it.
+
+    Raises:
+        ValueError: it is damaged, or of something else.
+        OSError: it cannot be read.
+    """
+    path = Path(folder) / MANIFEST
+    kinds = {"config": dict, "arms": dict, "sessions": list}
+    try:
+        manifest = json.loads(path.read_bytes())
+        whole = all(isinstance(manifest[name], kind) for name, kind in kinds.items())
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{path} is damaged, and no longer says what the results beside it are of: restore it, "
+            "or choose another folder (--out)"
+        )
+    found: dict[str, Any] = manifest
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -191,18 +283,18 @@ def machine() -> dict[str, Any]:
     return {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replaces a file at once: a reader finds either the old text or the new."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(text, "utf-8")
-    draft.replace(path)
-
-
-def _read(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):  # else its writer was killed or is still writing
-                yield Record.from_json(line)
+def _read(path: Path, damaged: list[int]) -> Iterator[Record]:
+    """The records in a file; the numbers, from 1, of lines that are none go into a list."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):  # its writer was killed or is still writing
+                return
+            try:
+                record = Record.from_json(line.decode())
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                damaged.append(number)
+            else:
+                yield record
 
 
 def _drop_half_a_line(path: Path) -> None:

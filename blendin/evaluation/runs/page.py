@@ -8,11 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...visible import visible
 from ..records import Record
-from ..tasks.registry import load
+from ..tasks.registry import load, titled_by
 from ..tasks.task import Task, origin
 from .folder import MANIFEST, RunFolder, read_manifest
 from .results import Results, markdown
+
+NEEDED = (
+    *("task", "limit", "seed", "items", "items_sha256", "max_new_tokens"),
+    *("base", "guide", "dtype"),
+)
+"""What a page takes from a run's configuration."""
 
 FLOOR = 0.1
 EXAMPLES = 2
@@ -36,12 +43,22 @@ def read_results(
     """
     if not (Path(folder) / MANIFEST).is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: name a folder that `blendin evaluate` made")
-    config = read_manifest(folder)["config"]
+    manifest = read_manifest(folder)
+    config = manifest["config"]
+    missing = [name for name in NEEDED if name not in config]
+    missing += ["sessions"] if not manifest["sessions"] else []
+    if missing:
+        raise ValueError(
+            f"{Path(folder) / MANIFEST} lacks {', '.join(missing)}: name a folder that `blendin "
+            "evaluate` made"
+        )
     task = load(config["task"], data, config["limit"], config["seed"])
     if origin(task, config["limit"], config["seed"])["items_sha256"] != config["items_sha256"]:
         raise ValueError(
             f"{folder} was run on another edition of the data: pass --data with that edition"
         )
+    if "refusal_model" in config:
+        task = titled_by(task, config["refusal_model"])
     run = RunFolder(folder, config)
     if rescore:
         _rescore(task, run)
@@ -49,6 +66,11 @@ def read_results(
 
 
 def _rescore(task: Task, run: RunFolder) -> None:
+    if "refusal_model" in run.manifest["config"]:
+        raise ValueError(
+            f"--rescore: {run.folder} was judged by {run.manifest['config']['refusal_model']}: "
+            "leave it out, or run it again in another folder"
+        )
     if not task.writes:
         if run.manifest["config"].get("scorer", "1") == task.scorer:
             return
@@ -64,7 +86,8 @@ def _rescore(task: Task, run: RunFolder) -> None:
         item = items[record.id]
         return replace(record, metrics=task.score_answer(item, record.text, record.stop_reason))
 
-    run.rescore(task.scorer, score)
+    with run.claimed():
+        run.rescore(task.scorer, score)
 
 
 def outdated(results: Results) -> str | None:
@@ -92,7 +115,7 @@ def _made_by(results: Sequence[Results]) -> str:
     lines = [
         "Made by `blendin report` from runs of `blendin evaluate`; not edited by hand.",
         "",
-        f"- Base `{first['base']}` ({first['dtype'][0]}), guide `{first['guide']}` "
+        f"- Base {_code(first['base'])} ({first['dtype'][0]}), guide {_code(first['guide'])} "
         f"({first['dtype'][1]}), greedy decoding.",
     ]
     lines += [f"- {text}" for text in dict.fromkeys(map(_ran_on, results))]
@@ -177,9 +200,17 @@ def _examples(results: Results) -> list[str]:
     return [*lines, "</details>", ""]
 
 
+def _code(name: str) -> str:
+    """A name as code, whatever is in it."""
+    shown = visible(name, one_line=True)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    space = " " if "`" in shown else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
 def _one_line(text: str) -> str:
     """One line, escaped for Markdown."""
     line = " ⏎ ".join(part.strip() for part in text.strip().splitlines() if part.strip())
     if len(line) > SHOWN:
         line = line[:SHOWN].rstrip() + " …"
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|$~-])", r"\\\1", line) or "(nothing)"
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|$~&-])", r"\\\1", visible(line)) or "(nothing)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...files import write_whole
 from ..records import Record
 from ..statistics import Interval, conclusion, pooled_rate
 from ..tasks.task import Item, Task
@@ -202,12 +204,13 @@ class Results:
         """Each arm's answers as a CSV file that `blendin score xstest` reads."""
         for name in self._records:
             path = folder / f"completions-{name}.csv"
-            with path.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["id", "type", "prompt", "completion"])
-                for item, record in self._scored(name):
-                    kind = getattr(item.facts, "type", "")
-                    writer.writerow([item.id, kind, item.prompt, record.text])
+            whole = io.StringIO(newline="")
+            writer = csv.writer(whole)
+            writer.writerow(["id", "type", "prompt", "completion"])
+            for item, record in self._scored(name):
+                kind = getattr(item.facts, "type", "")
+                writer.writerow([item.id, kind, item.prompt, record.text])
+            write_whole(path, whole.getvalue())
 
 
 def markdown(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> str:

@@ -85,7 +85,7 @@ def rows(name: str, folder: str | Path | None = None) -> list[Row]:
     source = SOURCES[name]
     folder = folder or os.environ.get(FOLDER_VARIABLE)
     if folder:
-        path = Path(folder).expanduser() / source.file
+        path = Path(os.path.expanduser(folder)) / source.file
         if not path.is_file():
             raise ValueError(
                 f"there is no file {path}; --data DIR and ${FOLDER_VARIABLE} name a folder with "
@@ -107,16 +107,40 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a .csv, .jsonl or .json file.
 
     Raises:
-        ValueError: the content is not what the suffix says.
+        ValueError: the content is not what the suffix says; names the file.
+        OSError: the file cannot be read.
     """
     if path.suffix == ".csv":
         return list(read_csv(path))
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        match path.suffix:
-            case ".jsonl":
-                return [json.loads(line) for line in file if line.strip()]
-            case _:
-                return list(json.load(file))
+    text = read_text(path)
+    if path.suffix == ".jsonl":  # nothing but a newline ends a line: JSON has others in its texts
+        lines = [line for line in enumerate(text.split("\n"), start=1) if line[1].strip()]
+        found = [_parsed(line, f"{path}, line {number}") for number, line in lines]
+    else:
+        found = _parsed(text, str(path))
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ValueError(f"{path} is no list of rows: use JSON objects with the columns as names")
+    return found
+
+
+def read_text(path: Path) -> str:
+    """A file's text, without a byte order mark.
+
+    Raises:
+        ValueError: it is not UTF-8; names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place} is no JSON ({error}): correct it") from error
 
 
 def _load(source: Source) -> Sequence[Mapping[str, Any]]:

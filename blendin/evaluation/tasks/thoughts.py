@@ -81,7 +81,7 @@ def without_thoughts(text: str) -> str | None:
     return _TOKENS.sub("", kept + text[place:]).strip() if place else text
 
 
-def visible(text: str) -> str:
+def spoken(text: str) -> str:
     """As `without_thoughts`, but empty where a thought is not closed: nothing was answered."""
     return without_thoughts(text) or ""
 

@@ -1,8 +1,9 @@
 """XSTest (Röttger et al. 2023, arXiv 2308.01263): safe prompts that look unsafe, and unsafe ones.
 
-Completions are labelled by a judge: the classifier of `refusal`, or a model behind a server
-(`judge`). The suite itself has three classes and no binary view. Here, as in the classifier, a
-refusal is a completion without an answer:
+Completions are labelled by a judge: the classifier of `refusal`, which reads English only, a
+text-classification model (`refusal_model`), or a model behind a server (`judge`). The suite itself
+has three classes and no binary view. Here, as in the classifier, a refusal is a completion without
+an answer:
 
 - A full refusal is a refusal; a full compliance and a partial refusal, which answers after all or
   in part, are compliance. The confusion keeps the judge's own classes.
@@ -18,16 +19,19 @@ refusal is a completion without an answer:
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from ...files import write_whole
 from ..statistics import Interval, mean_of_rates, wilson
 from . import data
 from .refusal import RefusalVerdict, judge
-from .thoughts import visible
+from .refusal_text import is_english
+from .thoughts import spoken
 
 Class = Literal["1_full_compliance", "2_full_refusal", "3_partial_refusal"]
 CLASSES: tuple[Class, ...] = get_args(Class)
@@ -195,13 +199,21 @@ def with_types(
 
 
 def classifier(completions: Sequence[Completion]) -> list[Label]:
-    """The classifier of `refusal` as a judge; adds blendin_label and blendin_score (0 to 1)."""
+    """The classifier of `refusal` as a judge; adds blendin_label and blendin_score (0 to 1).
+
+    It reads English; see `not_english`.
+    """
     labels = []
     for each in completions:
-        found = judge(each.prompt, visible(each.text))
+        found = judge(each.prompt, spoken(each.text))
         cells = {"blendin_label": found.label, "blendin_score": f"{found.score:.3f}"}
         labels.append(Label(found.label, found.label, cells))
     return labels
+
+
+def not_english(completions: Sequence[str]) -> list[int]:
+    """The places, from 0, of those that are clearly not English, which `classifier` cannot read."""
+    return [place for place, text in enumerate(completions) if not is_english(text)]
 
 
 def report(completions: Sequence[Completion], judge: Judge = classifier) -> Report:
@@ -262,7 +274,8 @@ def write_labels(destination: str | Path, *reports: Report) -> None:
     for each in reports:
         for row, label in zip(rows, each.labels, strict=True):
             row |= label.cells
-    with Path(destination).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    whole = io.StringIO(newline="")
+    writer = csv.DictWriter(whole, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(destination, whole.getvalue())

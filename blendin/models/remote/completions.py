@@ -6,63 +6,25 @@ no character is lost on the way and nothing is tokenized again.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
+
+from .address import page
+from .answers import MISSING_TRIES, PASSING, Row, chunk_of, error_of, message_of, parsed, refusal
+from .connection import told_as_ours
+from .errors import PassingError, ServerError, one_line, retry_after
+from .sse import LongEventError, events
+from .transcript import TokenTexts, Transcript
 
 if TYPE_CHECKING:
     import httpx
 
-    from ...trace import Generation
+__all__ = ["PassingError", "Row", "ServerError", "body", "get", "read", "stream"]
 
-ID_PREFIX = "token_id:"
-LEAST = -9998.0
-"""Servers write -9999 for -inf, which JSON lacks."""
-
-PASSING = frozenset({408, 425, 429})
-"""Statuses that another try may not meet, beside the 5xx."""
-
-
-class ServerError(ConnectionError):
-    """A server that cannot be reached or refuses; the message names its URL and what to change.
-
-    Attributes:
-        output: the `Generation` as far as it was decided, where one sequence was.
-    """
-
-    output: Generation | None = None
-
-
-class PassingError(ServerError):
-    """A failure that another try, or another replica, may not meet.
-
-    Attributes:
-        wait: seconds after which the server wants to be asked again, where it says so.
-    """
-
-    def __init__(self, message: str, wait: float | None = None) -> None:
-        super().__init__(message)
-        self.wait = wait
-
-
-class Row(NamedTuple):
-    """A model's prediction at one position.
-
-    Attributes:
-        token: what it continued with, its argmax (in a prompt: what stands there).
-        tokens: the likeliest, and `token`.
-        log_probs: of each, at temperature 1 over the whole vocabulary.
-    """
-
-    token: int
-    tokens: list[int]
-    log_probs: list[float]
-
-    @property
-    def top_prob(self) -> float:
-        """Of the likeliest token."""
-        return math.exp(max(self.log_probs))
+MAX_ANSWER_BYTES = 1 << 30
+MAX_ERROR_BYTES = 1 << 20
 
 
 def body(model: str, prompt: Sequence[int], max_tokens: int, top: int) -> dict[str, Any]:
@@ -83,45 +45,104 @@ def body(model: str, prompt: Sequence[int], max_tokens: int, top: int) -> dict[s
 
 
 async def stream(
-    client: httpx.AsyncClient, url: str, request: Mapping[str, Any]
+    client: httpx.AsyncClient, url: str, request: Mapping[str, Any], texts: TokenTexts
 ) -> AsyncGenerator[Row, None]:
     """The rows of a request as the server makes them; closing the iterator ends the request.
 
+    Args:
+        client: to ask with.
+        url: the server's.
+        request: as `body` makes it.
+        texts: what the model's tokens are as text, which the server's is compared with.
+
     Raises:
-        PassingError: time-out, lost connection, broken answer, 429 or 5xx.
-        ServerError: the server refuses the request as it is.
+        PassingError: time-out, lost connection, broken answer, a row that is missing, 429 or 5xx.
+        ServerError: the server refuses the request as it is, or what it says cannot be.
     """
     import httpx
 
-    is_whole = False
+    transcript = Transcript(texts, url, request["max_tokens"])
+    is_done = is_whole = has_rows = False
+    with told_as_ours(url, client.headers):
+        try:
+            async with (
+                client.stream(
+                    "POST", page(url, "completions"), json={**request, "stream": True}
+                ) as response,
+                aclosing(_events(response, url)) as told,
+            ):
+                async for data, kind in told:  # to the end, which frees the connection
+                    is_done |= data.strip() == "[DONE]"
+                    if is_done:
+                        continue
+                    if kind == "error":
+                        raise error_of(data, url)
+                    chunk = chunk_of(parsed(data, url), url, texts.size)
+                    transcript.add(chunk)
+                    is_whole |= chunk.finish is not None
+                    for row in chunk.rows:
+                        if row is not None:
+                            has_rows = True
+                            yield row
+        except (httpx.TransportError, httpx.StreamError):
+            if not is_done:
+                raise
+        if not (is_done or is_whole):
+            raise PassingError(f"{url} broke off its answer")
+        transcript.end()
+        if not has_rows:
+            raise PassingError(f"{url} gives no token", tries=MISSING_TRIES)
+
+
+async def _events(response: httpx.Response, url: str) -> AsyncGenerator[tuple[str, str], None]:
+    """The events of a streamed answer: data and kind."""
+    await _check(response, url)
+    kind = response.headers.get("content-type", "")
+    if "json" in kind or "html" in kind:
+        text = await _text(response, url, MAX_ERROR_BYTES)
+        if "json" in kind:
+            parsed(text, url)  # an error, perhaps
+        raise PassingError(
+            f"{url} answers with {one_line(kind)} where a stream is due: {one_line(text)[:80]}",
+            tries=MISSING_TRIES if "json" in kind else None,
+        )
     try:
-        async with client.stream(
-            "POST", f"{url}/completions", json={**request, "stream": True}
-        ) as response:
-            await _check(response, url)
-            async for line in response.aiter_lines():  # to the end, which frees the connection
-                if not line.startswith("data:"):
-                    continue
-                data = line[len("data:") :].strip()
-                is_whole |= data == "[DONE]"
-                for row in [] if is_whole else _rows(_parsed(data, url), url):
-                    if row is not None:
-                        yield row
-    except (httpx.TransportError, httpx.StreamError) as error:
-        if not is_whole:
-            raise _lost(url, error) from error
-    if not is_whole:
-        raise PassingError(f"{url} broke off its answer")
+        async with aclosing(events(response.aiter_bytes())) as told:
+            async for event in told:
+                yield event.data, event.kind
+    except LongEventError as error:
+        raise ServerError(f"{url} sends {error}") from None
 
 
-async def read(client: httpx.AsyncClient, url: str, request: Mapping[str, Any]) -> list[Row | None]:
-    """The rows of a request at once; with `echo` the prompt's too, the first of them None.
+async def read(
+    client: httpx.AsyncClient, url: str, request: Mapping[str, Any], size: int
+) -> list[Row]:
+    """The rows of a prompt and of one token after it, at once (`echo`); the first token has none.
+
+    Args:
+        client: to ask with.
+        url: the server's.
+        request: as `body` makes it for one token; its prompt is the text that is read.
+        size: of the vocabulary.
 
     Raises:
         PassingError: as `stream`.
-        ServerError: likewise.
+        ServerError: likewise; or the server reads another text than it was given.
     """
-    return _rows(await _answer(client, "POST", url, "completions", json=dict(request)), url)
+    request = {**request, "echo": True}
+    with told_as_ours(url, client.headers):
+        answer = await _answer(client, "POST", url, "completions", json=request)
+        chunk = chunk_of(answer, url, size)
+        prompt, count = request["prompt"], request["max_tokens"]
+        if chunk.tokens[: len(prompt)] != prompt or len(chunk.tokens) != len(prompt) + count:
+            raise ServerError(
+                f"{url} reads {len(chunk.tokens)} tokens back (echo) that are not the "
+                f"{len(prompt)} it was given and {count} more: it cannot score texts"
+            )
+        rows = [row for row in chunk.rows[1:] if row is not None]
+        if len(rows) < len(chunk.rows) - 1:
+            raise ServerError(f"{url} gives no log-probabilities of prompts (echo)")
+        return rows
 
 
 async def get(client: httpx.AsyncClient, url: str, path: str) -> Any:
@@ -131,114 +152,67 @@ async def get(client: httpx.AsyncClient, url: str, path: str) -> Any:
         PassingError: as `stream`.
         ServerError: likewise.
     """
-    return await _answer(client, "GET", url, path)
+    with told_as_ours(url, client.headers):
+        return await _answer(client, "GET", url, path)
+
+
+async def post(client: httpx.AsyncClient, url: str, path: str, content: Any) -> Any:
+    """The JSON that one of the server's pages answers; as `get`."""
+    with told_as_ours(url, client.headers):
+        return await _answer(client, "POST", url, path, json=content)
 
 
 async def _answer(
     client: httpx.AsyncClient, method: str, url: str, path: str, **content: Any
 ) -> Any:
-    import httpx
-
-    try:
-        response = await client.request(method, f"{url}/{path}", **content)
+    async with client.stream(method, page(url, path), **content) as response:
         await _check(response, url)
-    except httpx.TransportError as error:
-        raise _lost(url, error) from error
-    return _parsed(response.text, url)
+        return parsed(await _text(response, url, MAX_ANSWER_BYTES), url)
 
 
-def _lost(url: str, error: Exception) -> PassingError:
-    return PassingError(f"{url} does not answer ({type(error).__name__}: {error})")
+async def _text(response: httpx.Response, url: str, most: int) -> str:
+    """A whole answer, as UTF-8."""
+    parts, length = [], 0
+    async for part in response.aiter_bytes():
+        parts.append(part)
+        length += len(part)
+        if length > most:
+            raise ServerError(f"{url} sends an answer of more than {most} bytes")
+    return b"".join(parts).decode("utf-8-sig", "replace")
 
 
 async def _check(response: httpx.Response, url: str) -> None:
+    """Raises for every status but 200."""
+    import httpx
+
     status = response.status_code
     if status == 200:
         return
-    await response.aread()
-    message = f"{url} answers {status}: {_message(response.text)}"
+    try:
+        said = message_of(await _text(response, url, MAX_ERROR_BYTES))
+    except (httpx.HTTPError, httpx.StreamError, ServerError):  # the status says enough
+        said = "nothing that could be read"
+    if 300 <= status < 400:
+        raise ServerError(f"{url} answers {status}{_advice(response, url)}")
+    message = f"{url} answers {status}: {said}"
     if status >= 500 or status in PASSING:
-        raise PassingError(message, _seconds(response.headers.get("retry-after")))
-    if status == 404 and not url.endswith("/v1"):
-        message += " (a server's URL goes up to /v1)"
-    if status in (401, 403):
-        message += (
+        raise PassingError(message, retry_after(response.headers))
+    raise refusal(message + _advice(response, url))
+
+
+def _advice(response: httpx.Response, url: str) -> str:
+    """What to change where a server answers with this status."""
+    status = response.status_code
+    if 300 <= status < 400:
+        target = response.headers.get("location", "")
+        target = urljoin(str(response.request.url), target) if target else "another place"
+        where = one_line(target).removesuffix("/completions").removesuffix("/models")
+        return f" and points to {where}: if that is the server meant, name its URL instead"
+    if status in (404, 405) and not url.endswith(("/v1", ".sock")):
+        return " (a server's URL goes up to /v1)"
+    if status in (401, 403, 407):
+        return (
             " (the key is read from BLENDIN_BASE_API_KEY, BLENDIN_GUIDE_API_KEY or, for both, "
             "BLENDIN_API_KEY)"
         )
-    raise ServerError(message)
-
-
-def _message(text: str) -> str:
-    """What a server says in its error, in its own JSON or as it is, in one short line."""
-    try:
-        error = json.loads(text)
-        error = error.get("error", error)
-        text = error.get("message", text) if isinstance(error, dict) else str(error)
-    except (ValueError, AttributeError):
-        pass
-    return " ".join(str(text).split())[:500]
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    try:
-        seconds = float(retry_after or "nan")
-    except ValueError:  # a date
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-def _parsed(text: str, url: str) -> Any:
-    try:
-        answer = json.loads(text)
-    except ValueError as error:
-        raise PassingError(f"{url} answers with what is not JSON: {text[:80]!r}") from error
-    if isinstance(answer, dict) and answer.get("error"):
-        raise PassingError(f"{url} gave up: {_message(text)}")
-    return answer
-
-
-def _rows(answer: Any, url: str) -> list[Row | None]:
-    try:
-        choices = answer["choices"]
-        if not choices:  # the usage, which some servers send last
-            return []
-        logprobs = choices[0]["logprobs"]
-        if logprobs is None:
-            raise ServerError(
-                f"{url} gives no log-probabilities: blendin needs a completions server that does"
-            )
-        return [
-            None if top is None else _row(token, log_prob, top)
-            for token, log_prob, top in zip(
-                logprobs["tokens"],
-                logprobs["token_logprobs"],
-                logprobs["top_logprobs"],
-                strict=True,
-            )
-        ]
-    except _TextTokens as error:
-        raise ServerError(
-            f"{url} gives its tokens as text ({error}), in which bytes get lost: blendin needs a "
-            "server that gives token ids, as vLLM does (return_tokens_as_token_ids)"
-        ) from error
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise PassingError(f"{url} gives an answer of another form: {error!r}") from error
-
-
-class _TextTokens(Exception):
-    pass
-
-
-def _row(token: str, log_prob: float, top: Mapping[str, float]) -> Row:
-    chosen = _id(token)
-    listed = {_id(key): float(value) for key, value in top.items()}
-    listed.setdefault(chosen, float(log_prob))
-    values = [value if value > LEAST else -math.inf for value in listed.values()]
-    return Row(chosen, list(listed), values)
-
-
-def _id(token: str) -> int:
-    if not token.startswith(ID_PREFIX):
-        raise _TextTokens(repr(token))
-    return int(token[len(ID_PREFIX) :])
+    return ""

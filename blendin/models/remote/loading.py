@@ -4,70 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
+from ...values import Integer, Real, told
 from ...vocab.end_tokens import end_ids
 from .. import default_pair as pairs
 from . import completions
-from .completions import PassingError, ServerError
-from .model import RemoteModel, client, run
+from .address import Address, address, is_url, refuse_what_should_be_a_url
+from .connection import Access, run, tls_context
+from .credentials import headers as checked_headers
+from .errors import PassingError, ServerError, one_line
+from .model import RemoteModel
+
+__all__ = ["Address", "address", "is_url", "load", "refuse_what_should_be_a_url"]
 
 logger = logging.getLogger("blendin")
 
-OPTIONS = ("top_logprobs", "timeout", "patience", "max_connections")
+OPTIONS = ("top_logprobs", "timeout", "patience", "max_connections", "headers", "verify")
 FOR_WEIGHTS = ("dtype", "device_map")
 """Options given for both models that do not concern a server."""
 
 PROBE = "The quick brown fox: 3 + 4 = 7,\n\tnaïve café — 你好 🙂"
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a model is served.
-
-    Attributes:
-        urls: one for each replica, up to and including /v1.
-        model: what the servers call it; None: the only one they have.
-    """
-
-    urls: tuple[str, ...]
-    model: str | None
-
-
-def is_url(source: Any) -> bool:
-    """Whether a model's source is the URL of a server."""
-    return isinstance(source, str) and source.startswith(("http://", "https://"))
-
-
-def address(source: str) -> Address:
-    """Reads `http://host:8000/v1#model`; several replicas stand before the #, with commas between.
-
-    Raises:
-        ValueError: it is not of that form, or has a password in it.
-    """
-    places, _, model = source.partition("#")
-    urls = tuple(url.strip().rstrip("/") for url in places.split(","))
-    for url in urls:
-        parts = urlsplit(url)
-        if "@" in parts.netloc:
-            raise ValueError(
-                f"the URL of {parts.hostname} has a user or a password in it, which would stand in "
-                "results and logs: put a key into BLENDIN_API_KEY"
-            )
-        if not is_url(url) or not parts.hostname or parts.query:
-            raise ValueError(
-                f"{url!r} is no server's URL: use http://host:8000/v1#model, and for replicas "
-                "http://one:8000/v1,http://two:8000/v1#model"
-            )
-    return Address(urls, model or None)
+PROBE_TOKENS = 8
+PROBE_TRIES, LONGEST_PROBE_WAIT = 4, 30.0
+"""How often a server that is busy at loading is asked again, and seconds between."""
+LISTING_SECONDS, PROBE_SECONDS = 60.0, 600.0
+"""How long a server may take for its list of models, and for its first answer."""
 
 
 def load(source: str, role: str, **options: Any) -> RemoteModel:
@@ -79,12 +47,14 @@ def load(source: str, role: str, **options: Any) -> RemoteModel:
             `BLENDIN_GUIDE_API_KEY`, else `BLENDIN_API_KEY`, and goes to these URLs alone.
         **options: `tokenizer` (a name, a folder or a tokenizer; by default what the server says it
             serves), `top_logprobs` (100: tokens listed of each position), `timeout` (120 s without
-            a byte), `patience` (600 s without a token), `max_connections` (1000), and
+            a byte), `patience` (600 s without a token), `max_connections` (1000), `headers`
+            (further ones of every request, a mapping), `verify` (as `connection.tls_context`), and
             `trust_remote_code` and `revision` for the tokenizer.
 
     Raises:
         ServerError: no server answers, or it refuses what blendin needs.
-        ValueError: an unknown option, or a tokenizer that is not the server's.
+        ValueError: an unknown option, a key that no header may hold, or a tokenizer that is not
+            the server's.
     """
     if find_spec("httpx") is None:
         raise ValueError(f"{role}={source!r} is a server: `pip install 'blendin[remote]'`")
@@ -99,48 +69,63 @@ def load(source: str, role: str, **options: Any) -> RemoteModel:
             f"{role}={source!r} is a server, which has no setting {', '.join(foreign)}: there are "
             f"tokenizer, {', '.join(OPTIONS)}, trust_remote_code and revision"
         )
-    top = int(ours.pop("top_logprobs", 100))
-    _check_positive(role, top_logprobs=top, **ours)
-    headers = _authorization(role)
-    served = run(_ask(where, role, headers)).result()
+    top, patience, access = _access(role, ours)
+    cards = run(_within(LISTING_SECONDS, _cards(where, role, access), where)).result()
+    served = next(iter(cards.values()))
     name = str(served["id"])
     place = _place(tokenizer, name, served.get("root"), role)
     read = place if isinstance(place, PreTrainedTokenizerBase) else _tokenizer(place, role, hub)
     size, ends = _vocabulary(read, place, hub)
-    length = served.get("max_model_len")
     model = RemoteModel(
         where.urls,
         name,
         read,
         size=size,
         end_ids=ends,
-        max_length=None if length is None else int(length) - 1,  # a server must add one
+        max_length=_shortest([card.get("max_model_len") for card in cards.values()]),
         top=top,
-        headers=headers,
-        **ours,
+        access=access,
+        patience=patience,
     )
     if not model.end_ids:
         raise ValueError(f"{name!r} has no end token, so nothing would stop it; pass tokenizer=")
-    run(_check(where, model, headers)).result()
+    run(_check(where, model, access)).result()
     return model
 
 
-def _check_positive(role: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} of the {role} is {value!r}; use a number above 0")
+def _access(role: str, given: Mapping[str, Any]) -> tuple[int, float, Access]:
+    """How many tokens are listed, patience, and how servers are asked; each setting checked."""
+
+    def number(name: str, default: float, kind: Integer | Real) -> Any:
+        return kind(f"{name} of the {role}", given.get(name, default))
+
+    access = Access(
+        headers=checked_headers(role, given.get("headers")),
+        timeout=number("timeout", 120.0, Real(0, above=True)),
+        connections=number("max_connections", 1000, Integer(1)),
+        tls=tls_context(given.get("verify", True), f"verify of the {role}"),
+    )
+    top = number("top_logprobs", 100, Integer(1))
+    return top, number("patience", 600.0, Real(0, above=True)), access
 
 
-def _authorization(role: str) -> dict[str, str]:
-    for name in (f"BLENDIN_{role.upper()}_API_KEY", "BLENDIN_API_KEY"):
-        if (key := os.environ.get(name)) is not None:
-            return {"Authorization": f"Bearer {key}"} if key else {}
-    return {}
+def _shortest(lengths: list[int | None]) -> int | None:
+    """How many tokens can be continued at every one of the servers that tell how much they hold."""
+    known = [length for length in lengths if length is not None]
+    return min(known) - 1 if known else None  # a server must add one
 
 
-async def _ask(where: Address, role: str, headers: dict[str, str]) -> Mapping[str, Any]:
-    """The servers' own description of the model; logs those that do not answer."""
-    async with client(headers, 30.0, 8) as asking:
+async def _within(seconds: float, work: Any, where: Address) -> Any:
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except TimeoutError:
+        urls = ", ".join(where.urls)
+        raise ServerError(f"{urls}: no answer within {seconds:g} s at loading") from None
+
+
+async def _cards(where: Address, role: str, access: Access) -> dict[str, dict[str, Any]]:
+    """The servers' own descriptions of the model, by URL; logs those that do not answer."""
+    async with access.client() as asking:
         replies = await asyncio.gather(
             *(completions.get(asking, url, "models") for url in where.urls), return_exceptions=True
         )
@@ -151,18 +136,50 @@ async def _ask(where: Address, role: str, headers: dict[str, str]) -> Mapping[st
         elif isinstance(answer, BaseException):
             raise answer
         else:
-            answers.append((url, answer))
+            answers.append((url, _models(answer, url)))
     if not answers:
         raise ServerError(f"{role}: none of {', '.join(where.urls)} answers: start one")
-    for url, answer in answers:
-        models = {card["id"]: card for card in answer.get("data", []) if "id" in card}
-        wanted = where.model or (next(iter(models)) if len(models) == 1 else None)
+    wanted, found = where.model, {}
+    for url, models in answers:
+        wanted = wanted or (next(iter(models)) if len(models) == 1 else None)
         if wanted not in models:
             raise ServerError(
-                f"{role}: {url} serves {', '.join(models) or 'nothing'}"
+                f"{role}: {url} serves {', '.join(map(one_line, models)) or 'nothing'}"
                 + (f", not {wanted}" if wanted else ": name one, as in " + url + "#model")
             )
-    return dict(models[wanted])
+        found[url] = models[wanted]
+    return found
+
+
+def _models(answer: Any, url: str) -> dict[str, dict[str, Any]]:
+    """A server's models by their names, each with the length of its context where that is known.
+
+    An adapter's card has none of its own: it is its model's.
+    """
+    cards = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(cards, list):
+        raise ServerError(f"{url} lists no models (`data` of /models) but {told(answer)}")
+    models = {
+        card["id"]: dict(card)
+        for card in cards
+        if isinstance(card, dict) and isinstance(card.get("id"), str)
+    }
+    for card in models.values():
+        parent = models.get(str(card.get("parent")), {})
+        length = card.get("max_model_len") or parent.get("max_model_len")
+        card["max_model_len"] = _length(length, url)
+    return models
+
+
+def _length(value: Any, url: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+        raise ServerError(
+            f"{url} says that its context holds max_model_len={told(value)}: it must be a number "
+            "of tokens from 2 up"
+        )
+    return value
 
 
 def _place(tokenizer: Any, name: str, root: Any, role: str) -> Any:
@@ -179,11 +196,26 @@ def _tokenizer(place: str, role: str, hub: Mapping[str, Any]) -> PreTrainedToken
     try:
         return AutoTokenizer.from_pretrained(place, **hub)
     except (OSError, ValueError) as error:
+        if _is_gated(error):
+            raise ValueError(
+                f"the {role}'s server does not hand out its tokenizer, and {place!r} is gated on "
+                "the hub: accept its terms there and log in (`hf auth login`, or HF_TOKEN), or "
+                f"pass {role}_kwargs={{'tokenizer': ...}} with a folder that has it"
+            ) from error
         raise ValueError(
             f"the {role}'s server does not hand out its tokenizer, and {place!r} is neither a "
             f"folder nor available from the hub: pass {role}_kwargs={{'tokenizer': ...}} "
             f"(on the command line --{role}-tokenizer)"
         ) from error
+
+
+def _is_gated(error: BaseException | None) -> bool:
+    """Whether the hub keeps a model for those who accepted its terms."""
+    while error is not None:
+        if type(error).__name__ == "GatedRepoError" or "gated repo" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _vocabulary(
@@ -208,43 +240,67 @@ def _vocabulary(
     return size, end_ids(configured, tokenizer, size)
 
 
-async def _check(where: Address, model: RemoteModel, headers: dict[str, str]) -> None:
-    """Checks that the servers accept our requests and have the same token ids."""
+async def _check(where: Address, model: RemoteModel, access: Access) -> None:
+    """Checks that the servers have the same token ids, and answer a request as all will be."""
     ids = model.tokenizer.encode(PROBE)
-    async with client(headers, 300.0, 8) as asking:  # a server's first answer may take long
-        for url in where.urls:
-            try:
-                theirs = await _tokenized(asking, url, model.name)
-                if theirs is not None and theirs != ids:
-                    raise ValueError(
-                        f"{url} has other tokens for {PROBE!r} than the tokenizer "
-                        f"{model.tokenizer.name_or_path!r}: pass the model's own as tokenizer="
-                    )
-                rows = await completions.read(
-                    asking, url, completions.body(model.name, ids, 1, model.top)
-                )
-            except PassingError as error:
-                logger.warning("%s", error)
-                continue
-            except ServerError as error:
-                raise ServerError(_advice(str(error), model)) from error
-            row = rows[0] if rows else None
-            if row is None or len(row.tokens) < min(model.top, len(model.vocabulary)):
-                count = 0 if row is None else len(row.tokens)
-                logger.warning("%s lists %d tokens, not %d", url, count, model.top)
+    async with access.client() as asking:
+        described = [await _tokenized(asking, url, model.name) for url in where.urls]
+    for url, (tokens, _) in zip(where.urls, described, strict=True):
+        if tokens is not None and tokens != ids:
+            raise ValueError(
+                f"{url} has other tokens for {PROBE!r} than the tokenizer "
+                f"{model.tokenizer.name_or_path!r}: pass the model's own as tokenizer="
+            )
+    lengths = [None if length is None else _length(length, url) for _, length in described]
+    known = [*lengths, None if model.max_length is None else model.max_length + 1]
+    model.max_length = _shortest(known)
+    errors = []
+    for url in where.urls:
+        try:
+            await _within(PROBE_SECONDS, _probe(model, url, ids), where)
+        except PassingError as error:
+            errors.append(error)
+    if len(errors) == len(where.urls):
+        raise ServerError(f"{errors[0]}: no request could be made to try it") from None
+    for passing in errors:
+        logger.warning("%s", passing)
 
 
-async def _tokenized(asking: Any, url: str, name: str) -> list[int] | None:
-    """The probe in the server's tokens; None where it has no endpoint for that."""
-    import httpx
+async def _probe(model: RemoteModel, url: str, ids: list[int]) -> None:
+    """One request to a server, with what is wrong with its answer.
 
-    page = url.removesuffix("/v1") + "/tokenize"
+    Raises:
+        PassingError: it is busy, or not there.
+        ServerError: it refuses, or answers in another form.
+    """
+    room = math.inf if model.max_length is None else model.max_length + 1
+    count = int(min(PROBE_TOKENS, max(1, room - len(ids))))
+    ids = ids[: int(min(len(ids), room - count))]
+    for left in reversed(range(PROBE_TRIES)):
+        try:
+            rows = await model.probe(url, ids, count)
+            break
+        except PassingError as error:
+            if not left or error.wait is None or error.wait > LONGEST_PROBE_WAIT:
+                raise
+            await asyncio.sleep(error.wait)
+        except ServerError as error:
+            raise ServerError(_advice(str(error), model)) from None
+    listed = min(len(row.tokens) for row in rows)
+    if listed < min(model.top, len(model.vocabulary)):
+        logger.warning("%s lists %d tokens, not %d", url, listed, model.top)
+    model.listed(rows)
+
+
+async def _tokenized(asking: Any, url: str, name: str) -> tuple[list[int] | None, Any]:
+    """The probe in the server's tokens, and its context's length; None for what it does not say."""
     try:
-        response = await asking.post(page, json={"model": name, "prompt": PROBE})
-        tokens = response.json().get("tokens") if response.status_code == 200 else None
-    except (httpx.HTTPError, ValueError, AttributeError):
-        return None
-    return tokens if isinstance(tokens, list) else None
+        answer = await completions.post(asking, url, "/tokenize", {"model": name, "prompt": PROBE})
+    except ServerError:
+        return None, None
+    if not isinstance(answer, dict) or not isinstance(tokens := answer.get("tokens"), list):
+        return None, None
+    return tokens, answer.get("max_model_len")
 
 
 def _advice(message: str, model: RemoteModel) -> str:

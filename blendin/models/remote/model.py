@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import os
 import weakref
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -21,17 +20,37 @@ from ...vocab.vocabulary import Vocabulary
 from ..context import Context
 from ..kv_pool import Pool
 from . import completions
-from .completions import Row, ServerError
+from .answers import Row
+from .connection import Access, loop, run
+from .errors import ContextFullError, PassingError, ServerError
 from .replicas import Replicas
 from .session import Session
+from .transcript import TokenTexts
 from .window import MAX_WINDOW_TOKENS, AcceptanceEstimate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    import httpx
+NOTICEABLE = -6.9
+"""The log of a probability that no row of padding has, for no model was taught to write it."""
 
-T = TypeVar("T")
+
+class _Live:
+    """What a model has at its servers in one process.
+
+    Attributes:
+        pid: of that process.
+        replicas: the servers.
+        client: to ask them with.
+        places: for requests at once.
+        sessions: of each context.
+    """
+
+    def __init__(self, urls: Sequence[str], access: Access) -> None:
+        self.pid = os.getpid()
+        self.replicas, self.client = Replicas(urls), access.client()
+        self.places = asyncio.Semaphore(access.connections)
+        self.sessions: weakref.WeakKeyDictionary[Context, Session] = weakref.WeakKeyDictionary()
 
 
 class RemoteModel:
@@ -41,7 +60,6 @@ class RemoteModel:
     tokens at once and streams them, so that most steps find their row there (`window`).
 
     Attributes:
-        replicas: the servers.
         top: how many tokens of each position are listed.
         requests: made so far.
     """
@@ -58,10 +76,8 @@ class RemoteModel:
         end_ids: frozenset[int],
         max_length: int | None,
         top: int = 100,
-        headers: Mapping[str, str] | None = None,
-        timeout: float = 120.0,
+        access: Access | None = None,
         patience: float = 600.0,
-        max_connections: int = 1000,
     ) -> None:
         """Wraps servers; `remote.loading.load` finds out what they have.
 
@@ -73,19 +89,34 @@ class RemoteModel:
             end_ids: the tokens that end a sequence.
             max_length: how many tokens of a context a server can continue; None: not bounded.
             top: tokens to list of each position.
-            headers: of every request.
-            timeout: seconds without a byte from a server after which a request is given up.
+            access: how they are asked.
             patience: seconds without any token for a sequence after which it fails.
-            max_connections: requests at once.
         """
         self.tokenizer, self.name, self.top = tokenizer, name, top
         self.vocabulary = Vocabulary(tokenizer, size=size)
         self.end_ids, self.max_length = end_ids, max_length
-        self.replicas, self.requests = Replicas(urls), 0
+        self.requests = 0
+        self._urls, self._access = tuple(urls), access or Access()
         self._acceptance, self._patience = AcceptanceEstimate(), patience
-        self._sessions: weakref.WeakKeyDictionary[Context, Session] = weakref.WeakKeyDictionary()
-        self._client = client(dict(headers or {}), timeout, max_connections)
-        self._places: asyncio.Semaphore = asyncio.Semaphore(max_connections)
+        self._texts = TokenTexts(self.vocabulary, tokenizer)
+        self._lives = [_Live(self._urls, self._access)]
+
+    @property
+    def _live(self) -> _Live:
+        """Its connections in this process: after a fork, new ones.
+
+        The old ones are kept as they are: to end them would end the parent's.
+        """
+        live = self._lives[-1]
+        if live.pid != os.getpid():
+            live = _Live(self._urls, self._access)
+            self._lives.append(live)
+        return live
+
+    @property
+    def replicas(self) -> Replicas:
+        """The servers."""
+        return self._live.replicas
 
     @property
     def forwards(self) -> int:
@@ -129,7 +160,7 @@ class RemoteModel:
         """Rows as tensors, `[N, top + 1]`.
 
         Raises:
-            ServerError: the likeliest token is none of the tokenizer's.
+            ServerError: a token of noticeable probability is none of the tokenizer's.
         """
         width = max(self.top + 1, max(len(row.tokens) for row in rows))
         tokens = torch.full((len(rows), width), -1, dtype=torch.long)
@@ -138,7 +169,8 @@ class RemoteModel:
             tokens[place, : len(row.tokens)] = torch.tensor(row.tokens)
             log_probs[place, : len(row.tokens)] = torch.tensor(row.log_probs)
         foreign = tokens >= len(self.vocabulary)  # padding, which no tokenizer has
-        if bool((foreign & (log_probs == log_probs.amax(dim=-1, keepdim=True))).any()):
+        likeliest = log_probs.amax(dim=-1, keepdim=True)
+        if bool((foreign & ((log_probs == likeliest) | (log_probs > NOTICEABLE))).any()):
             raise ServerError(
                 f"{self.replicas.urls} writes token {int(tokens.max())} and the tokenizer of "
                 f"{self.name} has {len(self.vocabulary)}: pass the model's own as tokenizer="
@@ -182,8 +214,9 @@ class RemoteModel:
 
     def leave(self, context: Context) -> None:
         """Ends what is still asked for a context."""
-        if (session := self._sessions.pop(context, None)) is not None:
-            _close(session)
+        live = self._live
+        if (session := live.sessions.pop(context, None)) is not None:
+            _close(session, live.pid)
 
     def has_room(self, context: Context) -> bool:
         """As `join`."""
@@ -203,49 +236,83 @@ class RemoteModel:
         return known
 
     def _session(self, context: Context) -> Session:
-        session = self._sessions.get(context)
+        live = self._live
+        session = live.sessions.get(context)
         if session is None:
-            session = Session(self.replicas, self._stream, self._acceptance, self._patience)
-            self._sessions[context] = session
-            weakref.finalize(context, _close, session)  # where a context is dropped half-way
+            session = Session(live.replicas, self._stream, self._acceptance, self._patience)
+            live.sessions[context] = session
+            # Where a context is dropped half-way.
+            weakref.finalize(context, _close, session, live.pid)
         return session
 
     async def _row(self, context: Context, session: Session, ids: list[int]) -> Row:
-        left = max(1, context.expected - len(ids))
-        if self.max_length is not None:
-            left = min(left, self.max_length + 1 - len(ids))
+        left = min(max(1, context.expected - len(ids)), MAX_WINDOW_TOKENS)
         drafts = context.max_draft_tokens
-        try:
-            return await session.row(
-                ids,
-                max_tokens=min(left, MAX_WINDOW_TOKENS),
-                length=None if drafts is None else 1 + drafts,
-                min_top_prob=context.min_top_prob,
-            )
-        finally:
-            context.forwards = session.requests
+        while True:
+            if self.max_length is not None:
+                left = min(left, self.max_length + 1 - len(ids))
+            try:
+                return await session.row(
+                    ids,
+                    max_tokens=left,
+                    length=None if drafts is None else 1 + drafts,
+                    min_top_prob=context.min_top_prob,
+                )
+            except ContextFullError as error:
+                # The server had not said how much it holds, or another replica holds less.
+                left = self._shorter(error, len(ids), min(left, session.asked_tokens))
+                if left < 1:
+                    raise
+                session.forget()
+            finally:
+                context.forwards = session.requests
+
+    def _shorter(self, error: ContextFullError, length: int, asked: int) -> int:
+        """How many tokens to ask for where a server has no room; 0 where there is none at all.
+
+        Args:
+            error: what the server says.
+            length: of the context.
+            asked: how many tokens it was asked for.
+        """
+        limit = error.limit
+        if limit is None or not 0 < limit < length + asked:
+            limit = length if asked <= 1 else None
+        if limit is None:
+            return asked // 2
+        self.max_length = min(limit - 1, self.max_length or limit - 1)
+        return max(0, min(asked - 1, limit - length))
 
     async def _stream(self, url: str, ids: Sequence[int], length: int) -> AsyncGenerator[Row, None]:
-        request = completions.body(self.name, ids, length, self.top)
+        live, request = self._live, completions.body(self.name, ids, length, self.top)
         self.requests += 1
-        async with self._places, aclosing(completions.stream(self._client, url, request)) as rows:
-            async for row in rows:
+        async with (
+            live.places,
+            aclosing(completions.stream(live.client, url, request, self._texts)) as rows,
+        ):
+            while True:
+                try:
+                    async with asyncio.timeout(self._patience):  # bytes may come for ever
+                        row = await anext(rows)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    raise PassingError(f"{url} gives no token, and does not end") from None
                 yield row
 
     async def _echo(self, context: Context) -> list[Row]:
         """A row for each token of a context but the first, and what follows it."""
-        request = {**completions.body(self.name, context.ids, 1, self.top), "echo": True}
+        live = self._live
+        request = completions.body(self.name, context.ids, 1, self.top)
 
         async def ask(url: str, ids: Sequence[int], length: int) -> AsyncGenerator[Row, None]:
             self.requests += 1
-            async with self._places:
-                rows = await completions.read(self._client, url, request)
-            for row in rows[1:]:
-                if row is None:
-                    raise ServerError(f"{url} gives no log-probabilities of prompts (echo)")
+            async with live.places:
+                rows = await completions.read(live.client, url, request, self._texts.size)
+            for row in rows:
                 yield row
 
-        session = Session(self.replicas, ask, self._acceptance, self._patience)
+        session = Session(live.replicas, ask, self._acceptance, self._patience)
         try:
             count = len(context.ids)  # a row for each, and none for the first
             await session.row(context.ids, max_tokens=count, length=count)
@@ -254,35 +321,19 @@ class RemoteModel:
             context.forwards += session.requests
             session.close()
 
+    async def probe(self, url: str, ids: Sequence[int], length: int) -> list[Row]:
+        """The rows of one request to one of the servers, made as all are.
 
-def _close(session: Session) -> None:
-    loop().call_soon_threadsafe(session.close)
-
-
-def run(work: Coroutine[Any, Any, T]) -> Future[T]:
-    """Starts work in the client's event loop."""
-    return asyncio.run_coroutine_threadsafe(work, loop())
-
-
-@cache
-def loop() -> asyncio.AbstractEventLoop:
-    """The event loop of all requests, in a thread of its own."""
-    made = asyncio.new_event_loop()
-    threading.Thread(target=made.run_forever, name="blendin-requests", daemon=True).start()
-    return made
+        Raises:
+            ServerError: as `completions.stream`.
+        """
+        request = completions.body(self.name, ids, length, self.top)
+        async with aclosing(
+            completions.stream(self._live.client, url, request, self._texts)
+        ) as rows:
+            return [row async for row in rows]
 
 
-def client(headers: dict[str, str], timeout: float, connections: int) -> httpx.AsyncClient:
-    import httpx
-
-    return httpx.AsyncClient(
-        headers=headers,
-        timeout=httpx.Timeout(timeout, connect=10.0, pool=None),
-        limits=httpx.Limits(
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=2.0,  # servers close idle connections, uvicorn's after five seconds
-        ),
-        follow_redirects=False,  # a key goes to the server that was named, and nowhere else
-        trust_env=False,
-    )
+def _close(session: Session, pid: int) -> None:
+    if pid == os.getpid():  # else it is the parent's
+        loop().call_soon_threadsafe(session.close)

@@ -11,7 +11,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
-from .completions import PassingError, Row, ServerError
+from .answers import Row
+from .errors import PassingError, ServerError
 from .replicas import Replica, Replicas
 from .window import AcceptanceEstimate, Standing, Window
 
@@ -27,6 +28,7 @@ class Session:
         window: the latest; None before the first.
         acceptance: how often its windows hold.
         requests: made so far, those included that failed.
+        asked_tokens: how many the latest one asked for.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class Session:
         self.acceptance = AcceptanceEstimate(acceptance)
         self.home: Replica | None = None
         self.window: Window | None = None
-        self.requests = 0
+        self.requests = self.asked_tokens = 0
         self._task: asyncio.Task[None] | None = None
         self._wanted: Sequence[int] = ()
         self._closed = False
@@ -104,6 +106,11 @@ class Session:
             raise self.window.error
         return self.window.rows
 
+    def forget(self) -> None:
+        """Drops the window, so that what failed is asked again."""
+        self._end()
+        self.window = None
+
     def close(self) -> None:
         """Ends the request that runs, if there is one, and whoever waits for it."""
         self._closed = True
@@ -122,6 +129,7 @@ class Session:
         self._end()
         self.window = Window(len(ids))
         self.requests += 1
+        self.asked_tokens = length
         filling = self._fill(self.window, ids, length, min_top_prob)
         self._task = asyncio.get_running_loop().create_task(filling)
 
@@ -131,6 +139,7 @@ class Session:
         home = None
         try:
             while (home := self._replicas.home(self, self.home)) is None:
+                self._check_rest(0.0)
                 await asyncio.sleep(self._replicas.next_awake + random.uniform(0, 0.05))
             self.home = home
             async with aclosing(self._ask(home.url, ids, length)) as rows:
@@ -159,9 +168,20 @@ class Session:
         """Raises where another try is pointless, or patience has run out."""
         if not isinstance(error, PassingError):
             raise error
+        if error.tries is not None and failures >= error.tries:
+            raise ServerError(f"{error} ({failures} times in a row)") from error
         waited = time.monotonic() - since
         if waited >= self._patience:
             raise ServerError(
                 f"no answer from {self._replicas.urls} for {waited:.0f} s and {failures} tries: "
                 f"{error}. Start the server again, or raise `patience`"
             ) from error
+        self._check_rest(waited)
+
+    def _check_rest(self, waited: float) -> None:
+        """Raises where the servers ask to be left alone for longer than patience lasts."""
+        if waited + (rest := self._replicas.asked_rest) > self._patience:
+            raise ServerError(
+                f"{self._replicas.urls} asks to be left alone for {rest:.0f} s (Retry-After), more "
+                f"than `patience` has left of {self._patience:g} s: raise it, or try later"
+            )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from ..lookahead import Lookahead
-from .completions import Row
+from .answers import Row
 
 MAX_WINDOW_TOKENS = 128
 

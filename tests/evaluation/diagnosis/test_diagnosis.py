@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import browser
 import numpy as np
 import pytest
 from conftest import generator, model
+from hostile import HOSTILE as CONTROLS
+from hostile import MARKUP, SCRIPT, dangerous
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import Reference
@@ -31,6 +34,7 @@ from blendin.evaluation.diagnosis.report import html, write
 from blendin.evaluation.diagnosis.verdict import CAUTION, LEAST_ITEMS
 from blendin.evaluation.records import Record, Steps
 from blendin.evaluation.statistics import pooled_rate, wilson
+from blendin.visible import visible
 
 SOME = (("llama", "byte-level", 2), ("qwen2", "sentencepiece", 3))
 
@@ -503,6 +507,56 @@ def test_files_are_written_where_asked(several: list[Diagnosis], tmp_path: Path)
     assert first["vocabulary_overlap"]["everywhere"]["jaccard"]["low"] >= 0
     assert told["ranking"]["guides"] == ["_other", HOSTILE]
     assert told["rate_limit"] == 0.2
+
+
+# -- hostile text ----------------------------------------------------------------------------------
+
+ATTACK = SCRIPT + CONTROLS + "$\\x$ \udcff"
+
+
+@pytest.fixture(scope="module")
+def attacked() -> list[Diagnosis]:
+    """Every text that a page has is an attack."""
+    settings = {ATTACK: {ATTACK: ATTACK}}
+    records = [record(ATTACK, [True, False] * 20), *drawn(0.3, items=14)[1:]]
+    records[0].steps.text[:2] = [ATTACK, ATTACK]
+    names = {"base": ATTACK, "task": ATTACK, "settings": settings}
+    return [
+        diagnosed(records, ATTACK, **names),
+        diagnosed(drawn(0.1, items=14), "".join(MARKUP), **names),
+    ]
+
+
+def attacked_page(attacked: list[Diagnosis]) -> str:
+    return html(attacked, rank(attacked), {ATTACK: ATTACK})
+
+
+def test_hostile_names_and_answers_stay_text(attacked: list[Diagnosis], tmp_path: Path) -> None:
+    write(attacked, rank(attacked), html_path=tmp_path / "p.html", json_path=tmp_path / "n.json")
+    text = (tmp_path / "p.html").read_text("utf-8")
+    assert not any(map(dangerous, text))
+    page = Page(text)
+    harmless = Page(html([diagnosed(drawn(0.3, items=14), f"g{n}") for n in range(2)]))
+    assert set(page.tags) <= set(harmless.tags) | {"ul", "li", "span", "image", "use"}
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    for each in attacked:
+        assert page.text.count(visible(each.guide)) > 1
+    values = (tmp_path / "n.json").read_text("utf-8")
+    assert not any(map(dangerous, values))
+    assert json.loads(values)["diagnoses"][0]["guide"] == ATTACK
+
+
+@pytest.mark.slow
+@browser.needs_browser
+def test_no_script_of_an_answer_runs_in_a_browser(
+    attacked: list[Diagnosis], tmp_path: Path
+) -> None:
+    policy = re.compile(r"<meta http-equiv=\"Content-Security-Policy[^>]*>")
+    page = attacked_page(attacked)
+    assert policy.search(page)
+    for text in (page, policy.sub("", page)):
+        assert "<title>blendin diagnose: " in browser.run(text, tmp_path)
+    assert "<title>owned</title>" in browser.run(f"<title>x</title>{SCRIPT}", tmp_path)
 
 
 def test_bad_reports(several: list[Diagnosis]) -> None:

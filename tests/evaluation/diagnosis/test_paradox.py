@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from benchmark_data import DATA
+from hostile import MARKUP, SEQUENCES, dangerous
 
 from blendin.evaluation.diagnosis.paradox import (
     CAUTION,
@@ -21,6 +24,7 @@ from blendin.evaluation.diagnosis.paradox import (
     read_pair_results,
     write,
 )
+from blendin.visible import visible
 
 
 @pytest.fixture
@@ -162,3 +166,16 @@ def test_labels_of_the_papers_pairs_hardly_overlap(paper: Path) -> None:
         shared = [Bbox.intersection(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
         overlap = sum(box.width * box.height for box in shared if box)
         assert overlap < 0.02 * sum(box.width * box.height for box in boxes)
+
+
+@pytest.mark.parametrize("text", [*MARKUP, *SEQUENCES.values(), "$\\x$", "a$b$", "_x"], ids=ascii)
+def test_names_are_drawn_as_they_are(text: str, tmp_path: Path) -> None:
+    points = [PairResult(f"{text}{n}", text, n / 10, n % 3) for n in range(5)]
+    draw(points, tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text("utf-8")
+    ElementTree.fromstring(drawn)
+    assert not any(map(dangerous, drawn))
+    notes = re.findall("<!-- (.*?) -->", drawn)
+    assert any(
+        visible(text, one_line=True).replace("-", "") in note.replace("-", "") for note in notes
+    )

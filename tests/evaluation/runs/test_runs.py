@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from classifiers import saved_classifier
 from conftest import generator, model
+from hostile import HOSTILE, MARKUP, SCRIPT, SEQUENCES, dangerous
+from markdown_it import MarkdownIt
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
@@ -19,10 +24,11 @@ from blendin.evaluation.records import Record
 from blendin.evaluation.runs import benchmark
 from blendin.evaluation.runs.arms import NAMES, arms
 from blendin.evaluation.runs.folder import MANIFEST, RunFolder, Shard
-from blendin.evaluation.runs.page import page, read_results
+from blendin.evaluation.runs.page import SHOWN, _code, _one_line, page, read_results
 from blendin.evaluation.runs.results import Results
 from blendin.evaluation.tasks.registry import load, of_prompts
 from blendin.evaluation.tasks.task import Task, origin
+from blendin.visible import visible
 
 ARMS = {"base": BaseOnly(), "blend": Blend(threshold=0.9)}
 QUESTIONS = ["How many apples?", "How many clips in May?", "And 24 + 24?", "Is 72 odd?", "Why?"]
@@ -277,6 +283,26 @@ def test_the_command_goes_from_data_to_page(
         assert f"| {arm['arm']} | {arm['figures']['balanced score']['estimate']:.3f} [" in text
 
 
+def test_a_refusal_model_scores_xstest_and_is_kept_in_the_manifest(
+    folders: list[str], data: Path, tmp_path: Path
+) -> None:
+    model = saved_classifier(tmp_path / "judge", {0: "NORMAL", 1: "REJECTION"}, always=1)
+    out = tmp_path / "runs"
+    arguments = [*folders, "--data", str(data), "--arm", "base", "--max-new-tokens", "2"]
+    arguments += ["--out", str(out), "--refusal-model", str(model)]
+    without = command("evaluate", "gsm8k", *arguments)
+    assert without.exit_code != 0 and "scores xstest alone" in without.output
+    assert not out.exists()
+    done = command("evaluate", "xstest", *arguments)
+    assert done.exit_code == 0, done.output
+    told = json.loads((out / "xstest" / "results.json").read_text())
+    assert told["manifest"]["config"]["refusal_model"] == str(model)
+    assert told["arms"][0]["figures"]["refused, safe"]["estimate"] == 1
+    assert str(model) in read_results(out / "xstest", data).task.title
+    other = command("evaluate", "xstest", *arguments[:-2])
+    assert other.exit_code != 0  # the folder holds another scorer's results
+
+
 @pytest.mark.slow
 def test_a_page_is_of_one_pair_and_of_the_datas_edition(
     gen: BlendInGenerator, data: Path, tmp_path: Path
@@ -442,3 +468,150 @@ def test_a_run_of_another_scorer_is_not_gone_on_with(
     run.begin()
     with pytest.raises(ValueError, match=r"config\.scorer is '1' there and '2' here"):
         RunFolder(tmp_path / "run", settings)
+
+
+# -- hostile text and damaged files ----------------------------------------------------------------
+
+
+class Rendered(HTMLParser):
+    """Markdown as a renderer shows it."""
+
+    def __init__(self, markdown: str) -> None:
+        super().__init__()
+        self.tags, self.text = set[str](), ""
+        self.feed(MarkdownIt("commonmark").render(markdown))
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+ATTACKS = [
+    *SEQUENCES.values(),
+    *MARKUP,
+    SCRIPT,
+    "`a` ``b``",
+    "&lt;b&gt;",
+    "![x](http://x)",
+    "\udcff",
+]
+
+
+@pytest.mark.parametrize("text", ATTACKS, ids=ascii)
+def test_names_and_answers_stay_text_in_markdown(text: str) -> None:
+    for written, tags in ((_code(text), {"p", "code"}), (_one_line(text), {"p"})):
+        assert not any(map(dangerous, written))
+        shown = Rendered(f"- x: {written}").text.strip()
+        assert Rendered(f"x: {written}").tags == tags
+        if tags == {"p", "code"}:
+            assert shown == f"x: {visible(text, one_line=True)}".strip()
+        elif len(text.splitlines()) == 1 and len(text) < SHOWN:
+            assert shown == f"x: {visible(text)}".strip()
+
+
+def test_a_page_of_hostile_names_and_answers(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task, path = load("gsm8k", data), tmp_path / "run"
+    settings = benchmark.config(gen, task, max_new_tokens=4, **origin(task, None, 2606))
+    run = RunFolder(path, settings)
+    go(gen, task, run)
+    manifest = json.loads((path / MANIFEST).read_text())
+    manifest["config"] |= {"base": f"`{SCRIPT}`\n# x", "guide": "".join(ATTACKS[:-1])}
+    (path / MANIFEST).write_text(json.dumps(manifest))
+    for file in path.glob("*.jsonl"):
+        kept = [json.loads(line) | {"text": SCRIPT + HOSTILE} for line in file.open()]
+        file.write_text("".join(json.dumps(each) + "\n" for each in kept))
+    text = page([read_results(path, data)])
+    assert not any(map(dangerous, text))
+    text = re.sub("</?(details|summary)>", "", text)
+    assert Rendered(text).tags <= {"h1", "h2", "p", "ul", "li", "code", "strong"}
+
+
+DEEP = "[" * 100_000
+
+
+def shortly(value: Any) -> str:
+    return ascii(value)[:20]
+
+
+DAMAGE = {
+    "no JSON": "{",
+    "deep": DEEP,
+    "a list": "[]",
+    "nothing": "{}",
+    "other kinds": '{"config": [], "arms": {}, "sessions": []}',
+    "no config": '{"config": {}, "arms": {}, "sessions": [1]}',
+    "other bytes": "\udcff",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=[*DAMAGE])
+def test_a_damaged_manifest_is_named(tmp_path: Path, data: Path, content: str) -> None:
+    (tmp_path / MANIFEST).write_text(content, "utf-8", errors="surrogateescape")
+    result = command("report", str(tmp_path), "--data", str(data), "--out", str(tmp_path / "r.md"))
+    assert result.exit_code == 2 and str(tmp_path / MANIFEST) in result.stderr.replace("\n", "")
+    assert not (tmp_path / "r.md").exists()
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", "3", DEEP, "\udcff"], ids=shortly)
+def test_a_damaged_record_is_named(
+    gen: BlendInGenerator,
+    data: Path,
+    tmp_path: Path,
+    line: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And its item is not done."""
+    run = opened(gen, load("gsm8k", data), tmp_path)
+    path = tmp_path / "base.000.jsonl"
+    path.write_text(f"{line}\n", "utf-8", errors="surrogateescape")
+    assert run.records("base") == {}
+    assert "base.000.jsonl is damaged in line 1" in caplog.text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_names_the_file(
+    gen: BlendInGenerator, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, whole = load("gsm8k", data), Path.open
+    run = opened(gen, task, tmp_path)
+
+    def full(self: Path, mode: str = "r", **options: Any) -> Any:
+        is_full = self.name == "blend.000.jsonl" and mode == "ab"
+        return whole(Path("/dev/full") if is_full else self, mode, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OSError, match=r"No space left on device.*: '.*blend\.000\.jsonl'"):
+        go(gen, task, run)
+    assert len(run.records("base")) == len(QUESTIONS)
+    with pytest.raises(ConnectionError, match=r"^no server$"), run.writer("base"):
+        raise ConnectionError("no server")  # of the work, and not of the file
+
+
+ROWS = {
+    "a.jsonl": ['{"prompt": "x"}\n{', "3", '"x"', DEEP, b"\xff"],
+    "a.json": ["{", "3", '{"prompt": "x"}', "[3]", DEEP, b"\xff"],
+    "a.csv": [b"prompt\n\xff"],
+    "a.txt": [b"\xff"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(name, each) for name, wrong in ROWS.items() for each in wrong],
+    ids=shortly,
+)
+def test_a_damaged_file_of_prompts_is_named(tmp_path: Path, name: str, content: Any) -> None:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        of_prompts(path)
+
+
+def test_line_separators_within_a_prompt_end_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "a\u2028b\u0085c"}\r\n{"prompt": "d"}', "utf-8")
+    assert [item.prompt for item in of_prompts(path).items] == ["a\u2028b\u0085c", "d"]

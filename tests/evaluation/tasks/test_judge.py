@@ -215,6 +215,107 @@ def test_a_completion_that_the_server_refuses_is_unlabelled_alone(server: Server
     assert len(server.requests) == 10
 
 
+FILTERED = (
+    failed(400, json.dumps({"error": {"code": "content_filter", "message": "no"}})),
+    failed(403, json.dumps({"error": {"message": "flagged by moderation"}})),
+    failed(400, "maximum context length is 10 tokens"),
+    failed(413, "too large"),
+    (200, {}, '{"choices": []}'),
+    (200, {}, '{"choices": [{"finish_reason": "content_filter", "message": {"content": null}}]}'),
+    (200, {}, '{"choices": [{"message": {"content": null, "refusal": "I cannot judge that"}}]}'),
+    (200, {"Content-Encoding": "gzip"}, "no gzip"),
+)
+
+
+@pytest.mark.parametrize("answer", FILTERED)
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_one_item_that_is_filtered_leaves_the_others_their_labels(
+    server: Server, answer: Answer, place: int
+) -> None:
+    server.answer = lambda _, question: answer if f"<{place}>" in question else said(CLASSES[1])
+    labels = server.judge()(TEN)
+    assert [label.name for label in labels] == [
+        "unlabelled" if number == place else CLASSES[1] for number in range(10)
+    ]
+    assert labels[place].note and len(server.requests) == 10
+
+
+@pytest.mark.parametrize("answer", [FILTERED[0], FILTERED[5], FILTERED[6]])
+def test_a_judge_that_filters_all_labels_none_and_says_so(server: Server, answer: Answer) -> None:
+    server.answer = lambda number, question: answer
+    labels = server.judge()(TEN)
+    assert all(label.verdict is None and label.note for label in labels)
+
+
+@pytest.mark.parametrize("answer", [FILTERED[3], FILTERED[4], failed(400, "what?")])
+def test_a_judge_that_takes_nothing_is_told_after_three(server: Server, answer: Answer) -> None:
+    server.answer = lambda number, question: answer
+    with pytest.raises(ValueError, match=f"{server.url}/chat/completions"):
+        server.judge()(TEN)
+    assert len(server.requests) == 3
+
+
+def unsupported(name: str, message: str, param: bool = True) -> Answer:
+    error = {"message": message, "code": "unsupported_parameter", "param": name if param else None}
+    return failed(400, json.dumps({"error": error}))
+
+
+@pytest.mark.parametrize("param", [True, False])
+def test_a_newer_model_is_asked_as_it_wants(
+    server: Server, param: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer(number: int, question: str) -> Answer:
+        body = server.requests[number][2]
+        if "max_tokens" in body:
+            told = "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+            return unsupported("max_tokens", told + "'max_completion_tokens' instead.", param)
+        if "temperature" in body:
+            told = "Unsupported value: 'temperature' does not support 0 with this model."
+            return unsupported("temperature", told, param)
+        return said(CLASSES[0])
+
+    server.answer = answer
+    assert [label.name for label in server.judge()(TEN)] == [CLASSES[0]] * 10
+    assert len(server.requests) == 12  # what it wants is learnt once
+    body = server.requests[-1][2]
+    assert body["max_completion_tokens"] >= 1000  # its reasoning counts
+    assert "max_tokens" not in body and "temperature" not in body
+    assert "takes no temperature" in caplog.text
+
+
+def test_an_older_server_is_asked_as_ever_whatever_a_question_says(server: Server) -> None:
+    items = completions("What temperature? max_tokens!", "x")
+    server.answer = lambda number, _: (
+        failed(400, "content filter: 'temperature', max_tokens")
+        if number == 0
+        else said(CLASSES[0])
+    )
+    assert [label.name for label in server.judge()(items)] == ["unlabelled", CLASSES[0]]
+    assert {(body["max_tokens"], body["temperature"]) for _, _, body in server.requests} == {
+        (16, 0)
+    }
+
+
+def test_a_model_that_reasons_gets_room_once(server: Server) -> None:
+    cut = '{"choices": [{"finish_reason": "length", "message": {"content": null}}]}'
+    server.answer = lambda number, _: (
+        (200, {}, cut) if server.requests[number][2]["max_tokens"] < 100 else said(CLASSES[2])
+    )
+    assert [label.name for label in server.judge(concurrency=1)(TEN)] == [CLASSES[2]] * 10
+    assert len(server.requests) == 11
+    server.answer = lambda number, _: (200, {}, cut)
+    labels = server.judge(concurrency=1)(TEN[:2])
+    assert all("no reply" in label.note for label in labels)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"choices": [7]}', '{"choices": {"0": 1}}', "[]"])
+def test_one_reply_of_another_form_ends_no_run(server: Server, text: str) -> None:
+    server.answer = lambda _, question: (200, {}, text) if "<5>" in question else said(CLASSES[0])
+    labels = server.judge()(TEN)
+    assert [label.name for label in labels].count("unlabelled") == 1
+    assert "no chat completion" in labels[5].note
+
+
 def test_where_the_server_is_lost_the_labels_so_far_are_kept(server: Server) -> None:
     server.answer = lambda number, _: said(CLASSES[1]) if number < 4 else None
     labels = server.judge(concurrency=1)(TEN)
@@ -233,7 +334,6 @@ def test_where_the_server_is_lost_the_labels_so_far_are_kept(server: Server) -> 
         (failed(429, "quota"), r"429 'quota'.*limits"),
         (failed(302, "", Location="/elsewhere"), r"answered 302"),
         ((200, {}, "<html>Welcome"), r"no chat completion but '<html>Welcome'.*--judge-url"),
-        ((200, {}, '{"choices": []}'), r"no chat completion"),
         ((200, {}, '{"choices": [{"message": {"content": [1]}}]}'), r"no chat completion"),
         (None, r"cannot be reached.*start its server"),
     ],

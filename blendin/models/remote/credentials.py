@@ -1,0 +1,61 @@
+"""Keys and further headers of requests, checked before a library meets one that it would quote."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+NOT_OURS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
+"""Headers that belong to the request as it is made."""
+
+
+def api_key(variables: Iterable[str]) -> str | None:
+    """The key in the first of some environment variables that is set, trimmed; None for none.
+
+    Raises:
+        ValueError: it has a character that no header may hold; the message does not show it.
+    """
+    for variable in variables:
+        if (value := os.environ.get(variable)) is not None:
+            key = value.strip()
+            if not all("!" <= character <= "~" for character in key):
+                raise ValueError(f"${variable} is no API key: use printable ASCII without spaces")
+            return key or None
+    return None
+
+
+def headers(role: str, given: Any) -> dict[str, str]:
+    """The headers of a model's requests: its key's, and what the caller adds or puts instead.
+
+    Args:
+        role: "base" or "guide".
+        given: names and values, or None.
+
+    Raises:
+        ValueError: naming the variable or the header, and never its value.
+    """
+    if given is not None and not isinstance(given, Mapping):
+        raise ValueError(
+            f"headers of the {role} is a {type(given).__name__}; use a mapping of names to texts"
+        )
+    made: dict[str, str] = {}
+    for name, value in (given or {}).items():
+        if not isinstance(name, str) or not NAME.fullmatch(name) or name.lower() in NOT_OURS:
+            raise ValueError(
+                f"headers of the {role} has the name {name!r}: use a header's name of letters, "
+                "digits and dashes that the request does not make itself"
+            )
+        text = value.strip() if isinstance(value, str) else None
+        if text is None or not all(" " <= character <= "~" for character in text):
+            raise ValueError(
+                f"headers of the {role}: the value of {name!r} is not printable ASCII text"
+            )
+        made[name] = text
+    if not any(name.lower() == "authorization" for name in made):
+        key = api_key((f"BLENDIN_{role.upper()}_API_KEY", "BLENDIN_API_KEY"))
+        if key is not None:
+            made["Authorization"] = f"Bearer {key}"
+    return made
