@@ -46,7 +46,7 @@ OUTPUTS = [Generation("a", [Step("a", b"a", "base", False)], "end"), Generation(
 MADE: dict[type[BaseException], tuple[Any, ...]] = {
     Interrupted: (OUTPUTS,),
     PassingError: ("no server", 3.0),
-    NoReply: ("is lost", "start it", True),
+    NoReply: ("is lost", "start it"),
 }
 
 

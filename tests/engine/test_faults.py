@@ -15,10 +15,10 @@ from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Interrupted, N
 
 POISON = "@"
 PROMPTS = ["How many?", f"An {POISON} sign", "def add(a, b):", "a"]
-FAULTS = [RuntimeError("CUDA out of memory"), MemoryError(), IndexError("index out of range")]
+FAULTS = [(RuntimeError, "CUDA out of memory"), (MemoryError, ""), (IndexError, "out of range")]
 
 
-def poisoned(role: str, fault: Exception) -> BlendInGenerator:
+def poisoned(role: str, kind: type[Exception], message: str) -> BlendInGenerator:
     """A pair in which one model's forward fails where it reads the poison."""
     lm = tiny_model("llama", tokenizer("byte-level"), 1)
     forward, bad = lm.forward, tokenizer("byte-level").encode(POISON)[0]
@@ -28,29 +28,29 @@ def poisoned(role: str, fault: Exception) -> BlendInGenerator:
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         if bool((kwargs["input_ids"] == bad).any()):
-            raise fault
+            raise kind(message)
         return forward(*args, **kwargs)
 
     lm.forward = failing
     return gen
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+@pytest.mark.parametrize(("kind", "message"), FAULTS)
 @pytest.mark.parametrize("own_cache", [False, True])
 @pytest.mark.parametrize("policy", [Blend(2), Nudge(0.7), BaseOnly(), GuideOnly()])
 @pytest.mark.parametrize("role", ["base", "guide"])
 def test_a_failing_forward_is_its_rows_fault(
-    role: str, policy: Any, own_cache: bool, fault: Exception
+    role: str, policy: Any, own_cache: bool, kind: type[Exception], message: str
 ) -> None:
-    gen = poisoned(role, fault)
+    gen = poisoned(role, kind, message)
     if own_cache:
         gen.base.varlen = gen.guide.varlen = None  # type: ignore[attr-defined]
     reads_it = policy.reads_base if role == "base" else policy.reads_guide
     outs = gen.generate(PROMPTS, policy=policy, max_new_tokens=8)
     for prompt, out in zip(PROMPTS, outs, strict=True):
         if POISON in prompt and reads_it and (policy != Nudge(0.7) or out.error):
-            assert out.error == (str(fault) or type(fault).__name__)
-            with pytest.raises(type(fault)) as caught:
+            assert out.error == (message or kind.__name__)
+            with pytest.raises(kind) as caught:
                 gen.generate(prompt, policy=policy, max_new_tokens=8)
             assert caught.value.output.stop_reason is None  # type: ignore[attr-defined]
         elif out.error is None:
@@ -109,7 +109,7 @@ def test_a_failed_forward_leaves_no_half_read_cache() -> None:
     """The same context can be read again."""
     from blendin.models.context import Context
 
-    gen = poisoned("base", RuntimeError("once"))
+    gen = poisoned("base", RuntimeError, "once")
     gen.base.varlen = None  # type: ignore[attr-defined]
     context = Context([5, 6, 7])
     gen.base.forward(context)

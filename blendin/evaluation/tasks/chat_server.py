@@ -69,7 +69,7 @@ class NoReply(Exception):
         self.is_item, self.is_content = is_item or is_content, is_content
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.advice, self.lost), self.__dict__
+        return type(self), (str(self), self.advice), self.__dict__
 
 
 class ChatServer:

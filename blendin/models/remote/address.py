@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def refuse_what_should_be_a_url(source: str, role: str) -> None:
     Raises:
         ValueError: naming the role and what to write.
     """
-    if is_url(source) or Path(source).expanduser().exists():
+    if is_url(source) or os.path.exists(os.path.expanduser(source)):
         return
     if other := OTHER_SCHEME.match(source):
         raise ValueError(
