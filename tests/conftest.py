@@ -40,6 +40,18 @@ def generator(base: tuple[str, str, int], guide: tuple[str, str, int]) -> BlendI
     return BlendInGenerator(model(*base), model(*guide))
 
 
+SLOW_FILES = {"test_access.py", "test_lies.py", "test_remote.py", "test_served.py"}
+SLOW_FILES |= {"test_source.py", "test_terminals.py", "test_threads.py"}
+"""Files that take long together: `scripts/test --fast` leaves them out, as it does `adversarial/`."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW_FILES or item.path.parent.name == "adversarial":
+            item.add_marker(pytest.mark.slow)
+
+
 def readable(value: object) -> str:
     """The name of a parameter in a test's, the same in every process: no address in it."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
