@@ -67,6 +67,19 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def pair_folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """--base and --guide of a tiny pair."""
+    arguments = []
+    for role, kind in (("base", "byte-level"), ("guide", "sentencepiece")):
+        folder = tmp_path_factory.mktemp(role)
+        lm, tok = model("llama", kind)
+        lm.save_pretrained(folder)
+        tok.save_pretrained(folder)
+        arguments += [f"--{role}", str(folder)]
+    return arguments
+
+
 @pytest.fixture(scope="session")
 def default_pair() -> BlendInGenerator:
     """The real default pair in float32, loaded once."""

@@ -315,3 +315,23 @@ def tiny_model(
     if suppress:
         model.lm_head.register_forward_hook(_suppressor(mute_ids(tokenizer, vocab_size), ends))
     return model
+
+
+class Around(torch.nn.Module):
+    """As PEFT's models are: a module with the model in it, which lends its attributes."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+    def get_base_model(self) -> Any:
+        return self.inner
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inner, name)

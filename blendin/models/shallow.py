@@ -48,9 +48,8 @@ def shallow(model: Any) -> tuple[PreTrainedModel, int] | None:
         return None
     shared: dict[int, Any] = {id(each): each for each in (*model.parameters(), *model.buffers())}
     shared |= {id(each): each for each in _configs(model)}
-    # The layers and the head that are left out are not even copied.
-    left_out = [id(layer) for layer in list(layers)[count:]]
-    shared |= dict.fromkeys(left_out)
+    # The layers that are left out are not even copied.
+    shared |= dict.fromkeys(id(layer) for layer in layers[count:])
     twin = copy.deepcopy(model, shared)
     kept = nn.ModuleList(list(twin.get_submodule(path))[:count])
     parent, _, name = path.rpartition(".")

@@ -170,12 +170,8 @@ def find_state_use(
 
 def _ways(model: PreTrainedModel) -> Iterator[StateUse]:
     """Ways of reading over a state, the plain ones first."""
-    parameters = inspect.signature(without_wrappers(model).forward).parameters
-    takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
     states = state_arguments(model)
-    positions = tuple(name for name in POSITION_NAMES if name in parameters)
-    if not positions and takes_any:
-        positions = ("position_ids",)
+    positions = tuple(_arguments_named(POSITION_NAMES, model, "position_ids"))
     for single_tokens in (False, True):
         for given in dict.fromkeys(((), positions)):
             for name in states:
@@ -184,11 +180,14 @@ def _ways(model: PreTrainedModel) -> Iterator[StateUse]:
 
 def state_arguments(model: Any) -> list[str]:
     """The parameters of a model's forward that may take what it keeps of a text."""
+    return _arguments_named(STATE_NAMES, model, "past_key_values")
+
+
+def _arguments_named(names: tuple[str, ...], model: Any, usual: str) -> list[str]:
+    """Which of these parameters a model's forward has; the usual one where a wrapper hides them."""
     parameters = inspect.signature(without_wrappers(model).forward).parameters
-    states = [name for name in STATE_NAMES if name in parameters]
-    if not states and any(each.kind == each.VAR_KEYWORD for each in parameters.values()):
-        states = ["past_key_values"]  # a wrapper's signature hides the model's own
-    return states
+    takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return [name for name in names if name in parameters] or [usual] * takes_any
 
 
 def _read_in_pieces(caches: list[TransformersCache], trial: Trial) -> str | None:

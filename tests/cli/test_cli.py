@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import model
 from typer.testing import CliRunner, Result
 
 from blendin import BlendInGenerator
@@ -17,28 +16,15 @@ from blendin.cli.options import ModelOptions
 from blendin.models import default_pair
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """--base and --guide of a tiny pair."""
-    arguments = []
-    for role, kind in (("base", "byte-level"), ("guide", "sentencepiece")):
-        folder = tmp_path_factory.mktemp(role)
-        lm, tok = model("llama", kind)
-        lm.save_pretrained(folder)
-        tok.save_pretrained(folder)
-        arguments += [f"--{role}", str(folder)]
-    return arguments
-
-
 def run(*arguments: str, **settings: object) -> Result:
     return CliRunner().invoke(app, list(arguments), **settings)  # type: ignore[arg-type]
 
 
-def test_json_is_what_the_generator_gives(folders: list[str]) -> None:
-    result = run("generate", "How many?", *folders, "--max-new-tokens", "12", "--json")
+def test_json_is_what_the_generator_gives(pair_folders: list[str]) -> None:
+    result = run("generate", "How many?", *pair_folders, "--max-new-tokens", "12", "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    out = BlendInGenerator(folders[1], folders[3]).generate(
+    out = BlendInGenerator(pair_folders[1], pair_folders[3]).generate(
         "How many?", max_new_tokens=12, stop=["\nQuestion:"]
     )
     assert told["token_ids"] == out.token_ids
@@ -46,15 +32,17 @@ def test_json_is_what_the_generator_gives(folders: list[str]) -> None:
     assert told["settings"]["policy"]["name"] == "Blend"
 
 
-def test_the_text_goes_to_stdout_and_the_figures_to_stderr(folders: list[str]) -> None:
-    result = run("generate", "How many?", *folders, "--max-new-tokens", "12")
-    out = BlendInGenerator(folders[1], folders[3]).generate("How many?", max_new_tokens=12)
+def test_the_text_goes_to_stdout_and_the_figures_to_stderr(pair_folders: list[str]) -> None:
+    result = run("generate", "How many?", *pair_folders, "--max-new-tokens", "12")
+    out = BlendInGenerator(pair_folders[1], pair_folders[3]).generate(
+        "How many?", max_new_tokens=12
+    )
     assert result.stdout == out.text + "\n"
     assert f"interventions {out.interventions}/12" in result.stderr
     assert "stopped by length" in result.stderr
 
 
-def test_every_option_arrives(folders: list[str], tmp_path: Path) -> None:
+def test_every_option_arrives(pair_folders: list[str], tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     options = (
         "--policy cap --max-rate 0.5 --threshold 0.7 --alpha 0.25 --agreement-bonus 0.3 --top-k 0 "
@@ -63,13 +51,13 @@ def test_every_option_arrives(folders: list[str], tmp_path: Path) -> None:
         "--dtype float32"
     ).split()
     options += ["--stop", "a\\nb", "--stop", "c", "--trace", str(trace), "--json"]
-    result = run("generate", "Hi", *folders, *options)
+    result = run("generate", "Hi", *pair_folders, *options)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
     assert [*map(json.loads, trace.read_text().splitlines())] == told["steps"]
     assert told["settings"] == {
-        "base": folders[1],
-        "guide": folders[3],
+        "base": pair_folders[1],
+        "guide": pair_folders[3],
         "policy": {
             "name": "InterventionCap",
             "policy": {"threshold": 0.7, "agreement_bonus": 0.3, "top_k": None, "alpha": 0.25},
@@ -91,8 +79,8 @@ def test_every_option_arrives(folders: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", ["blend", "nudge", "nudge-token", "base", "guide"])
-def test_the_prompt_may_come_from_standard_input(folders: list[str], policy: str) -> None:
-    options = [*folders, "--policy", policy, "--max-new-tokens", "4", "--json"]
+def test_the_prompt_may_come_from_standard_input(pair_folders: list[str], policy: str) -> None:
+    options = [*pair_folders, "--policy", policy, "--max-new-tokens", "4", "--json"]
     piped = run("generate", *options, input="How many?\n")
     given = run("generate", "How many?", *options)
     assert json.loads(piped.stdout)["token_ids"] == json.loads(given.stdout)["token_ids"]
@@ -116,10 +104,10 @@ def test_errors_are_one_line_without_a_traceback(arguments: list[str], message: 
     assert "Traceback" not in result.output
 
 
-def test_chat_remembers_the_turns(folders: list[str]) -> None:
-    result = run("chat", *folders, "--max-new-tokens", "6", input="Hi\nAnd?\n\n")
+def test_chat_remembers_the_turns(pair_folders: list[str]) -> None:
+    result = run("chat", *pair_folders, "--max-new-tokens", "6", input="Hi\nAnd?\n\n")
     assert result.exit_code == 0, result.output
-    gen = BlendInGenerator(folders[1], folders[3])
+    gen = BlendInGenerator(pair_folders[1], pair_folders[3])
     settings = {"max_new_tokens": 6, "stop": ["\nQuestion:"]}
     turns = [{"role": "user", "content": "Hi"}]
     first = gen.generate(turns, **settings).text
@@ -129,16 +117,16 @@ def test_chat_remembers_the_turns(folders: list[str]) -> None:
 
 
 def test_a_warning_is_shown_once_however_often_models_are_loaded(
-    folders: list[str], capsys: pytest.CaptureFixture[str]
+    pair_folders: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(3):
-        ModelOptions(base=folders[1], guide=folders[3]).load()
+        ModelOptions(base=pair_folders[1], guide=pair_folders[3]).load()
     logging.getLogger("blendin").warning("[one] %s", "reason")
     assert capsys.readouterr().err.count("[one] reason\n") == 1
 
 
-def test_compare_shows_three_arms(folders: list[str]) -> None:
-    result = run("compare", "How many?", *folders, "--max-new-tokens", "4")
+def test_compare_shows_three_arms(pair_folders: list[str]) -> None:
+    result = run("compare", "How many?", *pair_folders, "--max-new-tokens", "4")
     assert result.exit_code == 0, result.output
     assert all(title in result.stdout for title in ("base alone", "NUDGING", "BlendIn"))
 

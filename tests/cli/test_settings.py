@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import model
 from typer.testing import CliRunner, Result
 
 from blendin import BlendInGenerator
@@ -26,18 +25,6 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was loaded before the values were checked")
 
     monkeypatch.setattr(options.ModelOptions, "load", forbidden)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    arguments = []
-    for role, kind in (("base", "byte-level"), ("guide", "sentencepiece")):
-        folder = tmp_path_factory.mktemp(role)
-        lm, tok = model("llama", kind)
-        lm.save_pretrained(folder)
-        tok.save_pretrained(folder)
-        arguments += [f"--{role}", str(folder)]
-    return arguments
 
 
 BAD = [
@@ -104,11 +91,11 @@ def test_the_options_defaults_are_pythons() -> None:
         (["--policy", "guide"], None),
     ],
 )
-def test_both_faces_write_one_text(folders: list[str], given: list[str], stop: object) -> None:
-    result = run("generate", "How many?", *folders, *given, "--max-new-tokens", "8", "--json")
+def test_both_faces_write_one_text(pair_folders: list[str], given: list[str], stop: object) -> None:
+    result = run("generate", "How many?", *pair_folders, *given, "--max-new-tokens", "8", "--json")
     assert result.exit_code == 0, result.output
     policy = "guide" if "guide" in given else "blend"
-    gen = BlendInGenerator(folders[1], folders[3])
+    gen = BlendInGenerator(pair_folders[1], pair_folders[3])
     out = gen.generate("How many?", max_new_tokens=8, stop=stop, policy=policy)  # type: ignore[arg-type]
     told = json.loads(result.stdout)
     assert (told["text"], told["token_ids"]) == (out.text, out.token_ids)
@@ -116,9 +103,9 @@ def test_both_faces_write_one_text(folders: list[str], given: list[str], stop: o
 
 
 def test_cold_sampling_is_greedy_and_says_what_it_leaves(
-    folders: list[str], tmp_path: Path
+    pair_folders: list[str], tmp_path: Path
 ) -> None:
-    options = [*folders, "--max-new-tokens", "6", "--json"]
+    options = [*pair_folders, "--max-new-tokens", "6", "--json"]
     greedy = run("generate", "x", *options)
     cold = run("generate", "x", *options, "--temperature", "0", "--top-p", "0.5", "--do-sample")
     assert json.loads(cold.stdout)["token_ids"] == json.loads(greedy.stdout)["token_ids"]

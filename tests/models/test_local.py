@@ -9,6 +9,7 @@ import torch
 from conftest import model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import Around
 
 from blendin.models.context import Context
 from blendin.models.cuda_graphs import GraphRunner
@@ -77,26 +78,6 @@ def test_rolling_back_what_was_not_read_costs_nothing() -> None:
     assert lm.forwards == forwards
 
 
-class Wrapped(torch.nn.Module):
-    """Hides a model's signature, as PEFT's models do."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.inner(*args, **kwargs)
-
-    def get_base_model(self) -> Any:
-        return self.inner
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.inner, name)
-
-
 @pytest.mark.parametrize(
     "kind",
     ["peft", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("compile", "both"))],
@@ -104,7 +85,7 @@ class Wrapped(torch.nn.Module):
 def test_a_wrapper_does_not_hide_that_only_wanted_logits_are_made(kind: str) -> None:
     """Otherwise every token of a prompt would get logits, and no CUDA graph would be captured."""
     lm, tok = model("llama", "byte-level")
-    wrapped: Any = lm if kind == "compile" else Wrapped(lm)
+    wrapped: Any = lm if kind == "compile" else Around(lm)
     if kind != "peft":
         wrapped = torch.compile(wrapped, backend="eager")
     own = LanguageModel(wrapped, tok, kind, capture=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import model
+from tiny import Around
 from transformers import (
     BertConfig,
     BertModel,
@@ -59,26 +60,6 @@ class OwnPath:
 
     def __fspath__(self) -> str:
         return str(self.path)
-
-
-class Around(torch.nn.Module):
-    """As PEFT's models are: a module with the model in it, which lends its attributes."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.inner(*args, **kwargs)
-
-    def get_base_model(self) -> Any:
-        return self.inner
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.inner, name)
 
 
 def adapted(lm: Any) -> Any:
