@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blendin.evaluation import statistics
+from blendin.evaluation import comparison
 from blendin.evaluation.statistics import (
     Interval,
     conclusion,

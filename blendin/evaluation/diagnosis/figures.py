@@ -158,9 +158,10 @@ def _agreement(found: Agreement, top_k: int | None, name: str) -> Figure:
     ]
     return Figure(
         Markup(plots.agreement(found, top_k, f"{name}-agreement")),
-        f"Over the {found.steps:,} interventions that asked both. Where the guide's choice is the "
-        "base's own, asking it changed little; what is outside the base's top k or unknown to it, "
-        "the base would hardly have written. The first bar is part of the second.",
+        f"Over the {found.steps:,} interventions that asked both, in {found.items:,} answers. "
+        "Where the guide's choice is the base's own, asking it changed little; what is outside the "
+        "base's top k or unknown to it, the base would hardly have written. The first bar is part "
+        "of the second.",
         (Table(["the guide's choice is", "of interventions"], rows),),
         title="What the guide's choice is to the base",
     )

@@ -30,6 +30,7 @@ class Agreement(NamedTuple):
 
     Attributes:
         steps: how many interventions that is.
+        items: how many answers have one.
         own: it is the base's own choice.
         in_top_k: it is among the base's top k, its own choice included; with k None, anywhere in
             its vocabulary.
@@ -38,6 +39,7 @@ class Agreement(NamedTuple):
     """
 
     steps: int
+    items: int
     own: Interval
     in_top_k: Interval
     outside: Interval
@@ -118,7 +120,8 @@ def agreements(kept: list[Record], top_k: int | None) -> Agreement | None:
         return pooled_rate(made, totals)
 
     unknown = pooled_rate([item.count(None) for item in ranks], totals)
-    return Agreement(sum(totals), share(0, 1), share(0, k), share(k, math.inf), unknown)
+    items = sum(map(bool, totals))
+    return Agreement(sum(totals), items, share(0, 1), share(0, k), share(k, math.inf), unknown)
 
 
 def streaks_of(kept: list[Record]) -> Streaks:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...policy import DEFAULT_THRESHOLD
 from ..records import Record
-from ..statistics import Interval, pooled_rate
+from ..statistics import Interval, pooled_mean, pooled_rate
 
 if TYPE_CHECKING:
     from ...decision.predict import NextTokens
@@ -140,8 +140,8 @@ def _shared(items: list[list[tuple[_Top, _Top]]], k: int) -> Shared | None:
         return None
     counts = [[len({*b.symbols} & {*g.symbols}) for b, g in each] for each in items]
     totals = [len(each) for each in items]
-    jaccard = pooled_rate([sum(n / (2 * k - n) for n in each) for each in counts], totals)
-    in_both = pooled_rate([sum(each) / k for each in counts], totals)
+    jaccard = pooled_mean([sum(n / (2 * k - n) for n in each) for each in counts], totals)
+    in_both = pooled_mean([sum(each) / k for each in counts], totals)
     same = [sum(b.symbols[0] == g.symbols[0] for b, g in each) for each in items]
     return Shared(
         len(items),

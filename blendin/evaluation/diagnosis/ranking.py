@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..comparison import SIGNIFICANCE, paired_difference
 from ..records import plain
-from ..statistics import SIGNIFICANCE, Interval, paired_difference
+from ..statistics import Interval
 from .verdict import LEAST_ITEMS
 
 if TYPE_CHECKING:

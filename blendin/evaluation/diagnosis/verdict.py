@@ -9,8 +9,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ...trace import RATE_LIMIT
+from ..comparison import paired_difference
 from ..records import Record
-from ..statistics import Interval, paired_difference
+from ..statistics import Interval
 
 CAUTION = (
     f"The {100 * RATE_LIMIT:.0f} % line is a tendency seen over the paper's 15 pairs, not a law: "

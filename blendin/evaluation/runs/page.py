@@ -120,9 +120,9 @@ def _made_by(results: Sequence[Results]) -> str:
     ]
     lines += [f"- {text}" for text in dict.fromkeys(map(_ran_on, results))]
     lines += [
-        "- Square brackets: 95 % intervals (Wilson for rates of items, bootstrap over items for "
-        "means and intervention rates). `tok/s` is of all answers in flight together, prompts "
-        "included; for given texts, of tokens scored.",
+        "- Square brackets: 95 % intervals (Wilson for rates of items; over the items, with "
+        "Student's t, for means and intervention rates). `tok/s` is of all answers in flight "
+        "together, prompts included; for given texts, of tokens scored.",
         "- Arms: `base` and `guide` alone, `nudge` (NUDGING, word by word), `blend` (BlendIn, α "
         "adaptive), `blend-fixed` (the same with a fixed α), `cap` (BlendIn held below an "
         "intervention rate, the paper's negative baseline); their settings stand below each "

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_whole
+from ..comparison import SIGNIFICANCE, Comparison, conclusions
 from ..records import Record
-from ..statistics import Interval, conclusion, pooled_rate
+from ..statistics import Interval, pooled_rate
 from ..tasks.task import Item, Task
 from ..tasks.thoughts import is_unfinished
 from .folder import RunFolder
@@ -36,7 +37,8 @@ class Arm:
         n: items scored.
         failed: items that could not be scored.
         figures: the task's rates and means.
-        rate: interventions over tokens, all items together.
+        rate: interventions over tokens, all items together; None where no item has a token.
+        without: items that have none, and count in no rate.
         finished: the share of answers that ended by themselves, neither cut off at the limit nor
             failed; None where given texts were scored.
         unfinished: how many answers were cut off at the limit or end within a thought; None
@@ -49,7 +51,8 @@ class Arm:
     n: int
     failed: int
     figures: dict[str, Interval]
-    rate: Interval
+    rate: Interval | None
+    without: int
     finished: float | None
     unfinished: int | None
     length: float
@@ -80,21 +83,21 @@ class Results:
     def _arm(self, name: str, records: dict[str, Record], tokens_per_second: float) -> Arm:
         scored = self._scored(name)
         made = [record for _, record in scored]
+        tokens = [record.tokens for record in made]
         return Arm(
             name,
             n=len(scored),
             failed=len(records) - len(scored),
             figures=self.task.figures(scored),
-            rate=pooled_rate(
-                [record.interventions for record in made], [record.tokens for record in made]
-            ),
+            rate=pooled_rate([r.interventions for r in made], tokens) if any(tokens) else None,
+            without=tokens.count(0),
             finished=sum(r.stop_reason in ("end", "stop") for r in made) / len(made)
             if self.task.writes
             else None,
             unfinished=sum(r.stop_reason == "length" or is_unfinished(r.text) for r in made)
             if self.task.writes
             else None,
-            length=sum(record.tokens for record in made) / len(made),
+            length=sum(tokens) / len(made),
             tokens_per_second=tokens_per_second,
         )
 
@@ -116,27 +119,48 @@ class Results:
     @cached_property
     def conclusions(self) -> tuple[str, ...]:
         """A sentence for each comparison of `AGAINST` that the arms at hand allow."""
-        return tuple(self._conclusions())
+        found = self._comparisons
+        sentences = conclusions([comparison for _, comparison in found])
+        return tuple(
+            f"{metric}: {sentence}" for (metric, _), sentence in zip(found, sentences, strict=True)
+        )
 
-    def _conclusions(self) -> Iterator[str]:
+    @cached_property
+    def _comparisons(self) -> list[tuple[str, Comparison]]:
+        """By metric; those with fewer than two items in common are left to `caution`."""
+        return [
+            (metric, Comparison(name, ours, other, theirs))
+            for name, other in self._pairs()
+            for metric in self.task.compared
+            for ours, theirs in [self.scores(metric, name, other)]
+            if len(ours) > 1
+        ]
+
+    def _pairs(self) -> list[tuple[str, str]]:
         have = [arm.name for arm in self.arms]
-        for name in have:
-            for other in AGAINST.get(name, ()):
-                if other not in have:
-                    continue
-                for metric in self.task.compared:
-                    ours, theirs = self.scores(metric, name, other)
-                    if len(ours) > 1:
-                        yield f"{metric}: {conclusion(name, ours, other, theirs)}"
+        return [(name, other) for name in have for other in AGAINST.get(name, ()) if other in have]
 
     def caution(self) -> str:
         """How far the comparisons together can be trusted, and what the run leaves open."""
-        count = len(self.conclusions)
-        text = (
-            f"{count} comparison{'s' * (count != 1)} at the 5 % level each: about "
-            f"{count * 0.05:.1f} would come out significant by chance alone. Figures of a subset "
-            "are of that subset; the interval says what they may be on more such items."
+        text = ""
+        if count := len(self._comparisons):
+            text += (
+                f"Of arms that score alike, {count} comparison{'s' * (count > 1)} would find "
+                f"{'any' if count > 1 else 'a'} difference by chance in at most {SIGNIFICANCE:g} "
+                "of such runs"
+            )
+            text += "; each interval is for its comparison alone. " if count > 1 else ". "
+        compared = {(each.name_a, each.name_b) for _, each in self._comparisons}
+        few = [f"{a} and {b}" for a, b in self._pairs() if (a, b) not in compared]
+        if self.task.compared and few:
+            text += f"Not compared, with fewer than 2 items in common: {', '.join(few)}. "
+        text += (
+            "Figures of a subset are of that subset; the interval says what they may be on more "
+            "such items."
         )
+        if none := [f"{arm.without} of {arm.n} under {arm.name}" for arm in self.arms
+                    if arm.without]:  # fmt: skip
+            text += f" Items without a token, which count in no rate: {', '.join(none)}."
         limit = self.manifest["config"]["max_new_tokens"]
         if cut := [f"{arm.unfinished} of {arm.n} under {arm.name}" for arm in self.arms
                    if arm.unfinished]:  # fmt: skip
@@ -157,7 +181,9 @@ class Results:
         rows = []
         for arm in self.arms:
             alone = self.manifest["arms"][arm.name]["name"] in ("BaseOnly", "GuideOnly")
-            rate = f"{arm.rate.estimate:.3f}" if alone else f"{arm.rate:.3f}"  # 0, 1 by definition
+            rate = "–"
+            if arm.rate is not None:  # alone, it is 0 or 1 by definition
+                rate = f"{arm.rate.estimate:.3f}" if alone else f"{arm.rate:.3f}"
             row = [arm.name, *(f"{arm.figures[name]:z.3f}" for name in names)]
             row += [f"{arm.unfinished} of {arm.n}"] * writes
             row += [rate, f"{arm.tokens_per_second:.1f}", f"{arm.length:.0f}"]
@@ -177,7 +203,7 @@ class Results:
                     "n": arm.n,
                     "failed": arm.failed,
                     "figures": {name: figure._asdict() for name, figure in arm.figures.items()},
-                    "intervention_rate": arm.rate._asdict(),
+                    "intervention_rate": None if arm.rate is None else arm.rate._asdict(),
                     "finished": arm.finished,
                     "unfinished": arm.unfinished,
                     "tokens_per_item": arm.length,
