@@ -200,7 +200,7 @@ def test_few_items_decide_nothing_however_clear_they_look() -> None:
         assert found.verdict.word == "undecided"
     # No intervention in ten answers leaves a rate above 20 % possible in others.
     none = diagnosed(drawn(0.0, items=10))
-    assert none.rate == wilson(0, 10) and none.verdict.word == "undecided"
+    assert none.rate.high > wilson(0, 10).high > 0.2 and none.verdict.word == "undecided"
     assert diagnosed(drawn(0.0, items=50)).verdict.word == "below"
     assert none.runs is none.agreement is none.alpha is none.first_intervention is None
 
@@ -210,7 +210,7 @@ def test_notes_tell_what_a_cut_answer_does_to_the_rate() -> None:
     cut = [record(str(i), flags, stop_reason="length") for i in range(12)]
     said = " ".join(diagnosed(cut).verdict.notes)
     assert "12 of 12 answers were cut off" in said and "overstate" in said
-    turned = [record(str(i), flags[::-1], stop_reason="length") for i in range(12)]
+    turned = [record(str(i), flags[::-1], stop_reason="length") for i in range(40)]
     assert "understate" in " ".join(diagnosed(turned).verdict.notes)
     ended = [record(str(i), flags) for i in range(12)]
     assert "cut off" not in " ".join(diagnosed(ended).verdict.notes)
