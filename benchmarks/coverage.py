@@ -5,7 +5,7 @@ percentile bootstrap's over the same items. A second table has what is claimed w
 is nothing to claim: verdicts on a rate that is exactly at the 20 % line, and differences between
 arms, or guides, that are alike. docs/statistics.md shows both.
 
-    python benchmarks/coverage.py [--draws 4000] [--out coverage.png]
+    python benchmarks/coverage.py [--draws 2000] [--out coverage.png]
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def false_gaps(n: int, draws: int, rng: Generator) -> float:
 
 
 def main(
-    draws: Annotated[int, typer.Option(help="Samples of each population.", min=100)] = 4000,
+    draws: Annotated[int, typer.Option(help="Samples of each population.", min=100)] = 2000,
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="A picture of the first table.")] = None,
 ) -> None:

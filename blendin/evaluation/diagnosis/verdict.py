@@ -44,8 +44,8 @@ def judged(rate: Interval, items: int) -> Verdict:
     shown = f"Rate {rate:.3f}"
     if items < LEAST_ITEMS:
         sentence = (
-            f"{shown}: undecided. An interval over {items} items is not to be trusted; use 100 or "
-            f"more, and at least {LEAST_ITEMS}."
+            f"{shown}: undecided. {items} item{'s' * (items != 1)} cannot stand for others; use "
+            f"100 or more, and at least {LEAST_ITEMS}."
         )
         return Verdict("undecided", sentence, None, ())
     if rate.high < RATE_LIMIT:

@@ -144,12 +144,13 @@ class Results:
         """How far the comparisons together can be trusted, and what the run leaves open."""
         text = ""
         if count := len(self._comparisons):
-            text += (
-                f"Of arms that score alike, {count} comparison{'s' * (count > 1)} would find "
-                f"{'any' if count > 1 else 'a'} difference by chance in at most {SIGNIFICANCE:g} "
-                "of such runs"
+            told = f"told apart by chance in at most {SIGNIFICANCE:g} of such runs"
+            text = (
+                f"1 comparison: arms that score alike would be {told}. "
+                if count == 1
+                else f"{count} comparisons, their p corrected together (Holm): any arms that score "
+                f"alike would be {told}; each interval is for its comparison alone. "
             )
-            text += "; each interval is for its comparison alone. " if count > 1 else ". "
         compared = {(each.name_a, each.name_b) for _, each in self._comparisons}
         few = [f"{a} and {b}" for a, b in self._pairs() if (a, b) not in compared]
         if self.task.compared and few:

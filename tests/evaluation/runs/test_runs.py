@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,46 @@ def test_arms_are_compared_on_the_items_that_both_have(
     ours, theirs = Results(task, run).scores("accuracy", "blend", "base")
     assert len(ours) == len(theirs) == len(QUESTIONS) - 1
     assert first is not None
+
+
+def test_comparisons_are_corrected_together_and_those_left_out_are_named(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("truthfulqa", data)
+    run = opened(gen, task, tmp_path)
+    go(gen, task, run, ARMS | {"nudge": Nudge(0.9)})
+    told = Results(task, run)  # MC1 and MC2 of blend with base and nudge, and of nudge with base
+    assert len(told.conclusions) == 6 and told.caution().startswith("6 comparisons, their p")
+    assert all("corrected for 6" in each or "alike" in each for each in told.conclusions)
+    path = tmp_path / "nudge.000.jsonl"
+    path.write_text(next(iter(path.open())))
+    told = Results(task, run)
+    assert len(told.conclusions) == 2
+    assert "fewer than 2 items in common: blend and nudge, nudge and base." in told.caution()
+    alone = Results(replace(task, compared=("MC1",)), run).caution()
+    assert (
+        "1 comparison: arms that score alike would be told apart by chance in at most 0.05" in alone
+    )
+
+
+def test_items_without_a_token_count_in_no_rate(
+    gen: BlendInGenerator, data: Path, tmp_path: Path
+) -> None:
+    task = load("gsm8k", data)
+    run = opened(gen, task, tmp_path)
+    go(gen, task, run)
+    for name, kept_tokens in (("base", 0), ("blend", 2)):
+        path = tmp_path / f"{name}.000.jsonl"
+        records = [json.loads(line) for line in path.open()]
+        for each in records[kept_tokens:]:
+            each |= {"tokens": 0, "interventions": 0}
+        path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    results = Results(task, run)
+    base, blend = results.arms
+    assert base.rate is None and blend.rate is not None and (base.without, blend.without) == (5, 3)
+    assert results.to_dict()["arms"][0]["intervention_rate"] is None
+    assert "–" in results.table()[1][0]
+    assert "count in no rate: 5 of 5 under base, 3 of 5 under blend." in results.caution()
 
 
 def test_every_arm_has_its_own_policy_and_the_shared_settings() -> None:
