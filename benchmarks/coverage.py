@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 from numpy.random import Generator
+from rich.console import Console
 from rich.progress import Progress
 
 from blendin.evaluation.comparison import (
@@ -219,7 +220,7 @@ def main(
     out: Annotated[Path | None, typer.Option(help="A picture of the first table.")] = None,
 ) -> None:
     """Print both tables in Markdown."""
-    with Progress() as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         at = progress.add_task("simulating", total=(len(STATISTICS) + 3) * len(ITEMS))
 
         def each(work: Callable[[int], Any]) -> Iterator[Any]:
