@@ -217,7 +217,7 @@ def test_letters_of_any_file_are_read_and_compared(tmp_path: Path) -> None:
     ("task", "rows", "message"),
     [
         ("gsm8k", [("text",), ("18",)], "no column 'completion'"),
-        ("gsm8k", [("completion",)], "no completion in it"),
+        ("gsm8k", [("completion",)], "has no rows"),
         ("gsm8k", [("completion", "answer"), ("18", "none")], "row 1: the answer 'none'"),
         ("truthfulqa-letter", [("completion", "letters"), ("B", "12")], "row 1: letters '12'"),
         (

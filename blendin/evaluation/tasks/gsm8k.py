@@ -38,11 +38,11 @@ def read(folder: str | Path | None = None) -> list[Problem]:
         ValueError: as `data.rows`, and where a reference has no number after "####".
     """
     problems = []
-    for place, row in enumerate(rows("gsm8k", folder)):
+    for number, row in enumerate(rows("gsm8k", folder), start=1):
         _, mark, final = row["answer"].rpartition("####")
         answer = final_number(final)
         if not mark or answer is None:
-            raise ValueError(f'row {place} of GSM8K has no number after "####"')
+            raise ValueError(f'row {number} of GSM8K has no number after "####": give the answer')
         problems.append(Problem(row["question"].strip(), answer))
     return problems
 

@@ -36,7 +36,7 @@ def test_an_answer_without_a_number_after_the_hashes_is_refused(tmp_path: Path) 
     assert read(tmp_path) == [Problem("Why?", Fraction(1000))]
     for answer in ("18", "#### none", "5 ####"):
         file.write_text(json.dumps({"question": "Why?", "answer": answer}), encoding="utf-8")
-        with pytest.raises(ValueError, match=r'row 0 of GSM8K has no number after "####"'):
+        with pytest.raises(ValueError, match=r'row 1 of GSM8K has no number after "####"'):
             read(tmp_path)
 
 
