@@ -82,9 +82,9 @@ def diagnose(
 
     A run that was stopped continues where it was.
     """
+    from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.diagnosis.ranking import rank
     from ..evaluation.diagnosis.report import write
-    from ..evaluation.tables import as_delimiter
     from ..prompts import read_template_kwargs
 
     policy, template = blend.build(), read_template_kwargs(chat_template_kwargs)

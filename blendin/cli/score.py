@@ -83,7 +83,7 @@ def score_xstest(
 
     The classifier reads English only; a --refusal-model or a --judge-model labels beside it.
     """
-    from ..evaluation.tables import as_delimiter
+    from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.tasks.xstest import read_table, report, write_labels
 
     _check_destinations(completions, out, json_file)
@@ -134,7 +134,7 @@ def score_gsm8k(
     json_file: FiguresFile = None,
 ) -> None:
     """Read each completion's final number, as `evaluate gsm8k` does: blendin_number."""
-    from ..evaluation.tables import as_delimiter
+    from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.tasks.written_answers import read_numbers
 
     _check_destinations(completions, out, json_file)
@@ -155,7 +155,7 @@ def score_letters(
     The options' letters are in the column letters (such as ABCD), else those listed in the column
     prompt, else A to M.
     """
-    from ..evaluation.tables import as_delimiter
+    from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.tasks.written_answers import read_letters
 
     _check_destinations(completions, out, json_file)
@@ -168,14 +168,13 @@ def _show_answers(
 ) -> None:
     """How many answers give what is asked for, are right and are unfinished; the files."""
     count = len(answers.rows)
-    if out is not None:
-        answers.write(out)
     console.print(
         f"{count} completions, {answers.given} give a {kind}, {answers.unfinished} unfinished"
     )
     if answers.accuracy is not None:
         console.print(f"accuracy {answers.accuracy:.3f} (95 % interval)")
     if out is not None:
+        answers.write(out)
         messages.print(f"written to {out}", soft_wrap=True)
     if json_file is not None:
         figures = {
@@ -205,8 +204,8 @@ def paradox(
     ] = None,
 ) -> None:
     """Correlate intervention rate and score over many pairs, task by task."""
+    from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.diagnosis.paradox import read_pair_results, save
-    from ..evaluation.tables import as_delimiter
 
     for name, destination in (("plot", plot), ("json_file", json_file)):
         _check_destination(name, destination, results)

@@ -8,7 +8,7 @@ The suffix, in any case, says what a file is: .csv, .tsv or .tab, .json, .jsonl 
 - JSON may be a list or an object a line under either suffix: its first character tells.
 
 Names of columns are known in any case and without the blanks around them. Rows are counted from 1,
-the header not among them. Compressed files are refused by name.
+the header not among them; blank lines are none. Compressed files are refused by name.
 """
 
 from __future__ import annotations
@@ -19,23 +19,20 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, Never
 
 from ..files import write_whole
 from ..text_files import lines, read_text
 from ..values import told
 from ..visible import to_json
+from .csv_rows import csv_rows, folded, named_delimiter, sniffed
 
 logger = logging.getLogger("blendin")
 
 Row = dict[str, Any]
 
-DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
-NAMED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "bar": "|", "pipe": "|"}
 FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -51,7 +48,6 @@ NAMES = {
     "jsonl": "JSON Lines",
     "txt": "a text with a prompt per line",
 }
-_field_limit = Lock()
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Table:
         rows: the columns that were asked for, by the names under which that was, as texts.
         cells: the rows as they are, by the file's own names.
         columns: those of `rows` that the file has.
-        delimiter: between the cells of CSV; a comma where the file is JSON.
+        delimiter: between the cells of .csv; a comma where the file is another.
     """
 
     path: Path
@@ -89,20 +85,6 @@ def format_of(path: str | Path, otherwise: str = "csv") -> str:
         which = f"the suffix {suffix!r} is not known" if suffix else "it has no suffix"
         logger.warning("%s: %s; it is read as %s", path, which, NAMES[otherwise])
     return known.get(suffix, otherwise)
-
-
-def as_delimiter(text: str | None) -> str | None:
-    r"""A delimiter as it is given on a command line: one character, or `tab`, `\t`, `comma` ...
-
-    Raises:
-        ValueError: it is no such character.
-    """
-    if text is None:
-        return None
-    found = NAMED.get(text.strip().lower(), text)
-    if len(found) != 1 or found in '"\r\n\0' or found.isalnum():
-        raise ValueError(f"--delimiter {text!r}: use one character, such as ',', ';', '|' or tab")
-    return found
 
 
 def read(
@@ -139,9 +121,9 @@ def read(
         text = read_text(path)
         if kind == "tsv" and delimiter is None:
             delimiter = "\t"
-        delimiter = delimiter or _sniffed(text, wanted, path)
-        header, cells = _csv_rows(text, delimiter, path)
-        shown = f" (cells parted by {DELIMITERS.get(delimiter, repr(delimiter))})"
+        delimiter = delimiter or sniffed(text, wanted, path)
+        header, cells = csv_rows(text, delimiter, path)
+        shown = f" (cells parted by {named_delimiter(delimiter)})"
     names = _resolved(header, wanted, path)
     for column in columns:
         if column not in names:
@@ -161,22 +143,19 @@ def read(
                 if name in row
             }
         )
-    return Table(path, found, cells, frozenset(names), delimiter or ",")
+    between = delimiter if kind == "csv" else None
+    return Table(path, found, cells, frozenset(names), between or ",")
 
 
 def _resolved(header: Sequence[str], wanted: Sequence[str], path: Path) -> dict[str, str]:
     """The file's own names for the columns that are wanted, as far as it has them."""
-    own = Counter(map(_folded, header))
-    if twice := [name for name in header if own[_folded(name)] > 1]:
+    own = Counter(map(folded, header))
+    if twice := [name for name in header if own[folded(name)] > 1]:
         raise ValueError(
             f"{path}: the columns {', '.join(map(repr, twice))} have one name: give each its own"
         )
-    by_key = {_folded(name): name for name in header}
-    return {name: by_key[_folded(name)] for name in wanted if _folded(name) in by_key}
-
-
-def _folded(name: str) -> str:
-    return name.strip().casefold()
+    by_key = {folded(name): name for name in header}
+    return {name: by_key[folded(name)] for name in wanted if folded(name) in by_key}
 
 
 def _as_text(value: Any, place: str, column: str) -> str:
@@ -190,72 +169,6 @@ def _as_text(value: Any, place: str, column: str) -> str:
             "no text: take it out"
         )
     return text
-
-
-def _csv_rows(text: str, delimiter: str, path: Path) -> tuple[list[str], list[Row]]:
-    with _cells_of_any_length():
-        parsed = _parsed_csv(text, delimiter, path)
-        header = [name.strip() for name in next(parsed, (0, []))[1]]
-        if not header:
-            raise ValueError(f"{path} is empty: give it a header and rows")
-        found: list[Row] = []
-        for line, cells in parsed:
-            place = f"{path}, row {len(found) + 1}"
-            if len(cells) != len(header):
-                raise ValueError(
-                    f"{place}: it has not the header's {len(header)} cells but {len(cells)} (line "
-                    f"{line}): put cells with {DELIMITERS.get(delimiter, repr(delimiter))} or a "
-                    'line break in double quotes, "..."'
-                )
-            if len(cells) > 1 and not any(cell.strip() for cell in cells):
-                raise ValueError(f"{place}: all its cells are empty (line {line}): take it out")
-            found.append(dict(zip(header, cells, strict=True)))
-    return header, found
-
-
-def _parsed_csv(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows with the lines, from 1, where they begin; blank lines are none."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise ValueError(
-                f"{path}, the row that begins in line {line}: it is not CSV ({error}): close each "
-                "double quote that opens a cell, and double those within"
-            ) from error
-        if cells:
-            yield line, cells
-
-
-def _sniffed(text: str, wanted: Sequence[str], path: Path) -> str:
-    """The delimiter under which the header has most of the wanted columns."""
-    keys, found, error = set(map(_folded, wanted)), {}, None
-    for delimiter in DELIMITERS:
-        try:
-            header = next(_parsed_csv(text, delimiter, path), (0, []))[1]
-        except ValueError as wrong:
-            error = error or wrong
-        else:
-            found[delimiter] = (len(keys & set(map(_folded, header))), len(header))
-    if not found and error is not None:
-        raise error
-    best = max(found.values())
-    return next(delimiter for delimiter, each in found.items() if each == best)
-
-
-@contextmanager
-def _cells_of_any_length() -> Iterator[None]:
-    """Python's limit, 128 KiB, is of the whole process: it is put back."""
-    with _field_limit:
-        before = csv.field_size_limit(2**31 - 1)
-        try:
-            yield
-        finally:
-            csv.field_size_limit(before)
 
 
 def _json_rows(text: str, path: Path) -> Iterator[Row]:
@@ -311,12 +224,12 @@ def warn_of_repeats(place: object, what: str, values: Sequence[str], outcome: st
 
 def with_columns(rows: Sequence[Row], added: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Rows with further columns; a warning names those that replace the rows' own."""
-    new = {_folded(name): name for more in added for name in more}
+    new = {folded(name): name for more in added for name in more}
     own = dict.fromkeys(name for row in rows for name in row)
-    if replaced := [name for name in own if _folded(name) in new]:
+    if replaced := [name for name in own if folded(name) in new]:
         logger.warning("the file's own columns %s are replaced", ", ".join(replaced))
     return [
-        {name: value for name, value in row.items() if _folded(name) not in new} | dict(more)
+        {name: value for name, value in row.items() if folded(name) not in new} | dict(more)
         for row, more in zip(rows, added, strict=True)
     ]
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blendin.evaluation.cells import number, one_of
+from blendin.evaluation.csv_rows import as_delimiter
 from blendin.evaluation.diagnosis.paradox import read_pair_results
-from blendin.evaluation.tables import as_delimiter, read, with_columns, write
+from blendin.evaluation.tables import read, with_columns, write
 from blendin.evaluation.tasks.registry import of_prompts
 from blendin.evaluation.tasks.written_answers import read_letters, read_numbers
 from blendin.evaluation.tasks.xstest import read_completions, report

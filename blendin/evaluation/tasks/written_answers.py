@@ -40,7 +40,7 @@ class WrittenAnswers:
     Attributes:
         column: the name of what was read, "blendin_number" or "blendin_letter".
         rows: the file's rows, and in each `column`, empty where the answer gives none.
-        delimiter: of the file.
+        delimiter: between cells, where a .csv is written.
         right: whether each is what the column "answer" says; None where that is empty or missing.
         unfinished: how many were cut off, at a limit or within a thought.
     """
