@@ -276,16 +276,16 @@ def test_a_model_that_cannot_be_used_is_refused_before_anything_is_written(
 
 def test_the_delimiter_and_the_suffix_are_kept_and_what_is_odd_is_said(tmp_path: Path) -> None:
     source = tmp_path / "in.CSV"
-    source.write_text("Completion;Answer;blendin_number\n=1+1;2;\n18;18;\n", "utf-8")
+    source.write_text("Completion;Answer;blendin_number\n=1+1;1;\n18;18;\n", "utf-8")
     for out, option in (("a.csv", []), ("a.tsv", ["--delimiter", ";"]), ("a.jsonl", [])):
         arguments = ["score", "gsm8k", str(source), *option, "--out", str(tmp_path / out)]
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0 and "accuracy 1.000" in done.stdout, done.output
         assert "own columns blendin_number are replaced" in done.stderr
     assert (tmp_path / "a.csv").read_text().split() == [
-        *("Completion;Answer;blendin_number", "=1+1;2;2", "18;18;18")
+        *("Completion;Answer;blendin_number", "=1+1;1;1", "18;18;18")
     ]
-    assert (tmp_path / "a.tsv").read_text().split("\n")[1] == "=1+1\t2\t2"
+    assert (tmp_path / "a.tsv").read_text().split("\n")[1] == "=1+1\t1\t1"
     assert json.loads((tmp_path / "a.jsonl").read_text().split("\n")[1])["Answer"] == "18"
     done = CliRunner().invoke(app, ["score", "gsm8k", str(source), "--delimiter", ","])
     assert done.exit_code == 2 and "(cells parted by a comma)" in done.stderr
