@@ -138,7 +138,7 @@ def read(
                 raise ValueError(f"{place} lacks {column}")
         found.append(
             {
-                column: row[name] if column in structured else _as_text(row[name], place, column)
+                column: row[name] if column in structured else as_text(row[name], place, column)
                 for column, name in names.items()
                 if name in row
             }
@@ -158,8 +158,12 @@ def _resolved(header: Sequence[str], wanted: Sequence[str], path: Path) -> dict[
     return {name: by_key[folded(name)] for name in wanted if folded(name) in by_key}
 
 
-def _as_text(value: Any, place: str, column: str) -> str:
-    """A cell as a text, as CSV would have it."""
+def as_text(value: Any, place: str, column: str) -> str:
+    """A cell as a text, as CSV would have it.
+
+    Raises:
+        ValueError: it is a list or an object, or has what no text has in it; names the place.
+    """
     if isinstance(value, list | dict):
         raise ValueError(f"{place}: the column {column!r} is {told(value)}: give a text")
     text = _cell(value)

@@ -105,22 +105,34 @@ def rows(name: str, folder: str | Path | None = None) -> list[Row]:
                 + ", ".join(each.file for each in SOURCES.values())
             )
         where = str(path)
-        table = tables.read(path, source.columns, structured=source.structured)
-        found = list(table.rows)
+        found = list(tables.read(path, source.columns, structured=source.structured).rows)
     else:
         where = "/".join(part for part in source.hub if part)
-        found = [source.as_in_file(row) for row in _load(source)]
+        found = [
+            _of_hub(source, row, f"{where}, row {number}")
+            for number, row in enumerate(_load(source), start=1)
+        ]
+    if not found:
+        raise ValueError(f"{where} has no rows")
     asked = "prompt" if "prompt" in source.columns else "question"
     for number, row in enumerate(found, start=1):
-        place = f"{where}, row {number}"
-        if missing := set(source.columns).difference(row):
-            raise ValueError(f"{place} lacks {', '.join(sorted(missing))}")
-        if not isinstance(row[asked], str) or not row[asked].strip():
-            raise ValueError(f"{place}: the column {asked!r} is empty: give a text")
+        if not row[asked].strip():
+            raise ValueError(f"{where}, row {number}: the column {asked!r} is empty: give a text")
     tables.warn_of_repeats(
         where, f"{asked}s", [row[asked] for row in found], "each is an item of its own"
     )
     return found
+
+
+def _of_hub(source: Source, row: Mapping[str, Any], place: str) -> Row:
+    """A row of the hub as `tables.read` gives one of the file."""
+    found = source.as_in_file(row)
+    if missing := set(source.columns).difference(found):
+        raise ValueError(f"{place} lacks {', '.join(sorted(missing))}")
+    return {
+        name: found[name] if name in source.structured else tables.as_text(found[name], place, name)
+        for name in source.columns
+    }
 
 
 def _file_in(folder: Path, name: str) -> Path:

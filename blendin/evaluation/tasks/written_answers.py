@@ -25,10 +25,11 @@ from .truthfulqa import chosen_letter
 MOST_LETTERS = "ABCDEFGHIJKLM"
 """TruthfulQA has up to 13 options; these are meant where a file does not name them."""
 
-CUT = ("length", "max_tokens", "max_length", "max_new_tokens")
+CUT = ("length", "max_tokens", "max_length", "max_new_tokens", "limit")
 ENDED = (
     *("end", "stop", "eos", "eos_token", "end_of_text", "end_turn", "stop_sequence", "stop_token"),
-    *("content_filter", "tool_calls", "function_call", "tool_use", "refusal", "error"),
+    *("complete", "content_filter", "safety", "refusal", "error", "abort", "other"),
+    *("tool_calls", "function_call", "tool_use"),
 )
 """What programs call the end of an answer: cut off at its limit, or otherwise."""
 
