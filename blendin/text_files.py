@@ -50,10 +50,11 @@ def decoded(data: bytes, source: str, remedy: str, encoding: str, *others: str) 
     else:
         name = encoding.removesuffix("-sig").upper()
         raise ValueError(f"{source} is no {name} text: {remedy}")
-    if "\0" in text:
+    if (place := text.find("\0")) >= 0:
+        line = text.count("\n", 0, place) + 1
         raise ValueError(
             f"{source} has NUL characters, as UTF-16 has that does not say so by a byte order "
-            f"mark: {remedy}"
+            f"mark (the first in line {line}): {remedy}"
         )
     return text
 

@@ -80,7 +80,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "too few": ("a.csv", 'prompt,n\n"a\nb",1\nc\n', "row 2: .* 2 cells but 1 .line 4."),
     "too many": ("a.csv", "prompt\nHello, you\n", "row 1: .* 1 cells but 2 .line 2.: put cells "),
     "empty cells": ("a.csv", "prompt,n\na,1\n,\n", "row 2: all its cells are empty"),
-    "NUL": ("a.csv", "prompt\na\0b\n", "has NUL characters"),
+    "NUL": ("a.csv", "prompt\na\0b\n", r"has NUL characters.*\(the first in line 2\)"),
     "Latin-1": ("a.csv", "prompt\na\né\n".encode("latin-1"), r"line 3 \(byte 0xe9\), is no UTF-8"),
     "half of UTF-16": ("a.csv", codecs.BOM_UTF16_LE + b"a\0b", "is no UTF-16 text"),
     "UTF-16, no mark": ("a.txt", "Hi".encode("utf-16-le"), "has NUL characters, as UTF-16"),
@@ -94,7 +94,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "names by case": ("a.csv", "prompt,Prompt \na,b\n", "'prompt', 'Prompt' have one name"),
     "names by case in JSON": ("a.json", '[{"prompt": "a"}, {"PROMPT": "b"}]', "have one name"),
     "two without a name": ("a.csv", ",,prompt\n1,2,a\n", "the columns '', '' have one name"),
-    "no such column": ("a.csv", "a;b\n1;2\n", "no .*prompt"),
+    "no such column": ("a.csv", "a;b\n1;2\n", "there is no column 'prompt'.* among"),
     "cut off": ("a.jsonl", '{"prompt": "x"}\n{', "line 2 is no JSON"),
     "a number": ("a.jsonl", "3", "line 1 is 3 and no row"),
     "a text": ("a.jsonl", '"x"', "line 1 is 'x' and no row"),
@@ -110,7 +110,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "an escaped NUL": ("a.json", r'[{"prompt": "a\u0000"}]', "row 1: .* NUL"),
     "a missing value": ("a.jsonl", '{"prompt": "a"}\n\n{"n": 1}', "row 2 (lacks|has no) .*prompt"),
     "no list": ("a.json", "", "has no rows"),
-    "no prompts": ("a.json", "[]", "no .*prompt|has no rows"),
+    "no prompts": ("a.json", "[]", "has no rows"),
 }
 
 

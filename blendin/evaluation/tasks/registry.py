@@ -85,6 +85,10 @@ def of_prompts(
             raise ValueError(f"{path} has no prompt: write one per line")
     else:
         table = tables.read(path, optional=("prompt", "question"), delimiter=delimiter)
+        if not table.columns:
+            raise ValueError(
+                f"{path}: there is no column 'prompt' or 'question' among {[*table.cells[0]]}"
+            )
         prompts = [_prompt(row, place) for place, row in table.numbered()]
     tables.warn_of_repeats(path, "prompts", prompts, "each is answered and counted")
     items = _items([(prompt, None, ()) for prompt in prompts], limit, seed)
@@ -174,8 +178,8 @@ def _primed(task: Task) -> Task:
         items=[replace(item, prompt=truthfulqa.primed(item.prompt)) for item in task.items],
         continues=True,
         note="Of these figures `base` compares with lm-evaluation-harness' truthfulqa_mc1 and "
-        "truthfulqa_mc2 and with the Open LLM Leaderboard (v1, MC2), where all 817 questions of "
-        "the edition of 2021 are asked (the hub's, no --limit). The authors' own program ends each "
+        "truthfulqa_mc2 and with the Open LLM Leaderboard (v1, MC2), if all 817 questions of "
+        "the edition of 2021 were asked (the hub's, no --limit). The authors' own program ends each "
         "choice with a full stop besides: its figures are near, not the same.",
     )
 
