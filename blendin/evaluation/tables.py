@@ -124,12 +124,12 @@ def read(
         delimiter = delimiter or sniffed(text, wanted, path)
         header, cells = csv_rows(text, delimiter, path)
         shown = f" (cells parted by {named_delimiter(delimiter)})"
+    if not cells:
+        raise ValueError(f"{path} has no rows: add one for each item")
     names = _resolved(header, wanted, path)
     for column in columns:
         if column not in names:
             raise ValueError(f"{path}: there is no column {column!r} among {header}{shown}")
-    if not cells:
-        raise ValueError(f"{path} has no rows: add one for each item")
     found = []
     for number, row in enumerate(cells, start=1):
         place = f"{path}, row {number}"

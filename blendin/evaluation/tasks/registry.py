@@ -178,8 +178,8 @@ def _primed(task: Task) -> Task:
         items=[replace(item, prompt=truthfulqa.primed(item.prompt)) for item in task.items],
         continues=True,
         note="Of these figures `base` compares with lm-evaluation-harness' truthfulqa_mc1 and "
-        "truthfulqa_mc2 and with the Open LLM Leaderboard (v1, MC2), if all 817 questions of "
-        "the edition of 2021 were asked (the hub's, no --limit). The authors' own program ends each "
+        "truthfulqa_mc2 and with the Open LLM Leaderboard (v1, MC2), if all 817 questions of the "
+        "edition of 2021 were asked (the hub's, no --limit). The authors' own program ends each "
         "choice with a full stop besides: its figures are near, not the same.",
     )
 
