@@ -21,7 +21,6 @@ host, and cannot be captured). All figures are medians. The targets, of blend:
 
 from __future__ import annotations
 
-import csv
 import gc
 import importlib.util
 import json
@@ -44,6 +43,7 @@ from blendin import Blend
 from blendin.decision.fused import FusedPrediction
 from blendin.decision.prediction import DensePrediction
 from blendin.decision.symbols import SymbolTables
+from blendin.evaluation import tables
 
 BATCHES = (1, 8, 64, 256)
 SIZES = (128256, 151936, 262144)
@@ -307,12 +307,8 @@ def main(
             json_file.write_text(json.dumps(result(bandwidth, lines), indent=2) + "\n")
     report(result(bandwidth, lines))
     if csv_file is not None:
-        names = list(dict.fromkeys(name for line in lines for name in line))
-        with csv_file.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["device", *names])
-            writer.writeheader()
-            device = torch.cuda.get_device_name()
-            writer.writerows({"device": device, **line} for line in lines)
+        device = torch.cuda.get_device_name()
+        tables.write(csv_file, [{"device": device, **line} for line in lines])
 
 
 def result(bandwidth: float, lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ the questions (at least four times the batch), for they take longest.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,8 @@ from rich.table import Table
 from shapes import PAIRS
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Generation, Nudge
+from blendin.evaluation import tables
+from blendin.evaluation.tasks import data
 from blendin.models import default_pair
 from blendin.models.local import LanguageModel
 
@@ -43,19 +44,10 @@ console = Console()
 
 def read_questions(file: Path | None, count: int) -> list[str]:
     """The first questions of GSM8K's test set; from a file, $BLENDIN_DATA or the hub."""
-    if file is None and "BLENDIN_DATA" in os.environ:
-        file = Path(os.environ["BLENDIN_DATA"]) / "gsm8k_test.jsonl"
-    if file is not None:
-        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    else:
-        try:
-            from datasets import load_dataset
-        except ImportError as error:
-            raise typer.BadParameter(
-                "name GSM8K's test file with --questions, or its folder with $BLENDIN_DATA, or "
-                "install `datasets` to take it from the hub"
-            ) from error
-        rows = list(load_dataset("openai/gsm8k", "main", split="test"))
+    try:
+        rows = data.rows("gsm8k") if file is None else tables.read(file, ("question",)).rows
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; --questions names a file") from error
     questions = [row["question"] for row in rows]
     return (questions * (count // len(questions) + 1))[:count]
 

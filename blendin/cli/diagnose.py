@@ -18,6 +18,7 @@ from .options import (
     Base,
     BlendOptions,
     ChatTemplateKwargs,
+    DelimiterOption,
     DeviceMap,
     Dtype,
     ModelOptions,
@@ -54,9 +55,10 @@ def diagnose(
         str,
         typer.Option(
             help="What to answer: gsm8k, truthfulqa, xstest, or a file of prompts (.txt, a line "
-            'each; .jsonl, .json or .csv with a column "prompt" or "question").'
+            'each; .jsonl, .json, .csv or .tsv with a column "prompt" or "question").'
         ),
     ] = "gsm8k",
+    delimiter: DelimiterOption = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Folder of the tasks' files; else $BLENDIN_DATA, else the hub."),
@@ -80,6 +82,7 @@ def diagnose(
 
     A run that was stopped continues where it was.
     """
+    from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.diagnosis.ranking import rank
     from ..evaluation.diagnosis.report import write
     from ..prompts import read_template_kwargs
@@ -88,7 +91,7 @@ def diagnose(
     check_settings(max_new_tokens, batch_size)
     check_folder("out", out)
     guides = list(dict.fromkeys(guide or [default_pair.DEFAULT_GUIDE]))
-    task = wanted(data, data_dir, limit or None, seed, max_new_tokens)
+    task = wanted(data, data_dir, limit or None, seed, max_new_tokens, as_delimiter(delimiter))
     models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)
     found: list[Diagnosis] = []
     left_out: dict[str, str] = {}
@@ -137,15 +140,26 @@ def run_folders(names: Sequence[str]) -> dict[str, str]:
 
 
 def wanted(
-    data: str, folder: Path | None, limit: int | None, seed: int, max_new_tokens: int
+    data: str,
+    folder: Path | None,
+    limit: int | None,
+    seed: int,
+    max_new_tokens: int,
+    delimiter: str | None = None,
 ) -> Task:
-    """A task by its name, its questions answered, or the prompts of a file."""
+    """A task by its name, its questions answered, or the prompts of a file.
+
+    Raises:
+        ValueError: as `load` and `of_prompts`, or for a delimiter beside a task's name.
+    """
     from ..evaluation.tasks.registry import NAMES, load, of_prompts
     from ..evaluation.tasks.task import answered
 
     if data in NAMES:
+        if delimiter is not None:
+            raise ValueError(f"--delimiter is for files of prompts, and --data {data} is a task")
         return answered(load(data, folder, limit, seed), max_new_tokens)
-    return of_prompts(data, limit, seed, max_new_tokens)
+    return of_prompts(data, limit, seed, max_new_tokens, delimiter)
 
 
 def of_pair(

@@ -64,6 +64,13 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="The most answers in flight.")] = 32,
     chat_template_kwargs: ChatTemplateKwargs = None,
     refusal_model: RefusalModelOption = None,
+    primer: Annotated[
+        bool,
+        typer.Option(
+            "--primer",
+            help="Put the authors' six examples before truthfulqa's questions, as leaderboards do.",
+        ),
+    ] = False,
     out: Annotated[
         Path, typer.Option(help="Folder of the results, with one in it for each task.")
     ] = Path("runs"),
@@ -75,7 +82,7 @@ def evaluate(
     from ..evaluation.runs.arms import arms
     from ..evaluation.runs.benchmark import config, run
     from ..evaluation.runs.folder import RunFolder, Shard
-    from ..evaluation.tasks.registry import load
+    from ..evaluation.tasks.registry import PRIMED, load
     from ..evaluation.tasks.task import origin
     from ..prompts import read_template_kwargs
 
@@ -83,7 +90,12 @@ def evaluate(
     policies = arms(tuple(arm or NAMES), **arm_settings.given())
     check_settings(max_new_tokens, batch_size)
     check_folder("out", out)
-    loaded = [load(name, data, limit, seed) for name in tasks]
+    if primer and PRIMED not in tasks:
+        raise ValueError(
+            f"--primer is for {PRIMED}, which is not among the tasks {', '.join(tasks)}: add it, "
+            "or leave the option out"
+        )
+    loaded = [load(name, data, limit, seed, primer=primer and name == PRIMED) for name in tasks]
     identity: dict[str, str] = {}
     if refusal_model is not None:
         loaded, identity = _refusals_by(refusal_model, loaded)
@@ -99,6 +111,7 @@ def evaluate(
             chat_template_kwargs=template,
             **origin(task, limit, seed),
             **(identity if task.name == "xstest" else {}),
+            **({"primer": "qa"} if task.continues else {}),
         )
         results = RunFolder(out / task.name, settings, shard)
         drawn = f", drawn with seed {seed}" if limit else ""

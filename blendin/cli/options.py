@@ -59,6 +59,12 @@ RefusalModelOption = Annotated[
         "weights; its labels must say which is a refusal, such as REJECTION and NORMAL.",
     ),
 ]
+DelimiterOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What parts the cells of CSV: one character, or tab; by default what the header shows."
+    ),
+]
 DeviceMap = Annotated[
     str | None, typer.Option(help="As accelerate understands it, for example auto.")
 ]
@@ -111,7 +117,6 @@ class ModelOptions:
             from ..models.remote.loading import is_url
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        logging.getLogger("blendin").addHandler(warnings_shown)
         settings = asdict(self)
         top = settings.pop("top_logprobs")
         for role in ("base", "guide"):
@@ -278,6 +283,7 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
             name: group(**{field.name: arguments.pop(field.name) for field in fields(group)})
             for name, group in groups.items()
         }
+        logging.getLogger("blendin").addHandler(warnings_shown)
         with spelled(as_option), errors_in_one_line():
             command(**arguments, **built)
 

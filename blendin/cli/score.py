@@ -13,13 +13,14 @@ from rich.table import Table
 from ..files import is_special, write_whole
 from ..visible import to_json
 from .errors import as_option, check_file
-from .options import RefusalModelOption, takes_options, warn_of_languages
+from .options import DelimiterOption, RefusalModelOption, takes_options, warn_of_languages
 from .streams import console, messages
 from .terminal import plain
 
 if TYPE_CHECKING:
     from ..evaluation.diagnosis.paradox import PairResult
     from ..evaluation.statistics import Interval
+    from ..evaluation.tables import Table as Rows
     from ..evaluation.tasks.judge import ChatJudge
     from ..evaluation.tasks.refusal_model import RefusalModel
     from ..evaluation.tasks.written_answers import WrittenAnswers
@@ -44,9 +45,11 @@ def score_xstest(
     completions: Annotated[
         Path,
         typer.Argument(
-            help="CSV with the columns prompt and completion; type and final_label where known."
+            help="File (.csv, .tsv, .jsonl, .json) with the columns prompt and completion; type, "
+            "label (safe, unsafe) and final_label where known."
         ),
     ],
+    delimiter: DelimiterOption = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -66,7 +69,11 @@ def score_xstest(
     ] = None,
     refusal_model: RefusalModelOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write the file with the labels added to this one.")
+        Path | None,
+        typer.Option(
+            help="Write the file with the labels added to this one, as its suffix says (.csv, "
+            ".tsv, .jsonl, .json)."
+        ),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures to this file.")
@@ -76,11 +83,13 @@ def score_xstest(
 
     The classifier reads English only; a --refusal-model or a --judge-model labels beside it.
     """
-    from ..evaluation.tasks.xstest import report, write_labels
+    from ..evaluation.csv_rows import as_delimiter
+    from ..evaluation.tasks.xstest import read_table, report, write_labels
 
     _check_destinations(completions, out, json_file)
     judge = _judge(judge_url, judge_model)
-    rows = _completions(completions, data)
+    table = read_table(completions, as_delimiter(delimiter))
+    rows = _completions(table, data)
     model = None if refusal_model is None else _refusal_model(refusal_model)
     warn_of_languages(f"{completions}, rows", [row.text for row in rows])
     ours = report(rows)
@@ -95,7 +104,8 @@ def score_xstest(
         values["judge"] = {"model": judge_model, **figures(judged)}
         values["agreement"] = _show_judge(judged, ours)
     if out is not None:
-        write_labels(out, *(each for each in (ours, modelled, judged) if each))
+        reports = [each for each in (ours, modelled, judged) if each]
+        write_labels(out, *reports, delimiter=table.delimiter)
         messages.print(f"labels written to {out}", soft_wrap=True)
     if json_file is not None:
         write_whole(json_file, to_json(values, indent=2) + "\n")
@@ -104,11 +114,13 @@ def score_xstest(
 Answers = Annotated[
     Path,
     typer.Argument(
-        help="CSV with the column completion; answer (what is right), stop_reason where known."
+        help="File (.csv, .tsv, .jsonl, .json) with the column completion; answer (what is right), "
+        "stop_reason where known."
     ),
 ]
 LabelledFile = Annotated[
-    Path | None, typer.Option(help="Write the file with what was read added to this one.")
+    Path | None,
+    typer.Option(help="Write the file with what was read added to this one, as its suffix says."),
 ]
 FiguresFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 
@@ -116,29 +128,39 @@ FiguresFile = Annotated[Path | None, typer.Option("--json", help="Write the figu
 @score_app.command("gsm8k")
 @takes_options
 def score_gsm8k(
-    completions: Answers, out: LabelledFile = None, json_file: FiguresFile = None
+    completions: Answers,
+    delimiter: DelimiterOption = None,
+    out: LabelledFile = None,
+    json_file: FiguresFile = None,
 ) -> None:
     """Read each completion's final number, as `evaluate gsm8k` does: blendin_number."""
+    from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.tasks.written_answers import read_numbers
 
     _check_destinations(completions, out, json_file)
-    _show_answers(read_numbers(completions), "number", out, json_file)
+    answers = read_numbers(completions, as_delimiter(delimiter))
+    _show_answers(answers, "number", out, json_file)
 
 
 @score_app.command("truthfulqa-letter")
 @takes_options
 def score_letters(
-    completions: Answers, out: LabelledFile = None, json_file: FiguresFile = None
+    completions: Answers,
+    delimiter: DelimiterOption = None,
+    out: LabelledFile = None,
+    json_file: FiguresFile = None,
 ) -> None:
     """Read the letter that each completion chooses: blendin_letter.
 
     The options' letters are in the column letters (such as ABCD), else those listed in the column
     prompt, else A to M.
     """
+    from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.tasks.written_answers import read_letters
 
     _check_destinations(completions, out, json_file)
-    _show_answers(read_letters(completions), "letter", out, json_file)
+    answers = read_letters(completions, as_delimiter(delimiter))
+    _show_answers(answers, "letter", out, json_file)
 
 
 def _show_answers(
@@ -146,14 +168,13 @@ def _show_answers(
 ) -> None:
     """How many answers give what is asked for, are right and are unfinished; the files."""
     count = len(answers.rows)
-    if out is not None:
-        answers.write(out)
     console.print(
         f"{count} completions, {answers.given} give a {kind}, {answers.unfinished} unfinished"
     )
     if answers.accuracy is not None:
         console.print(f"accuracy {answers.accuracy:.3f} (95 % interval)")
     if out is not None:
+        answers.write(out)
         messages.print(f"written to {out}", soft_wrap=True)
     if json_file is not None:
         figures = {
@@ -170,10 +191,11 @@ def paradox(
     results: Annotated[
         Path,
         typer.Argument(
-            help="CSV with the columns pair, task, score and intervention_rate (0..1) or "
-            "intervention_rate_pct."
+            help="File (.csv, .tsv, .jsonl, .json) with the columns pair, task, score and "
+            "intervention_rate (0..1) or intervention_rate_pct."
         ),
     ],
+    delimiter: DelimiterOption = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the scatter to this file (.png, .svg, .pdf).")
     ] = None,
@@ -182,11 +204,12 @@ def paradox(
     ] = None,
 ) -> None:
     """Correlate intervention rate and score over many pairs, task by task."""
+    from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.diagnosis.paradox import read_pair_results, save
 
     for name, destination in (("plot", plot), ("json_file", json_file)):
         _check_destination(name, destination, results)
-    found = read_pair_results(results)
+    found = read_pair_results(results, as_delimiter(delimiter))
     console.print(correlation_table(found))
     save(found, results, plot, json_file)
 
@@ -261,12 +284,12 @@ def _refusal_model(name: str) -> RefusalModel:
     return RefusalModel(name)
 
 
-def _completions(path: Path, data: Path | None) -> list[Completion]:
-    """The file's rows, with types from XSTest's prompts where it has none and they are at hand."""
+def _completions(table: Rows, data: Path | None) -> list[Completion]:
+    """The table's rows, with types from XSTest's prompts where it has none and they are at hand."""
     from ..evaluation.tasks.data import FOLDER_VARIABLE
     from ..evaluation.tasks.xstest import read_completions, read_prompts, with_types
 
-    rows = read_completions(path)
+    rows = read_completions(table)
     if any(row.type for row in rows):
         return rows
     folder = data or os.environ.get(FOLDER_VARIABLE)
@@ -274,7 +297,7 @@ def _completions(path: Path, data: Path | None) -> list[Completion]:
         rows = with_types(rows, read_prompts(folder))
     if not any(row.type for row in rows):
         hint = "none of its prompts is XSTest's" if folder else "--data DIR would give them"
-        messages.print(f"no rates by type: {path} has no column 'type', and {hint}")
+        messages.print(f"no rates by type: {table.path} has no column 'type', and {hint}")
     return rows
 
 
@@ -292,8 +315,6 @@ def _check_destination(name: str, path: Path | None, source: Path) -> None:
 
 def _show(report: Report, judge: str) -> None:
     """Refusals by prompt type, and the confusion with people's labels."""
-    from ..evaluation.tasks.xstest import is_safe
-
     total = f"{len(report.completions)} completions, {report.refused} refused"
     empty = _empty(report)
     console.print(f"{judge}: {total}" + f" ({empty} of them empty)" * bool(empty))
@@ -301,7 +322,7 @@ def _show(report: Report, judge: str) -> None:
         rates = Table("prompts", "safe")
         rates.add_column("refused, 95 % interval", justify="right")
         for kind, rate in report.refusal_rates.items():
-            rates.add_row(plain(kind), "yes" if is_safe(kind) else "no", f"{rate}")
+            rates.add_row(plain(kind), "yes" if kind in report.safe_types else "no", f"{rate}")
         rates.add_section()
         for name, overall in (("yes", report.safe), ("no", report.unsafe)):
             if overall is not None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with UTF-16's
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
+from ..text_files import decoded, encoding_of
+from ..text_files import lines as split_lines
+
 REMEDY = "send it as UTF-8, or give the prompt as an argument"
 
 
@@ -46,8 +40,7 @@ def lines() -> Iterator[str]:
 
 def _split(chunks: Iterable[str]) -> Iterator[str]:
     for chunk in chunks:
-        text = chunk.replace("\r\n", "\n").replace("\r", "\n")
-        yield from text.removesuffix("\n").split("\n")
+        yield from split_lines(chunk)
 
 
 def _chunks(whole: bool) -> Iterator[str]:
@@ -59,7 +52,7 @@ def _chunks(whole: bool) -> Iterator[str]:
         yield from [sys.stdin.read()] if whole else sys.stdin
         return
     first = stream.read() if whole else stream.readline()
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS if first.startswith(mark)), "utf-8")
+    encoding = encoding_of(first)
     if not encoding.startswith("utf-8"):
         first += stream.read()
     yield _decoded(first, encoding)
@@ -68,20 +61,6 @@ def _chunks(whole: bool) -> Iterator[str]:
 
 
 def _decoded(data: bytes, encoding: str) -> str:
-    """Text in an encoding; what is no UTF-8 may be in the one that the terminal has been told.
-
-    Raises:
-        ValueError: it is in neither.
-    """
-    for each in (encoding, sys.stdin.encoding or encoding) if encoding == "utf-8" else (encoding,):
-        with suppress(UnicodeDecodeError):
-            text = data.decode(each)
-            break
-    else:
-        raise ValueError(f"standard input is no {encoding.upper()} text: {REMEDY}")
-    if "\0" in text:
-        raise ValueError(
-            "standard input has NUL characters, as UTF-16 has that does not say so by a byte order "
-            f"mark: {REMEDY}"
-        )
-    return text
+    """Text in an encoding; what is no UTF-8 may be in the one that the terminal has been told."""
+    others = (sys.stdin.encoding or encoding,) if encoding == "utf-8" else ()
+    return decoded(data, "standard input", REMEDY, encoding, *others)

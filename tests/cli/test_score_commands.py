@@ -217,7 +217,7 @@ def test_letters_of_any_file_are_read_and_compared(tmp_path: Path) -> None:
     ("task", "rows", "message"),
     [
         ("gsm8k", [("text",), ("18",)], "no column 'completion'"),
-        ("gsm8k", [("completion",)], "no completion in it"),
+        ("gsm8k", [("completion",)], "has no rows"),
         ("gsm8k", [("completion", "answer"), ("18", "none")], "row 1: the answer 'none'"),
         ("truthfulqa-letter", [("completion", "letters"), ("B", "12")], "row 1: letters '12'"),
         (
@@ -272,3 +272,25 @@ def test_a_model_that_cannot_be_used_is_refused_before_anything_is_written(
     done = CliRunner().invoke(app, [*arguments, str(tmp_path / "none")])
     assert done.exit_code != 0 and not out.exists()
     assert "--refusal-model=" in done.output and "cannot be loaded" in done.output
+
+
+def test_the_delimiter_and_the_suffix_are_kept_and_what_is_odd_is_said(tmp_path: Path) -> None:
+    source = tmp_path / "in.CSV"
+    source.write_text("Completion;Answer;blendin_number\n=1+1;1;\n18;18;\n", "utf-8")
+    for out, option in (("a.csv", []), ("a.tsv", ["--delimiter", ";"]), ("a.jsonl", [])):
+        arguments = ["score", "gsm8k", str(source), *option, "--out", str(tmp_path / out)]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0 and "accuracy 1.000" in done.stdout, done.output
+        assert "own columns blendin_number are replaced" in done.stderr
+    assert (tmp_path / "a.csv").read_text().split() == [
+        *("Completion;Answer;blendin_number", "=1+1;1;1", "18;18;18")
+    ]
+    assert (tmp_path / "a.tsv").read_text().split("\n")[1] == "=1+1\t1\t1"
+    assert json.loads((tmp_path / "a.jsonl").read_text().split("\n")[1])["Answer"] == "18"
+    done = CliRunner().invoke(app, ["score", "gsm8k", str(source), "--delimiter", ","])
+    assert done.exit_code == 2 and "(cells parted by a comma)" in done.stderr
+    for command in (["diagnose", "--data", "xstest"], ["paradox", str(source)]):
+        done = CliRunner().invoke(app, [*command, "--delimiter", "ab"])
+        assert done.exit_code == 2 and "--delimiter 'ab': use one character" in done.stderr
+    done = CliRunner().invoke(app, ["diagnose", "--data", "xstest", "--delimiter", "tab"])
+    assert done.exit_code == 2 and "--delimiter is for files of prompts" in done.stderr

@@ -193,8 +193,8 @@ def table_rows(path: Path, text: str) -> None:
 def completion_rows(path: Path, text: str) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("prompt", "type", "completion", "final_label"))
-        writer.writerows((f"{text}?", text, text, "1_full_compliance") for _ in range(3))
+        writer.writerow(("prompt", "type", "label", "completion", "final_label"))
+        writer.writerows((f"{text}?", text, "safe", text, "1_full_compliance") for _ in range(3))
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -219,6 +219,9 @@ def test_tables_of_data_show_them(
     monkeypatch.setenv("COLUMNS", "200")
     code, out, err = called(*command, str(path), is_terminal=is_terminal)
     no_harm(out, err)
+    if "\0" in text:  # no file of rows may have it
+        assert code == 2 and "has NUL characters" in err
+        return
     assert code == 0, err
     assert visible(text.strip(), one_line=True) in out
 

@@ -30,6 +30,10 @@ from lm_eval.tasks import TaskManager
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Nudge
 from blendin.cli.app import app
+from blendin.evaluation.runs import benchmark
+from blendin.evaluation.runs.folder import RunFolder
+from blendin.evaluation.tasks.registry import load
+from blendin.evaluation.tasks.truthfulqa import mc2, primed
 from blendin.lm_eval.harness import generation_settings
 from blendin.lm_eval.model import BlendInLM, normalize_gen_kwargs
 from blendin.prompts import guide_text
@@ -302,6 +306,28 @@ def test_white_space_at_the_end_of_a_context_is_scored_with_the_text(
     )
     score = gen.score(**prompts(gen, "Q: How?\nA:"), text="  Yes")
     assert told == [(score.log_likelihood, score.is_greedy)] * 2
+
+
+def test_truthfulqa_after_the_primer_is_what_the_harness_asks(
+    lm: BlendInLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets = {"Nothing": 1, "You wait": 1, "Bad luck": 0}
+    row = {"question": "What happens?", "mc1_targets": {"You wait": 1, "Bad luck": 0}}
+    data = tmp_path / "truthfulqa_mc.json"
+    data.write_text(json.dumps([row | {"mc2_targets": targets}]))
+    task = load("truthfulqa", tmp_path, primer=True)
+    run = RunFolder(tmp_path / "run", benchmark.config(lm.gen, task))
+    arms = {"base": BaseOnly(), "blend": Blend(threshold=0.9)}
+    benchmark.run(lm.gen, task, arms, run, progress=False)
+    for name, policy in arms.items():
+        monkeypatch.setattr(lm.gen, "policy", policy)
+        requests = ask(
+            "loglikelihood", *((primed("What happens?"), f" {text}") for text in targets)
+        )
+        likelihoods = [told for told, _ in lm.loglikelihood(requests, disable_tqdm=True)]
+        metrics = run.records(name)["0"].metrics
+        assert metrics["MC2"] == pytest.approx(mc2(likelihoods, [True, True, False]), abs=1e-9)
+        assert metrics["MC1"] == (likelihoods[1] > likelihoods[2])
 
 
 def test_no_context_is_each_models_first_token(lm: BlendInLM, gen: BlendInGenerator) -> None:

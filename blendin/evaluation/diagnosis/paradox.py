@@ -13,7 +13,8 @@ import numpy as np
 from ...files import write_whole
 from ...trace import RATE_LIMIT
 from ...visible import to_json, visible
-from ..csv_files import read_csv
+from .. import tables
+from ..cells import key, number
 from ..statistics import Interval, pearson
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ CAUTION = (
     "itself lower its score. Pairs that share a model are not independent, so the true intervals "
     "are likely wider."
 )
+
+RATES = {"intervention_rate": 1, "intervention_rate_pct": 100}
+"""The columns for the rate, and what they have where the guide is asked at every token."""
 
 # Offsets in points and the label's side that faces its point, the nearest first.
 PLACES = [
@@ -52,29 +56,41 @@ class PairResult(NamedTuple):
     score: float
 
 
-def read_pair_results(path: str | Path) -> list[PairResult]:
-    """The rows of a CSV file, in order.
+def read_pair_results(path: str | Path, delimiter: str | None = None) -> list[PairResult]:
+    """The rows of a file (see `tables`), in order.
 
     Its columns are pair, task, score and intervention_rate (0..1), or else intervention_rate_pct
-    (0..100); others are ignored.
+    (0..100), each of which may be written as "12 %"; others are ignored.
+
+    Args:
+        path: of the file.
+        delimiter: as for `tables.read`.
 
     Raises:
-        ValueError: a missing column, an empty or non-numeric cell, a rate out of range, or no row;
-            names the file, the row (from 1) and the column.
+        ValueError: as `tables.read`; or both columns of rates or none, an empty or non-numeric
+            cell, a rate out of range, or a pair twice on a task; names the file, the row (from 1)
+            and the column.
         OSError: the file cannot be read.
     """
-    rows = read_csv(path, ("pair", "task", "score"))
-    if not rows:
-        raise ValueError(f"{path} has no row below its header: add one for each pair and task")
-    rates = [name for name in ("intervention_rate", "intervention_rate_pct") if name in rows[0]]
-    if not rates:
+    table = tables.read(path, ("pair", "task", "score"), tuple(RATES), delimiter=delimiter)
+    rates = [name for name in RATES if name in table.columns]
+    if len(rates) != 1:
+        has = "has both columns" if rates else "lacks the column"
         raise ValueError(
-            f"{path} lacks the column intervention_rate (0..1) or intervention_rate_pct: add it to "
-            "line 1"
+            f"{path} {has} intervention_rate (0..1) {'and' if rates else 'or'} "
+            "intervention_rate_pct (0..100): give it one of them"
         )
-    return [
-        _result(row, rates[0], f"{path}, row {number}") for number, row in enumerate(rows, start=1)
-    ]
+    found: dict[tuple[str, str], PairResult] = {}
+    tasks: dict[str, str] = {}
+    for place, row in table.numbered():
+        each = _result(row, rates[0], place)
+        each = each._replace(task=tasks.setdefault(key(each.task), each.task))
+        if found.setdefault((key(each.pair), key(each.task)), each) is not each:
+            raise ValueError(
+                f"{place}: the pair {each.pair!r} on {each.task!r} is in a row above already: keep "
+                "one of them, or name them apart"
+            )
+    return list(found.values())
 
 
 def _result(row: Mapping[str, str], rate_column: str, place: str) -> PairResult:
@@ -82,21 +98,12 @@ def _result(row: Mapping[str, str], rate_column: str, place: str) -> PairResult:
     for column, name in names.items():
         if not name:
             raise ValueError(f"{place}, column {column} is empty: name the {column}")
-    full = 1 if rate_column == "intervention_rate" else 100
-    rate = _number(row, rate_column, place)
+    full = RATES[rate_column]
+    rate = number(row[rate_column], place, rate_column, percent=full / 100)
     if not 0 <= rate <= full:
         raise ValueError(f"{place}, column {rate_column} is {rate:g}: use a number in 0..{full}")
-    return PairResult(**names, intervention_rate=rate / full, score=_number(row, "score", place))
-
-
-def _number(row: Mapping[str, str], column: str, place: str) -> float:
-    try:
-        value = float(row[column])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{place}, column {column} is {row[column]!r}: use a finite number")
-    return value
+    score = number(row["score"], place, "score")
+    return PairResult(**names, intervention_rate=rate / full, score=score)
 
 
 def by_task(results: list[PairResult]) -> dict[str, list[PairResult]]:

@@ -42,8 +42,9 @@ def config(
     Raises:
         ValueError: `max_new_tokens` is no integer from 1 up.
     """
-    length = task.max_new_tokens if max_new_tokens is None else max_new_tokens
-    length = KINDS["max_new_tokens"]("max_new_tokens", length)
+    length = task.max_new_tokens  # 0 where given texts are scored
+    if max_new_tokens is not None:
+        length = KINDS["max_new_tokens"]("max_new_tokens", max_new_tokens)
     return {
         "task": task.name,
         "scorer": task.scorer,
@@ -177,15 +178,19 @@ def _likelihoods(
 ) -> Iterator[Record]:
     """Scores given texts.
 
-    A text follows "Answer:" with a space between; the guide alone reads it without, for its chat
-    template has opened the answer's own line.
+    A text follows "Answer:", or what else the prompt ends with, with a space between; the guide
+    alone reads it without, for its chat template has opened the answer's own line.
     """
     space = "" if isinstance(policy, GuideOnly) else " "
 
     def score(some: Sequence[Item]) -> list[Score]:
+        prompts = [item.prompt for item in some for _ in item.texts]
         return gen.score(
-            [item.prompt for item in some for _ in item.texts],
+            prompts,
             [space + text for item in some for text in item.texts],
+            base_prompt=[gen.pair.prompts.base_text(prompt) for prompt in prompts]
+            if task.continues
+            else None,
             system=task.system,
             policy=policy,
             chat_template_kwargs=settings.get("chat_template_kwargs"),

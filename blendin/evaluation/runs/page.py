@@ -52,7 +52,8 @@ def read_results(
             f"{Path(folder) / MANIFEST} lacks {', '.join(missing)}: name a folder that `blendin "
             "evaluate` made"
         )
-    task = load(config["task"], data, config["limit"], config["seed"])
+    primer = "primer" in config
+    task = load(config["task"], data, config["limit"], config["seed"], primer=primer)
     if origin(task, config["limit"], config["seed"])["items_sha256"] != config["items_sha256"]:
         raise ValueError(
             f"{folder} was run on another edition of the data: pass --data with that edition"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...files import write_whole
+from .. import tables
 from ..comparison import SIGNIFICANCE, Comparison, conclusions
 from ..records import Record
 from ..statistics import Interval, pooled_rate
@@ -169,7 +167,7 @@ class Results:
                 f" Answers that are unfinished, cut off at {limit} tokens or within a thought: "
                 f"{', '.join(cut)}. Scores are of what they hold; --max-new-tokens gives more room."
             )
-        return text
+        return f"{text} {self.task.note}".rstrip()
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows, the same for every rendering."""
@@ -230,14 +228,16 @@ class Results:
     def write_completions(self, folder: Path) -> None:
         """Each arm's answers as a CSV file that `blendin score xstest` reads."""
         for name in self._records:
-            path = folder / f"completions-{name}.csv"
-            whole = io.StringIO(newline="")
-            writer = csv.writer(whole)
-            writer.writerow(["id", "type", "prompt", "completion"])
-            for item, record in self._scored(name):
-                kind = getattr(item.facts, "type", "")
-                writer.writerow([item.id, kind, item.prompt, record.text])
-            write_whole(path, whole.getvalue())
+            rows = [
+                {
+                    "id": item.id,
+                    "type": getattr(item.facts, "type", ""),
+                    "prompt": item.prompt,
+                    "completion": record.text,
+                }
+                for item, record in self._scored(name)
+            ]
+            tables.write(folder / f"completions-{name}.csv", rows)
 
 
 def markdown(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> str:

@@ -8,7 +8,7 @@ scores on the two are not comparable.
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...values import Integer
-from ..csv_files import read_csv
+from .. import tables
+
+logger = logging.getLogger("blendin")
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -31,18 +33,27 @@ SUBSET_SEED = 2606
 class Source:
     """One data set: its file, where the hub has it, and the columns that must be there.
 
-    `as_in_file` gives a row of the hub the shape of the file's.
+    `as_in_file` gives a row of the hub the shape of the file's; `structured` are columns that hold
+    more than a text.
     """
 
     file: str
-    columns: frozenset[str]
+    columns: tuple[str, ...]
     hub: tuple[str, str | None, str]  # repository, configuration, split
     as_in_file: Callable[[Mapping[str, Any]], Row] = dict
+    structured: tuple[str, ...] = ()
 
 
 def _choices_as_in_file(row: Mapping[str, Any]) -> Row:
     def targets(name: str) -> dict[str, int]:
-        return dict(zip(row[name]["choices"], row[name]["labels"], strict=True))
+        found: dict[str, int] = {}
+        for text, label in zip(row[name]["choices"], row[name]["labels"], strict=True):
+            if found.setdefault(text, label) != label:
+                raise ValueError(f"{row['question']!r} has the choice {text!r} as true and false")
+        if repeats := len(row[name]["choices"]) - len(found):
+            logger.warning("%r: choices that stand there again, left out: %d (%s)",
+                           row["question"], repeats, name)  # fmt: skip
+        return found
 
     return {
         "question": row["question"],
@@ -54,93 +65,82 @@ def _choices_as_in_file(row: Mapping[str, Any]) -> Row:
 SOURCES = {
     "gsm8k": Source(
         "gsm8k_test.jsonl",
-        frozenset({"question", "answer"}),
+        ("question", "answer"),
         ("openai/gsm8k", "main", "test"),
     ),
     "truthfulqa_mc": Source(
         "truthfulqa_mc.json",
-        frozenset({"question", "mc1_targets", "mc2_targets"}),
+        ("question", "mc1_targets", "mc2_targets"),
         ("truthfulqa/truthful_qa", "multiple_choice", "validation"),
         _choices_as_in_file,
+        ("mc1_targets", "mc2_targets"),
     ),
     # The authors' own repository: the well-known copies lack the label or ask for an account.
     "xstest": Source(
         "xstest_prompts.csv",
-        frozenset({"id", "prompt", "type", "label"}),
+        ("id", "prompt", "type", "label"),
         ("Paul/XSTest", None, "train"),
     ),
 }
 
 
 def rows(name: str, folder: str | Path | None = None) -> list[Row]:
-    """All rows of one of `SOURCES`, in the file's order and with the file's column names.
+    """All rows of one of `SOURCES`, in the file's order, with its columns and no others.
 
     Args:
         name: "gsm8k", "truthfulqa_mc" or "xstest".
         folder: where the files are; None for `$BLENDIN_DATA`, and without that the hub.
 
     Raises:
-        ValueError: the data cannot be loaded or lacks a column; the message says what to do.
+        ValueError: the data cannot be loaded, lacks a column or has an empty question; the message
+            says what to do.
     """
     source = SOURCES[name]
     folder = folder or os.environ.get(FOLDER_VARIABLE)
     if folder:
-        path = Path(os.path.expanduser(folder)) / source.file
+        path = _file_in(Path(os.path.expanduser(folder)), source.file)
         if not path.is_file():
             raise ValueError(
                 f"there is no file {path}; --data DIR and ${FOLDER_VARIABLE} name a folder with "
                 + ", ".join(each.file for each in SOURCES.values())
             )
-        where, found = str(path), read_rows(path)
+        where = str(path)
+        found = list(tables.read(path, source.columns, structured=source.structured).rows)
     else:
         where = "/".join(part for part in source.hub if part)
-        found = [source.as_in_file(row) for row in _load(source)]
+        found = [
+            _of_hub(source, row, f"{where}, row {number}")
+            for number, row in enumerate(_load(source), start=1)
+        ]
     if not found:
         raise ValueError(f"{where} has no rows")
-    for place, row in enumerate(found):
-        if missing := source.columns.difference(row):
-            raise ValueError(f"row {place} of {where} lacks {', '.join(sorted(missing))}")
+    asked = "prompt" if "prompt" in source.columns else "question"
+    for number, row in enumerate(found, start=1):
+        if not row[asked].strip():
+            raise ValueError(f"{where}, row {number}: the column {asked!r} is empty: give a text")
+    tables.warn_of_repeats(
+        where, f"{asked}s", [row[asked] for row in found], "each is an item of its own"
+    )
     return found
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a .csv, .jsonl or .json file.
-
-    Raises:
-        ValueError: the content is not what the suffix says; names the file.
-        OSError: the file cannot be read.
-    """
-    if path.suffix == ".csv":
-        return list(read_csv(path))
-    text = read_text(path)
-    if path.suffix == ".jsonl":  # nothing but a newline ends a line: JSON has others in its texts
-        lines = [line for line in enumerate(text.split("\n"), start=1) if line[1].strip()]
-        found = [_parsed(line, f"{path}, line {number}") for number, line in lines]
-    else:
-        found = _parsed(text, str(path))
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise ValueError(f"{path} is no list of rows: use JSON objects with the columns as names")
-    return found
+def _of_hub(source: Source, row: Mapping[str, Any], place: str) -> Row:
+    """A row of the hub as `tables.read` gives one of the file."""
+    found = source.as_in_file(row)
+    if missing := set(source.columns).difference(found):
+        raise ValueError(f"{place} lacks {', '.join(sorted(missing))}")
+    return {
+        name: found[name] if name in source.structured else tables.as_text(found[name], place, name)
+        for name in source.columns
+    }
 
 
-def read_text(path: Path) -> str:
-    """A file's text, without a byte order mark.
-
-    Raises:
-        ValueError: it is not UTF-8; names the file.
-        OSError: it cannot be read.
-    """
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
-
-
-def _parsed(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is no JSON ({error}): correct it") from error
+def _file_in(folder: Path, name: str) -> Path:
+    """The folder's file of that name, in any case."""
+    path = folder / name
+    if path.is_file() or not folder.is_dir():
+        return path
+    return next((each for each in folder.iterdir() if each.name.lower() == name), path)
 
 
 def _load(source: Source) -> Sequence[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ How the final number of a text is found is described in `final_answer`, how numb
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,9 @@ __all__ = ["SYSTEM", "Problem", "final_number", "is_correct", "prompt", "read"]
 
 SYSTEM = "Answer the question by walking through the reasoning steps."
 """NUDGING's system prompt for GSM8K (github.com/fywalter/nudging, dataset_utils.py)."""
+
+
+_NUMERALS = re.compile(r"\d+(?:[.,/]\d+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +39,18 @@ def read(folder: str | Path | None = None) -> list[Problem]:
     """The 1,319 problems of the test split, from where `data.rows` finds them.
 
     Raises:
-        ValueError: as `data.rows`, and where a reference has no number after "####".
+        ValueError: as `data.rows`, and where a reference has not one number after "####".
     """
     problems = []
-    for place, row in enumerate(rows("gsm8k", folder)):
+    for number, row in enumerate(rows("gsm8k", folder), start=1):
         _, mark, final = row["answer"].rpartition("####")
         answer = final_number(final)
+        if len(_NUMERALS.findall(final)) > 1:
+            raise ValueError(
+                f'row {number} of GSM8K has several numbers after "####": {final!r}; give one'
+            )
         if not mark or answer is None:
-            raise ValueError(f'row {place} of GSM8K has no number after "####"')
+            raise ValueError(f'row {number} of GSM8K has no number after "####": give the answer')
         problems.append(Problem(row["question"].strip(), answer))
     return problems
 

@@ -11,10 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...text_files import lines, read_text
+from .. import tables
 from ..records import Record
 from ..statistics import Interval, mean, wilson
 from . import gsm8k, truthfulqa, xstest
-from .data import SUBSET_SEED, read_rows, read_text, subset
+from .data import SUBSET_SEED, subset
 from .refusal import judge
 from .task import Item, Metrics, Task, unscored
 from .thoughts import spoken
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
 
 
 def load(
-    name: str, folder: str | Path | None = None, limit: int | None = None, seed: int = SUBSET_SEED
+    name: str,
+    folder: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = SUBSET_SEED,
+    primer: bool = False,
 ) -> Task:
     """A task with its items, or a fixed subset of them.
 
@@ -33,48 +39,67 @@ def load(
         folder: where the data is, as for `data.rows`.
         limit: how many items, drawn with `seed`; None for all.
         seed: of the subset, and of the order in which letters name the options.
+        primer: whether the authors' examples stand before a question, of `PRIMED` alone.
 
     Raises:
-        ValueError: for an unknown name or a limit below 1, or if the data cannot be loaded.
+        ValueError: for an unknown name or a limit below 1, or if the data cannot be loaded; for a
+            primer where there is none.
     """
     if name not in TASKS:
         raise ValueError(f"task {name!r} is unknown; use one of {', '.join(NAMES)}")
-    return TASKS[name](folder, limit, seed)
+    if primer and name != PRIMED:
+        raise ValueError(f"task {name!r} has no primer: leave it out; {PRIMED} has one")
+    task = TASKS[name](folder, limit, seed)
+    return _primed(task) if primer else task
 
 
 def of_prompts(
-    path: str | Path, limit: int | None = None, seed: int = SUBSET_SEED, max_new_tokens: int = 128
+    path: str | Path,
+    limit: int | None = None,
+    seed: int = SUBSET_SEED,
+    max_new_tokens: int = 128,
+    delimiter: str | None = None,
 ) -> Task:
     """A task of the user's own prompts, answered but not scored.
 
     Args:
-        path: a text file with a prompt per line, or .jsonl, .json or .csv with a column "prompt" or
-            "question".
+        path: a text file with a prompt per line, or a file that `tables.read` takes with a column
+            "prompt" or "question". Blank lines are no prompts; a prompt that stands there again is
+            answered again, which a warning says.
         limit: as for `load`.
         seed: as for `load`.
         max_new_tokens: of an answer.
+        delimiter: as for `tables.read`.
 
     Raises:
         ValueError: there is no such file, no prompt in it, or a row without one.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe will do
         raise ValueError(f"{path} is neither a file nor one of the tasks {', '.join(NAMES)}")
-    if path.suffix in (".jsonl", ".json", ".csv"):
-        prompts = [_prompt(row, f"row {n} of {path}") for n, row in enumerate(read_rows(path))]
+    if tables.format_of(path, "txt") == "txt":
+        if delimiter is not None:
+            raise ValueError(f"{path} is a text, which has no delimiter: leave it out")
+        prompts = [line for line in lines(read_text(path)) if line.strip()]
+        if not prompts:
+            raise ValueError(f"{path} has no prompt: write one per line")
     else:
-        prompts = [line for line in read_text(path).splitlines() if line.strip()]
-    if not prompts:
-        raise ValueError(f"{path} has no prompt: write one per line")
+        table = tables.read(path, optional=("prompt", "question"), delimiter=delimiter)
+        if not table.columns:
+            raise ValueError(
+                f"{path}: there is no column 'prompt' or 'question' among {[*table.cells[0]]}"
+            )
+        prompts = [_prompt(row, place) for place, row in table.numbered()]
+    tables.warn_of_repeats(path, "prompts", prompts, "each is answered and counted")
     items = _items([(prompt, None, ()) for prompt in prompts], limit, seed)
     return Task(
         path.name, path.name, items, unscored, lambda _: {}, (), max_new_tokens=max_new_tokens
     )
 
 
-def _prompt(row: Any, place: str) -> str:
+def _prompt(row: tables.Row, place: str) -> str:
     for column in ("prompt", "question"):
-        if isinstance(row, dict) and isinstance(row.get(column), str) and row[column].strip():
+        if row.get(column, "").strip():
             return str(row[column])
     raise ValueError(f'{place} has no "prompt" and no "question" with text in it')
 
@@ -140,6 +165,22 @@ def _truthfulqa(folder: str | Path | None, limit: int | None, seed: int) -> Task
         score,
         figures,
         compared=("MC1", "MC2"),
+        note="Without the authors' six examples (--primer) these figures compare with no table or "
+        "leaderboard.",
+    )
+
+
+def _primed(task: Task) -> Task:
+    """TruthfulQA's task with the authors' examples before each question."""
+    return replace(
+        task,
+        title=f"{task.title}, after the authors' six examples",
+        items=[replace(item, prompt=truthfulqa.primed(item.prompt)) for item in task.items],
+        continues=True,
+        note="Of these figures `base` compares with lm-evaluation-harness' truthfulqa_mc1 and "
+        "truthfulqa_mc2 and with the Open LLM Leaderboard (v1, MC2), if all 817 questions of the "
+        "edition of 2021 were asked (the hub's, no --limit). The authors' own program ends each "
+        "choice with a full stop besides: its figures are near, not the same.",
     )
 
 
@@ -224,3 +265,5 @@ TASKS: dict[str, Callable[[str | Path | None, int | None, int], Task]] = {
     "xstest": _xstest,
 }
 NAMES = tuple(TASKS)
+PRIMED = "truthfulqa"
+"""The task whose authors put examples before the question."""

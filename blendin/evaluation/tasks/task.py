@@ -50,6 +50,9 @@ class Task:
         max_new_tokens: the limit of an answer where the run sets no other.
         scorer: the version of `score`; a new one wherever the same answer may score otherwise.
         score_when_cut: scores that are others where the answer was cut off at its limit.
+        continues: whether the base goes on with a prompt as it is, without its template; the guide
+            reads it in a user's turn.
+        note: with what the figures compare, and with what not.
     """
 
     name: str
@@ -62,6 +65,8 @@ class Task:
     max_new_tokens: int = 0
     scorer: str = "1"
     score_when_cut: Callable[[Item, str], Metrics] | None = None
+    continues: bool = False
+    note: str = ""
 
     def score_answer(self, item: Item, text: str, stop_reason: str | None) -> Metrics:
         """The scores of a written answer, which "length" says was cut off at its limit."""
@@ -84,6 +89,7 @@ def answered(task: Task, max_new_tokens: int = 128) -> Task:
         task,
         score=unscored,
         score_when_cut=None,
+        note="",
         figures=lambda _: {},
         compared=(),
         max_new_tokens=max_new_tokens,

@@ -1,28 +1,37 @@
 """Files of written answers: what each one says, and how many say what is right.
 
-A CSV file has an answer a row in the column "completion", what is right in "answer" where that is
-known, "stop_reason" where a program noted it ("length" for an answer that was cut off), and for
-letters "letters" or "prompt", from which the options' letters are taken.
+A file (see `tables`) has an answer a row in the column "completion", what is right in "answer"
+where that is known, "stop_reason" where a program noted it (one of `CUT` for an answer that was cut
+off), and for letters "letters" or "prompt", from which the options' letters are taken.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+from .. import tables
+from ..cells import key, one_of
 from ..statistics import Interval, wilson
-from .data import read_csv
 from .gsm8k import final_number
 from .thoughts import is_unfinished
 from .truthfulqa import chosen_letter
 
 MOST_LETTERS = "ABCDEFGHIJKLM"
 """TruthfulQA has up to 13 options; these are meant where a file does not name them."""
+
+CUT = ("length", "max_tokens", "max_length", "max_new_tokens", "limit")
+ENDED = (
+    *("end", "stop", "eos", "eos_token", "end_of_text", "end_turn", "stop_sequence", "stop_token"),
+    *("complete", "content_filter", "safety", "refusal", "error", "abort", "other"),
+    *("tool_calls", "function_call", "tool_use"),
+)
+"""What programs call the end of an answer: cut off at its limit, or otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +41,16 @@ class WrittenAnswers:
     Attributes:
         column: the name of what was read, "blendin_number" or "blendin_letter".
         rows: the file's rows, and in each `column`, empty where the answer gives none.
+        delimiter: between cells, where a .csv is written.
         right: whether each is what the column "answer" says; None where that is empty or missing.
         unfinished: how many were cut off, at a limit or within a thought.
     """
 
     column: str
-    rows: Sequence[Mapping[str, str]]
+    rows: Sequence[Mapping[str, Any]]
     right: Sequence[bool | None]
     unfinished: int
+    delimiter: str = ","
 
     @property
     def given(self) -> int:
@@ -53,23 +64,20 @@ class WrittenAnswers:
         return wilson(sum(known), len(known)) if known else None
 
     def write(self, destination: str | Path) -> None:
-        """The file's columns and the new one."""
-        with Path(destination).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, self.rows[0])
-            writer.writeheader()
-            writer.writerows(self.rows)
+        """The file's columns and the new one, as `tables.write` does."""
+        tables.write(destination, self.rows, self.delimiter)
 
 
-def read_numbers(path: str | Path) -> WrittenAnswers:
-    """Final numbers of a CSV's completions, as GSM8K is scored; adds the column "blendin_number".
+def read_numbers(path: str | Path, delimiter: str | None = None) -> WrittenAnswers:
+    """Final numbers of a file's completions, as GSM8K is scored; adds the column "blendin_number".
 
     Raises:
-        ValueError: the column "completion" is missing, there is no row, or an "answer" has no
-            number in it; names the file and the row.
+        ValueError: as `tables.read`; or an "answer" has no number in it, or a "stop_reason" is not
+            known; names the file and the row.
     """
 
-    def read(row: Mapping[str, str], place: str) -> tuple[str, bool | None]:
-        found = final_number(row["completion"], not _was_cut(row))
+    def read(row: Mapping[str, str], place: str, was_cut: bool) -> tuple[str, bool | None]:
+        found = final_number(row["completion"], not was_cut)
         reference = row.get("answer", "").strip()
         expected = final_number(reference)
         if reference and expected is None:
@@ -80,18 +88,18 @@ def read_numbers(path: str | Path) -> WrittenAnswers:
         shown = "" if found is None else decimal(found)
         return shown, (found == expected if reference else None)
 
-    return _read(path, "blendin_number", read)
+    return _read(path, "blendin_number", read, delimiter)
 
 
-def read_letters(path: str | Path) -> WrittenAnswers:
-    """Letters that a CSV's completions choose; adds the column "blendin_letter".
+def read_letters(path: str | Path, delimiter: str | None = None) -> WrittenAnswers:
+    """Letters that a file's completions choose; adds the column "blendin_letter".
 
     Raises:
-        ValueError: the column "completion" is missing, there is no row, "letters" names none, or
-            "answer" is not one of them; names the file and the row.
+        ValueError: as `tables.read`; or "letters" names none, "answer" is not one of them, or a
+            "stop_reason" is not known; names the file and the row.
     """
 
-    def read(row: Mapping[str, str], place: str) -> tuple[str, bool | None]:
+    def read(row: Mapping[str, str], place: str, was_cut: bool) -> tuple[str, bool | None]:
         letters = _letters(row, place)
         reference = row.get("answer", "").strip().strip("().:").upper()
         if reference and (len(reference) > 1 or reference not in letters):
@@ -101,28 +109,39 @@ def read_letters(path: str | Path) -> WrittenAnswers:
         found = chosen_letter(row["completion"], letters)
         return found or "", (found == reference if reference else None)
 
-    return _read(path, "blendin_letter", read)
+    return _read(path, "blendin_letter", read, delimiter)
 
 
 def _read(
     path: str | Path,
     column: str,
-    read: Callable[[Mapping[str, str], str], tuple[str, bool | None]],
+    read: Callable[[Mapping[str, str], str, bool], tuple[str, bool | None]],
+    delimiter: str | None,
 ) -> WrittenAnswers:
-    rows = read_csv(path, ("completion",))
-    if not rows:
-        raise ValueError(f"{path}: there is no completion in it")
-    found = [read(row, f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    further = ("answer", "stop_reason", "letters", "prompt", "id")
+    table = tables.read(path, ("completion",), further, delimiter=delimiter)
+    cut = [_was_cut(row, place) for place, row in table.numbered()]
+    found = [read(row, place, was) for (place, row), was in zip(table.numbered(), cut, strict=True)]
+    if known := {"id", "prompt"} & table.columns:
+        said = ["\0".join(key(row.get(name, "")) for name in (*sorted(known), "completion"))
+                for row in table.rows]  # fmt: skip
+        tables.warn_of_repeats(path, "completions", said, "each is counted")
     return WrittenAnswers(
         column,
-        [row | {column: shown} for row, (shown, _) in zip(rows, found, strict=True)],
+        tables.with_columns(table.cells, [{column: shown} for shown, _ in found]),
         [right for _, right in found],
-        sum(_was_cut(row) or is_unfinished(row["completion"]) for row in rows),
+        sum(
+            was or is_unfinished(row["completion"])
+            for row, was in zip(table.rows, cut, strict=True)
+        ),
+        table.delimiter,
     )
 
 
-def _was_cut(row: Mapping[str, str]) -> bool:
-    return row.get("stop_reason", "").strip().lower() == "length"
+def _was_cut(row: Mapping[str, str], place: str) -> bool:
+    reason = row.get("stop_reason", "").strip()
+    further = ", or leave the cell empty"
+    return bool(reason) and one_of(reason, CUT + ENDED, place, "stop_reason", further) in CUT
 
 
 def _letters(row: Mapping[str, str], place: str) -> str:

@@ -75,6 +75,13 @@ def test_rates_are_read_as_fractions_or_percent_and_other_columns_ignored(tmp_pa
         == read_pair_results(percent)
         == [PairResult("p", "t", 0.25, -1.0)]
     )
+    other = written(tmp_path / "c.TSV", "Task\tPAIR\tscore\tIntervention_Rate", "t\tp\t−1\t25 %")
+    assert read_pair_results(other) == read_pair_results(fraction)
+
+
+def test_a_task_is_one_however_it_is_spelled(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", HEAD, "p,GSM8K,1,2", "q, gsm8k ,3,4")
+    assert {each.task for each in read_pair_results(path)} == {"GSM8K"}
 
 
 HEAD = "pair,task,intervention_rate_pct,score"
@@ -83,15 +90,19 @@ HEAD = "pair,task,intervention_rate_pct,score"
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "there is no column 'pair'"),
+        ([], "is empty"),
         (["pair,task,score", "p,t,1"], r"lacks the column intervention_rate \(0..1\) or interve"),
+        ([f"{HEAD},intervention_rate", "p,t,1,1,1"], "has both columns"),
         (["pair,task,intervention_rate", "p,t,1"], "there is no column 'score'"),
-        ([HEAD], "has no row"),
+        ([HEAD], "has no rows"),
         ([HEAD, "p,t,1,1", "p,t,1,high"], "row 2, column score is 'high'"),
         ([HEAD, "p,t,1,"], "row 1, column score is ''"),
         ([HEAD, "p,t,1"], "row 1: it has not the header's 4 cells"),
         ([HEAD, "p,t,nan,1"], "row 1, column intervention_rate_pct is 'nan'"),
-        ([HEAD, "p,t,16 %,1"], "row 1, column intervention_rate_pct is '16 %'"),
+        ([HEAD, "p,t,16,1 %"], "row 1, column score is '1 %'"),
+        ([HEAD, 'p,t,"1,5",1'], "row 1, column intervention_rate_pct is '1,5': .* a point for"),
+        ([HEAD, "p,t,1_5,1"], "row 1, column intervention_rate_pct is '1_5'"),
+        ([HEAD, "p,t,1,1", "P , T,2,2"], "row 2: the pair 'P' on 't' is in a row above"),
         ([HEAD, "p,t,101,1"], "row 1, column intervention_rate_pct is 101: .* 0..100"),
         (["pair,task,intervention_rate,score", "p,t,16,1"], "intervention_rate is 16: .* 0..1$"),
         ([HEAD, " ,t,1,1"], "row 1, column pair is empty"),

@@ -344,6 +344,28 @@ def test_a_refusal_model_scores_xstest_and_is_kept_in_the_manifest(
     assert other.exit_code != 0  # the folder holds another scorer's results
 
 
+def test_a_primer_makes_another_run_and_says_what_its_figures_compare_with(
+    folders: list[str], data: Path, tmp_path: Path
+) -> None:
+    arguments = [*folders, "--data", str(data), "--arm", "base", "--out"]
+    stray = command("evaluate", "gsm8k", "--primer", *arguments, str(tmp_path / "stray"))
+    assert stray.exit_code == 2 and "--primer is for truthfulqa" in stray.stderr
+    with pytest.raises(ValueError, match="'xstest' has no primer"):
+        load("xstest", data, primer=True)
+    texts = []
+    for name, more in (("plain", []), ("primed", ["--primer"])):
+        done = command("evaluate", "truthfulqa", *more, *arguments, str(tmp_path / name))
+        assert done.exit_code == 0, done.output
+        texts.append(" ".join(page([read_results(tmp_path / name / "truthfulqa", data)]).split()))
+    assert "compare with no table or leaderboard" in texts[0] and "817" not in texts[0]
+    assert (
+        "six examples" in texts[1] and "Of these figures `base` compares with lm-eval" in texts[1]
+    )
+    again = command("evaluate", "truthfulqa", *arguments, str(tmp_path / "primed"))
+    assert again.exit_code == 2 and "another run" in again.stderr
+    assert "How many apples?" in load("truthfulqa", data, primer=True).items[0].prompt
+
+
 @pytest.mark.slow
 def test_a_page_is_of_one_pair_and_of_the_datas_edition(
     gen: BlendInGenerator, data: Path, tmp_path: Path
@@ -406,7 +428,7 @@ def test_prompts_of_ones_own_are_read_or_refused(tmp_path: Path) -> None:
     path.write_text('{"question": "Why?"}\n{"prompt": "How?"}\n')
     assert [item.prompt for item in of_prompts(path).items] == ["Why?", "How?"]
     path.write_text('{"question": "Why?"}\n{"text": "How?"}\n')
-    with pytest.raises(ValueError, match=r'row 1 of .*own\.jsonl has no "prompt"'):
+    with pytest.raises(ValueError, match=r'own\.jsonl, row 2 has no "prompt"'):
         of_prompts(path)
     with pytest.raises(ValueError, match="neither a file nor one of the tasks gsm8k"):
         of_prompts(tmp_path / "missing.txt")
@@ -630,29 +652,3 @@ def test_a_full_disk_names_the_file(
     assert len(run.records("base")) == len(QUESTIONS)
     with pytest.raises(ConnectionError, match=r"^no server$"), run.writer("base"):
         raise ConnectionError("no server")  # of the work, and not of the file
-
-
-ROWS = {
-    "a.jsonl": ['{"prompt": "x"}\n{', "3", '"x"', DEEP, b"\xff"],
-    "a.json": ["{", "3", '{"prompt": "x"}', "[3]", DEEP, b"\xff"],
-    "a.csv": [b"prompt\n\xff"],
-    "a.txt": [b"\xff"],
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [(name, each) for name, wrong in ROWS.items() for each in wrong],
-    ids=shortly,
-)
-def test_a_damaged_file_of_prompts_is_named(tmp_path: Path, name: str, content: Any) -> None:
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=re.escape(str(path))):
-        of_prompts(path)
-
-
-def test_line_separators_within_a_prompt_end_no_line(tmp_path: Path) -> None:
-    path = tmp_path / "own.jsonl"
-    path.write_text('{"prompt": "a\u2028b\u0085c"}\r\n{"prompt": "d"}', "utf-8")
-    assert [item.prompt for item in of_prompts(path).items] == ["a\u2028b\u0085c", "d"]

@@ -90,7 +90,7 @@ def test_a_missing_file_or_column_is_named(tmp_path: Path) -> None:
         rows("gsm8k", tmp_path)
     file = tmp_path / "gsm8k_test.jsonl"
     file.write_text(problem("?") + '\n{"question": "?"}\n')
-    with pytest.raises(ValueError, match=r"row 1 of .*gsm8k_test.jsonl lacks answer"):
+    with pytest.raises(ValueError, match=r"gsm8k_test.jsonl, row 2 lacks answer"):
         rows("gsm8k", tmp_path)
     file.write_text("\n")
     with pytest.raises(ValueError, match="has no rows"):
@@ -164,3 +164,42 @@ def test_no_limit_takes_all_and_a_limit_below_one_is_refused() -> None:
     assert subset("abc", 7) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="limit is 0"):
         subset("abc", 0)
+
+
+def test_a_row_of_the_hub_is_checked_as_one_of_a_file(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub(monkeypatch, [{"question": "Why?", "answer": "#### 1", "more": 3}] * 2)
+    assert rows("gsm8k") == [{"question": "Why?", "answer": "#### 1"}] * 2
+    assert "1 of 2 questions repeat an earlier one" in caplog.text
+    for row, message in (
+        ({"question": "Why?"}, "row 1 lacks answer"),
+        ({"question": None, "answer": "#### 1"}, "row 1: the column 'question' is empty"),
+        ({"question": ["Why?"], "answer": "#### 1"}, r"row 1: the column 'question' is \['Why"),
+    ):
+        hub(monkeypatch, [row])
+        with pytest.raises(ValueError, match=f"openai/gsm8k/main/test, {message}"):
+            rows("gsm8k")
+    hub(monkeypatch, [])
+    with pytest.raises(ValueError, match="has no rows"):
+        rows("gsm8k")
+
+
+def test_choices_twice_are_told_and_may_not_disagree(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def targets(*labels: int) -> Any:
+        both = {"choices": ["yes", "no", "no"], "labels": list(labels)}
+        return [{"question": "Why?", "mc1_targets": both, "mc2_targets": both}]
+
+    hub(monkeypatch, targets(1, 0, 0))
+    assert truthfulqa.read()[0].mc1.texts == ("yes", "no")
+    assert "choices that stand there again, left out: 1 (mc1_targets)" in caplog.text
+    hub(monkeypatch, targets(1, 0, 1))
+    with pytest.raises(ValueError, match="'Why\\?' has the choice 'no' as true and false"):
+        truthfulqa.read()
+
+
+def test_a_files_name_may_be_in_any_case(tmp_path: Path) -> None:
+    (tmp_path / "GSM8K_test.JSONL").write_text(problem("Why?"))
+    assert rows("gsm8k", tmp_path)[0]["question"] == "Why?"

@@ -36,8 +36,14 @@ def test_an_answer_without_a_number_after_the_hashes_is_refused(tmp_path: Path) 
     assert read(tmp_path) == [Problem("Why?", Fraction(1000))]
     for answer in ("18", "#### none", "5 ####"):
         file.write_text(json.dumps({"question": "Why?", "answer": answer}), encoding="utf-8")
-        with pytest.raises(ValueError, match=r'row 0 of GSM8K has no number after "####"'):
+        with pytest.raises(ValueError, match=r'row 1 of GSM8K has no number after "####"'):
             read(tmp_path)
+    file.write_text(json.dumps({"question": "Why?", "answer": "#### 3 or 4"}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r'row 1 of GSM8K has several numbers after "####"'):
+        read(tmp_path)
+    file.write_text(json.dumps({"question": " ", "answer": "#### 3"}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"row 1: the column 'question' is empty"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(

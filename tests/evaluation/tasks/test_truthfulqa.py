@@ -6,8 +6,11 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import pytest
+import yaml
 from benchmark_data import DATA, needs_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +25,7 @@ from blendin.evaluation.tasks.truthfulqa import (
     letters,
     mc1,
     mc2,
+    primed,
     read,
 )
 
@@ -71,22 +75,42 @@ def test_the_order_depends_on_the_seed_and_the_question_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mc1_targets", "mc2_targets"),
+    ("mc1_targets", "mc2_targets", "message"),
     [
-        ({"a": 1, "b": 1}, {"a": 1, "b": 0}),
-        ({"a": 0, "b": 0}, {"a": 1, "b": 0}),
-        ({"a": 1}, {"a": 1, "b": 0}),
-        ({"a": 1, "b": 0}, {"a": 1, "b": 1}),
-        ({"a": 1, "b": 0}, {"a": 0, "b": 0}),
+        ({"a": 1, "b": 1}, {"a": 1, "b": 0}, "mc1_targets has 2 true choices of 2"),
+        ({"a": 0, "b": 0}, {"a": 1, "b": 0}, "mc1_targets has 0 true choices of 2"),
+        ({"a": 1}, {"a": 1, "b": 0}, "mc1_targets has 1 true choices of 1"),
+        ({"a": 1, "b": 0}, {"a": 1, "b": 1}, "mc2_targets needs true and false choices"),
+        ({"a": 1, "b": 0}, {"a": 0, "b": 0}, "mc2_targets needs true and false choices"),
+        ({"a": 1, "b": 2}, {"a": 1, "b": 0}, "mc1_targets labels 'b' 2: use 1 or 0"),
+        ({"a": 1, "b": None}, {"a": 1, "b": 0}, "mc1_targets labels 'b' None: use 1 or 0"),
+        ({"a": 1, "b": 0}, ["a", "b"], "mc2_targets is no object of choices"),
     ],
 )
 def test_choices_that_are_not_true_and_false_are_refused(
-    tmp_path: Path, mc1_targets: dict[str, int], mc2_targets: dict[str, int]
+    tmp_path: Path, mc1_targets: Any, mc2_targets: Any, message: str
 ) -> None:
     row = {"question": "?", "mc1_targets": mc1_targets, "mc2_targets": mc2_targets}
     (tmp_path / "truthfulqa_mc.json").write_text(json.dumps([row]), encoding="utf-8")
-    with pytest.raises(ValueError, match="choices of row 0"):
+    with pytest.raises(ValueError, match=f"row 1 of TruthfulQA: {message}"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("true", "false"), [(1, 0), (True, False), (1.0, 0.0), ("1", " 0"), ("True", "FALSE")]
+)
+def test_labels_are_read_however_they_are_written(tmp_path: Path, true: Any, false: Any) -> None:
+    targets = {"a": false, "b": true}
+    row = {"question": "?", "mc1_targets": targets, "mc2_targets": targets}
+    (tmp_path / "truthfulqa_mc.json").write_text(json.dumps([row]), encoding="utf-8")
+    assert read(tmp_path)[0].mc1 == Choices(("a", "b"), (False, True))
+
+
+def test_the_primer_is_the_harness_own() -> None:
+    harness = pytest.importorskip("lm_eval")
+    text = (Path(harness.__file__).parent / "tasks/truthfulqa/truthfulqa_mc1.yaml").read_text()
+    prompt = yaml.safe_load(text)["doc_to_text"]
+    assert jinja2.Template(prompt).render(question="Why?") == primed("Why?")
 
 
 def test_mc1_is_whether_the_true_choice_is_alone_on_top() -> None:

@@ -185,10 +185,10 @@ def test_faults_in_completions_are_named(
 
 
 def test_files_without_completions_or_not_in_utf_8_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a\.csv: there is no completion"):
+    with pytest.raises(ValueError, match=r"a\.csv has no rows"):
         scored(written(tmp_path / "a.csv", ("prompt", "completion"), []))
     (tmp_path / "b.csv").write_bytes(b"prompt,completion\na,\xff\n")
-    with pytest.raises(ValueError, match=r"b\.csv: it is not UTF-8"):
+    with pytest.raises(ValueError, match=r"b\.csv, line 2 \(byte 0xff\), is no UTF-8"):
         scored(tmp_path / "b.csv")
 
 
