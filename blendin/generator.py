@@ -21,6 +21,7 @@ from .engine.request import (
 )
 from .engine.scoring import Score, score
 from .engine.stream import Batch, Interrupted, Stream
+from .forks import settle
 from .models import default_pair
 from .models.loader import (
     ModelSource,
@@ -107,6 +108,7 @@ class BlendInGenerator:
                 tokens' bytes are unknown; for an option that would have no effect.
             ConnectionError: where a server does not answer or refuses.
         """
+        settle()
         common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
         if device_map is not None:
             common["device_map"] = device_map
