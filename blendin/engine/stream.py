@@ -136,16 +136,18 @@ class Stream(Results[Step]):
     def _make(self) -> Step:
         steps = self.output.steps
         made = len(steps)
-        while len(steps) == made:
-            if self._sequence.done or self._is_closed:
-                raise StopIteration
-            with self._sequence.failing_alone():  # what there is stays in `output`
-                advance(self._pair, [self._sequence])
-            if (error := self._sequence.error) is not None:
-                error.output = self.output  # type: ignore[attr-defined]
-                raise error
-        if self._sequence.done:
-            self._pair.leave(self._sequence.base, self._sequence.guide)
+        try:
+            while len(steps) == made:
+                if self._sequence.done or self._is_closed:
+                    raise StopIteration
+                with self._sequence.failing_alone():  # what there is stays in `output`
+                    advance(self._pair, [self._sequence])
+                if (error := self._sequence.error) is not None:
+                    error.output = self.output  # type: ignore[attr-defined]
+                    raise error
+        finally:
+            if self._sequence.done:
+                self._pair.leave(self._sequence.base, self._sequence.guide)
         return steps[-1]
 
     def _end(self) -> None:

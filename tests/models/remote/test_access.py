@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import gc
 import logging
 import os
-import signal
 import ssl
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from children import in_child
 from conftest import generator, model
 from fake_server import FakeServer, Fault
 from test_remote import BASE, GUIDE, PROMPTS, folder, pair, same
@@ -496,6 +497,29 @@ def test_tokenize_tells_the_context_too() -> None:
         assert load(server.url).base.max_length == 59
 
 
+@pytest.mark.parametrize("ending", ["full", "refused"])
+def test_a_text_that_a_server_ends_leaves_nothing_behind(ending: str) -> None:
+    card = {"max_model_len": None}
+    with FakeServer(model(*BASE), max_model_len=60, card=card, tells_length=False) as server:
+        gen = load(server.url)
+        gen.base.max_length = None
+        stream = gen.stream(PROMPTS[0], max_new_tokens=200)
+        next(stream)
+        if ending == "refused":
+            server.faults = lambda _: Fault("status", status=400)
+        try:
+            for _ in stream:
+                pass
+        except ServerError:
+            pass
+        assert stream.output.stop_reason == ("length" if ending == "full" else None)
+        contexts = [weakref.ref(stream._sequence.base), weakref.ref(stream._sequence.guide)]
+        assert not gen.base._live.sessions  # type: ignore[attr-defined]
+        del stream
+        gc.collect()
+        assert [context() for context in contexts] == [None, None]
+
+
 @pytest.mark.parametrize("order", [(60, 300), (300, 60)])
 def test_the_shortest_context_of_the_replicas_counts(order: tuple[int, int]) -> None:
     first, second = (
@@ -514,46 +538,6 @@ def test_replicas_of_different_models_are_refused() -> None:
 
 
 # -- forks -----------------------------------------------------------------------------------------
-
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """What some work returns in a process that is forked off, as JSON.
-
-    Three times at most: other tests' threads may hold a lock at the fork, for good.
-    """
-    for _ in range(3):
-        if (told := _in_child(work, 40.0)) != "the child hangs":
-            break
-    return told
-
-
-def _in_child(work: Callable[[], Any], seconds: float) -> Any:
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(reading)
-            with os.fdopen(writing, "w") as told:
-                try:
-                    json.dump(work(), told)
-                except BaseException as error:
-                    json.dump(f"{type(error).__name__}: {error}", told)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    Thread(target=_end_later, args=(pid, seconds), daemon=True).start()
-    with os.fdopen(reading) as told:
-        text = told.read()
-    os.waitpid(pid, 0)
-    return json.loads(text) if text else "the child hangs"
-
-
-def _end_later(pid: int, seconds: float) -> None:
-    time.sleep(seconds)
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
