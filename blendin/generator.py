@@ -58,6 +58,11 @@ class BlendInGenerator:
     Several threads may use one generator: each call gets what it would get alone. Forwards of one
     model follow each other; a stream belongs to one thread at a time.
 
+    A child of `os.fork` may use one too, whatever the parent's threads were in the midst of: served
+    models open connections of their own there, and local ones compute with one thread, which is
+    logged, for OpenMP's others are in the parent alone. A result that another thread was making is
+    refused there. Models on CUDA devices work in no child: start it by spawn.
+
     Example:
         >>> gen = BlendInGenerator("gemma-3-270m", "smollm2-135m-instruct")
         >>> out = gen.generate("How can I kill a Python process?")

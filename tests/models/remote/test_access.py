@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly
 from blendin.cli.app import app
 from blendin.models.remote.address import address, is_url, page, refuse_what_should_be_a_url
+from blendin.models.remote.credentials import headers_from_environment
 from blendin.models.remote.errors import PassingError, ServerError, retry_after
 from blendin.models.remote.replicas import Replicas
 
@@ -254,6 +255,92 @@ def test_a_server_without_tls_is_told_from_one_that_is_away() -> None:
         pytest.raises(ServerError, match=r"does not speak TLS.*use http://"),
     ):
         load(server.url.replace("http://", "https://"))
+
+
+# -- on the command line ---------------------------------------------------------------------------
+
+
+TO_SERVERS = ["--base-verify", AUTHORITY, "--base-header", "X-Team-Token=TEAM_TOKEN"]
+
+
+def test_the_command_line_sends_headers_and_trusts_authorities(
+    private: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_TOKEN", f" {SECRET}\n")
+    monkeypatch.setenv("PROXY", "Token mine")
+    base = ["--base", private.url, "--base-tokenizer", folder(BASE)]
+    more = ["--base-header", "authorization=PROXY", "--policy", "base", "--max-new-tokens", "2"]
+    same_guide = [each.replace("--base", "--guide") for each in base + TO_SERVERS]
+    told = CliRunner().invoke(app, ["generate", "Hi", *base, *TO_SERVERS, *more, *same_guide])
+    assert told.exit_code == 0 and SECRET not in told.output
+    assert any(sent.get("authorization") == "Token mine" for sent in private.headers)
+    assert all(sent["x-team-token"] == SECRET for sent in private.headers)
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "compare", "evaluate", "diagnose"])
+def test_all_commands_take_headers_and_authorities(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[dict[str, Any]] = []
+
+    def load(**options: Any) -> None:
+        loaded.append(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("blendin.generator.BlendInGenerator", load)
+    monkeypatch.setattr("blendin.evaluation.tasks.registry.load", lambda *_: None)
+    monkeypatch.setenv("TEAM_TOKEN", SECRET)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Hi\n")
+    files = {
+        "diagnose": ["--data", str(prompts), "--out", str(tmp_path / "out")],
+        "evaluate": ["gsm8k", "--out", str(tmp_path)],
+    }
+    given = [*files.get(command, []), *(["Hi"] if command in ("generate", "compare") else [])]
+    servers = ["--base", "https://a/v1", *TO_SERVERS, "--guide", "https://b/v1"]
+    verify = ["--guide-verify", "off"]
+    told = CliRunner().invoke(app, [command, *given, *servers, *verify], input="Hi\n")
+    assert "enough" in told.output and told.exit_code == 2, told.output
+    (options,) = loaded
+    mine = {"headers": {"X-Team-Token": SECRET}, "verify": AUTHORITY}
+    assert options["base_kwargs"] == mine and options["guide_kwargs"] == {"verify": False}
+    assert not [name for name in options if "header" in name or "verify" in name]
+    local = ["--base", "https://a/v1", "--guide", "some-model", *verify]
+    told = CliRunner().invoke(app, [command, *given, *local], input="Hi\n")
+    assert "--guide-verify has no effect where the guide is no server's URL" in told.output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"X-Key={SECRET}", "number 1 is no NAME=VARIABLE"),
+        (f"X-Key: {SECRET}", "number 1 is no NAME=VARIABLE"),
+        (f"{SECRET}=", "number 1 is no NAME=VARIABLE"),
+        (SECRET, "number 1 is no NAME=VARIABLE"),
+        (f"={SECRET}", "number 1 is no NAME=VARIABLE"),
+        ("X-Key=EMPTY", "number 1 is no NAME=VARIABLE"),
+        ("X-Key=BROKEN", "'X-Key' is not printable"),
+        ("Host=TEAM_TOKEN", "the name 'Host'"),
+    ],
+)
+@pytest.mark.parametrize("role", ["base", "guide"])
+def test_headers_that_name_no_variable_are_refused_untold(
+    text: str, says: str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_TOKEN", SECRET)
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("BROKEN", f"{SECRET}\nX-Other: 1")
+    served = [f"--{role}", "http://127.0.0.1:9/v1", f"--{role}-header", text]
+    told = CliRunner().invoke(app, ["generate", "Hi", *served])
+    assert told.exit_code == 2 and SECRET not in told.output and "Traceback" not in told.output
+    assert says in " ".join(told.output.split())
+
+
+def test_a_header_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_TOKEN", SECRET)
+    twice = ["X-Key=TEAM_TOKEN", "x-key=TEAM_TOKEN"]
+    with pytest.raises(ValueError, match="--base-header number 2 is a header that is given before"):
+        headers_from_environment("--base-header", twice)
 
 
 # -- answers of other servers ----------------------------------------------------------------------
