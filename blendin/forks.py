@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, TypeVar
@@ -74,7 +75,7 @@ class cached_property(functools.cached_property[T]):
     One lock serves all instances, and torch lets other threads run, and fork, while it is held.
     """
 
-    def __init__(self, func: Any) -> None:
+    def __init__(self, func: Callable[[Any], T]) -> None:
         super().__init__(func)
         self.lock = nullcontext()
 
