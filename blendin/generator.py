@@ -21,6 +21,7 @@ from .engine.request import (
 )
 from .engine.scoring import Score, score
 from .engine.stream import Batch, Interrupted, Stream
+from .forks import settle
 from .models import default_pair
 from .models.loader import (
     ModelSource,
@@ -56,6 +57,11 @@ class BlendInGenerator:
 
     Several threads may use one generator: each call gets what it would get alone. Forwards of one
     model follow each other; a stream belongs to one thread at a time.
+
+    A child of `os.fork` may use one too, whatever the parent's threads were in the midst of: served
+    models open connections of their own there, and local ones compute with one thread, which is
+    logged, for OpenMP's others are in the parent alone. A result that another thread was making is
+    refused there. Models on CUDA devices work in no child: start it by spawn.
 
     Example:
         >>> gen = BlendInGenerator("gemma-3-270m", "smollm2-135m-instruct")
@@ -107,6 +113,7 @@ class BlendInGenerator:
                 tokens' bytes are unknown; for an option that would have no effect.
             ConnectionError: where a server does not answer or refuses.
         """
+        settle()
         common: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
         if device_map is not None:
             common["device_map"] = device_map

@@ -22,6 +22,7 @@ from .options import (
     DeviceMap,
     Dtype,
     ModelOptions,
+    ServerOptions,
     TrustRemoteCode,
     check_settings,
     takes_options,
@@ -46,6 +47,7 @@ NO_TEMPLATE = "it has no chat template, in which a guide reads its prompts"
 @takes_options
 def diagnose(
     blend: BlendOptions,
+    servers: ServerOptions,
     base: Base = default_pair.DEFAULT_BASE,
     guide: Annotated[
         list[str] | None,
@@ -92,13 +94,20 @@ def diagnose(
     check_folder("out", out)
     guides = list(dict.fromkeys(guide or [default_pair.DEFAULT_GUIDE]))
     task = wanted(data, data_dir, limit or None, seed, max_new_tokens, as_delimiter(delimiter))
-    models = ModelOptions(base, guides[0], dtype, device_map, trust_remote_code)
+    models = ModelOptions(
+        base=base,
+        guide=guides[0],
+        dtype=dtype,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        **vars(servers),
+    )
     found: list[Diagnosis] = []
     left_out: dict[str, str] = {}
     loaded_base: Model | None = None
     folders = run_folders(guides)
     for name in guides:
-        gen = replace(models, guide=name).load(loaded_base)
+        gen = replace(models, guide=name).load(loaded_base, guides)
         loaded_base = gen.base
         if not gen.pair.prompts.chat_template.exists:
             left_out[gen.guide.name] = NO_TEMPLATE

@@ -81,8 +81,65 @@ ChatTemplateKwargs = Annotated[
 ]
 
 
+Headers = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=VARIABLE",
+        help="A further header of every request to the model's server, and the environment "
+        "variable that holds its value; may be repeated.",
+    ),
+]
+Verify = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|off",
+        help="The certificate of the authority that the model's server has its own from (PEM), or "
+        "a folder of them; off: anyone's are trusted.",
+    ),
+]
+
+
 @dataclass(frozen=True)
-class ModelOptions:
+class ServerOptions:
+    """How servers are reached."""
+
+    base_header: Headers = None
+    guide_header: Headers = None
+    base_verify: Verify = None
+    guide_verify: Verify = None
+
+    def of(self, role: str, sources: Sequence[str]) -> dict[str, Any]:
+        """What `{role}_kwargs` are given of it.
+
+        Args:
+            role: "base" or "guide".
+            sources: the model's, or those of all guides.
+
+        Raises:
+            ValueError: for an option that would have no effect, and for headers as
+                `credentials.headers_from_environment`.
+        """
+        from ..models.remote.address import is_url
+        from ..models.remote.credentials import headers_from_environment
+
+        given = {name: getattr(self, f"{role}_{name}") for name in ("header", "verify")}
+        for name, value in given.items():
+            if value and not any(map(is_url, sources)):
+                raise ValueError(
+                    f"{as_option(f'{role}_{name}')} has no effect where the {role} is no server's "
+                    "URL: leave it out"
+                )
+        options: dict[str, Any] = {}
+        if given["header"]:
+            option = as_option(f"{role}_header")
+            options["headers"] = headers_from_environment(option, given["header"])
+        if given["verify"] is not None:
+            options["verify"] = given["verify"] != "off" and given["verify"]
+        return options
+
+
+@dataclass(frozen=True)
+class ModelOptions(ServerOptions):
     """Which pair, and how it is loaded."""
 
     base: Base = default_pair.DEFAULT_BASE
@@ -103,12 +160,22 @@ class ModelOptions:
         int | None, typer.Option(help="Tokens that servers list at each position; 100 by default.")
     ] = None
 
-    def load(self, loaded_base: Model | None = None) -> BlendInGenerator:
+    def load(
+        self, loaded_base: Model | None = None, guides: Sequence[str] = ()
+    ) -> BlendInGenerator:
         """The generator, with transformers' own messages kept to errors.
 
         Args:
             loaded_base: the model that `base` names, where a generator has loaded it already.
+            guides: all that the options are for, where `guide` is one of several.
+
+        Raises:
+            ValueError: as `ServerOptions.of`.
         """
+        servers = {
+            "base": self.of("base", [self.base]),
+            "guide": self.of("guide", guides or [self.guide]),
+        }
         with messages.status("loading transformers"):
             from transformers.utils import logging as transformers_logging
 
@@ -118,11 +185,14 @@ class ModelOptions:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         settings = asdict(self)
+        for field in fields(ServerOptions):
+            del settings[field.name]
         top = settings.pop("top_logprobs")
         for role in ("base", "guide"):
             tokenizer = settings.pop(f"{role}_tokenizer")
             served = is_url(settings[role])
             options = {"tokenizer": tokenizer, "top_logprobs": top if served else None}
+            options |= servers[role] if served else {}
             settings[f"{role}_kwargs"] = {k: v for k, v in options.items() if v is not None}
         names = f"{self.base} and {self.guide}"
         if loaded_base is not None:

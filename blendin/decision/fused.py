@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
+from ..forks import cached_property
 from .mixture import Candidates
 from .prediction import DensePrediction
 from .symbols import ModelSymbols

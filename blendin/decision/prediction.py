@@ -9,12 +9,12 @@ Source: BlendIn (arXiv 2606.11201), Algorithm 1; NUDGING (arXiv 2410.09300).
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
+from ..forks import cached_property
 from .cpu import log_sum_exp, row_max, row_top
 from .mixture import Candidates
 from .symbols import ModelSymbols

@@ -8,10 +8,11 @@ V_b + V_g           END: the union of a model's end tokens
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from ..forks import cached_property
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,13 @@ that runs here are gathered and made together.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 
 from ..decision.predict import NextTokens, rows_of
+from ..forks import generation
 from ..models.context import Context
 from ..models.protocol import Model
 from .loop import Answer, Read, read, step
@@ -28,7 +28,7 @@ class AsyncSteps:
     """Steps that have begun, each of one sequence."""
 
     def __init__(self, pair: Pair) -> None:
-        self._pair, self._pid = pair, os.getpid()
+        self._pair, self._generation = pair, generation()
         self._steps: dict[SequenceState, PendingStep] = {}
         self._answered: SimpleQueue[Answered] = SimpleQueue()
         self._local: dict[Model, list[tuple[SequenceState, PendingStep, Context]]] = {}
@@ -52,8 +52,8 @@ class AsyncSteps:
 
     def _begin_again_after_fork(self) -> None:
         """What was asked in the parent process is answered there alone."""
-        if self._pid != (pid := os.getpid()):
-            self._pid, self._answered, self._local = pid, SimpleQueue(), {}
+        if self._generation != (now := generation()):
+            self._generation, self._answered, self._local = now, SimpleQueue(), {}
             for sequence in list(self._steps):
                 self.forget(sequence)
 

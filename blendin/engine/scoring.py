@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..decision.predict import NextTokens, rows_of
 from ..decision.prediction import Prediction
+from ..forks import settle
 from ..models.context import Context
 from ..models.kv_pool import Pool
 from ..models.protocol import Model
@@ -124,6 +125,7 @@ def score(pair: Pair, asked: Sequence[tuple[SequenceState, str]]) -> Iterator[Sc
     Raises:
         ValueError: for an empty text, or one that does not fit into a context.
     """
+    settle()
     pools = Pool(), Pool()
     readings = [_Reading(pair, sequence, text) for sequence, text in asked]
     for begin in range(0, len(readings), TEXTS_AT_ONCE):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from tqdm.auto import tqdm
 
+from ..forks import Lock, generation, settle
 from ..trace import Generation, Step
 from .loop import advance
 from .pair import Pair
@@ -35,7 +35,8 @@ class Results(Iterator[Item], Generic[Item]):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # one step at a time, whoever asks
+        self._lock = Lock()  # one step at a time, whoever asks
+        self._is_making, self._generation = False, generation()
         self._worker: ThreadPoolExecutor | None = None
         self._coming: Future[Item | BaseException] | None = None
         self._is_awaited = False
@@ -57,18 +58,32 @@ class Results(Iterator[Item], Generic[Item]):
 
     def __next__(self) -> Item:
         with self._lock:
-            return self._make()
+            if self._is_making:
+                raise RuntimeError(
+                    "the next result was being made when this process was forked, by a thread that "
+                    "only its parent has: begin anew here"
+                )
+            settle()
+            self._is_making = True
+            try:
+                return self._make()
+            finally:
+                self._is_making = False
 
     def close(self) -> None:
         """Ends the work and frees the caches; what there is stays."""
         with self._lock:
-            self._end()
+            if not self._is_making:  # else a thread of the parent's has it
+                self._end()
         self._dismiss_worker()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Item:
+        if self._generation != (now := generation()):  # the worker is the parent's
+            self._generation, self._is_awaited = now, False
+            self._worker = self._coming = None
         if self._is_awaited:
             raise RuntimeError("another task waits for the next result: iterate in one task")
         if self._worker is None:
@@ -121,16 +136,18 @@ class Stream(Results[Step]):
     def _make(self) -> Step:
         steps = self.output.steps
         made = len(steps)
-        while len(steps) == made:
-            if self._sequence.done or self._is_closed:
-                raise StopIteration
-            with self._sequence.failing_alone():  # what there is stays in `output`
-                advance(self._pair, [self._sequence])
-            if (error := self._sequence.error) is not None:
-                error.output = self.output  # type: ignore[attr-defined]
-                raise error
-        if self._sequence.done:
-            self._pair.leave(self._sequence.base, self._sequence.guide)
+        try:
+            while len(steps) == made:
+                if self._sequence.done or self._is_closed:
+                    raise StopIteration
+                with self._sequence.failing_alone():  # what there is stays in `output`
+                    advance(self._pair, [self._sequence])
+                if (error := self._sequence.error) is not None:
+                    error.output = self.output  # type: ignore[attr-defined]
+                    raise error
+        finally:
+            if self._sequence.done:
+                self._pair.leave(self._sequence.base, self._sequence.guide)
         return steps[-1]
 
     def _end(self) -> None:

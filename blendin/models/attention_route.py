@@ -11,13 +11,13 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from ..forks import Lock
 from .varlen_batch import VarlenBatch, VarlenUnsupported
 
 _batch: ContextVar[VarlenBatch | None] = ContextVar("blendin_varlen_batch", default=None)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import RLock
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, StaticCache
 
 from ..decision.prediction import total_variation
+from ..forks import Lock
 from .devices import input_device, is_offloaded, run_devices
 from .trial import state_arguments
 
@@ -186,7 +186,7 @@ class GraphRunners:
     def __init__(self, model: PreTrainedModel, name: str) -> None:
         self.model, self.name = model, name
         self._free: dict[int, list[GraphRunner]] = {}
-        self._lock = RLock()
+        self._lock = Lock()
         self._given_up = False
         self._logged: set[str] = set()
 

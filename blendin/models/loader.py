@@ -102,7 +102,7 @@ def check(given: ModelSource, role: str, **kwargs: Any) -> None:
     if source.name is None:
         return
     if remote_loading.is_url(source.name):
-        remote_loading.address(source.name)
+        remote_loading.check(source.name, role, kwargs)
         return
     remote_loading.refuse_what_should_be_a_url(source.name, role)
     _checked_dtype(source.name, role, kwargs.get("dtype"))

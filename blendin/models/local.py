@@ -9,13 +9,13 @@ import inspect
 import logging
 import weakref
 from collections.abc import Sequence
-from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..forks import Lock
 from ..prompts import prompt_ids
 from ..vocab.end_tokens import end_ids
 from ..vocab.vocabulary import Vocabulary
@@ -80,7 +80,7 @@ class LanguageModel:
                 "model.generation_config.eos_token_id"
             )
         warn_of_unheeded(model.generation_config, name)
-        self.forwards, self._lock = 0, RLock()
+        self.forwards, self._lock = 0, Lock()
         signature = inspect.signature(without_wrappers(model).forward)
         self._keeps_logits = "logits_to_keep" in signature.parameters
         capture = self.device.type == "cuda" if capture is None else capture

@@ -13,9 +13,9 @@ import functools
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from statistics import median
-from threading import RLock
 from typing import Any, TypeVar, cast
 
+from ..forks import Lock
 from ..models.lookahead import MAX_DRAFT_TOKENS
 
 WORTH = 1.03
@@ -64,7 +64,7 @@ class CostModel:
     """
 
     def __init__(self) -> None:
-        self._lock = RLock()
+        self._lock = Lock()
         self.spent = self.lost = 0.0
         self._prompt = 0.0  # seconds for each token of a prompt, the fastest so far
         self._target: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=15))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator
-from functools import cached_property
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerBase
 
+from ..forks import cached_property
 from .control_tokens import control_tokens, special_ids
 
 SPACE_MARK = "▁"

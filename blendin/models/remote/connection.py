@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  (at a fork its lock is taken after ours)
+import encodings.idna  # noqa: F401  (else imported in a thread that no fork waits for)
 import os
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Coroutine, Iterator, Mapping
 from concurrent.futures import Future
@@ -14,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...forks import Lock
 from .address import SOCKET_SUFFIX
 from .errors import PassingError, ServerError, one_line, without_secrets
 
@@ -26,10 +30,16 @@ CONNECT_SECONDS = 10.0
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 """OpenSSL's reasons where the other side speaks plain HTTP."""
 
-_loops: dict[int, asyncio.AbstractEventLoop] = {}
-"""By process. A parent's is kept in a child that was forked off, where its thread is not: ending it
-there would take the parent's sockets out of the selector that both share."""
-_making = threading.Lock()
+REST_SECONDS = 5.0
+"""For which a fork waits for the loop's thread to come to rest."""
+
+_loop: asyncio.AbstractEventLoop | None = None
+_thread: threading.Thread | None = None
+_parents: list[asyncio.AbstractEventLoop] = []
+"""In a child that was forked off, where their threads are not: ending one there would take the
+parent's sockets out of the selector that both share."""
+_making = Lock()
+_forked: threading.Event | None = None
 
 
 def run(work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -39,25 +49,71 @@ def run(work: Coroutine[Any, Any, T]) -> Future[T]:
 
 def loop() -> asyncio.AbstractEventLoop:
     """The event loop of all requests of this process, in a thread of its own."""
-    pid = os.getpid()
-    if (made := _loops.get(pid)) is None:
+    global _loop, _thread
+    if (made := _loop) is None:
         with _making:
-            if (made := _loops.get(pid)) is None:
+            if (made := _loop) is None:
                 made = asyncio.new_event_loop()
-                threading.Thread(
+                _thread = threading.Thread(
                     target=made.run_forever, name="blendin-requests", daemon=True
-                ).start()
-                _loops[pid] = made
+                )
+                _thread.start()
+                _loop = made
     return made
 
 
-def _after_fork() -> None:
-    global _making
-    _making = threading.Lock()  # another thread may have held it
+def _rest(reached: threading.Event, forked: threading.Event) -> None:
+    reached.set()
+    forked.wait()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+def _before_fork() -> None:
+    """Lets the loop's thread rest between two callbacks, where it holds no lock of any library.
+
+    httpcore tries an import at each request, for one, and a child never sees importlib's lock of
+    that module released.
+    """
+    global _forked
+    until = time.monotonic() + REST_SECONDS
+    if not _making.acquire(timeout=REST_SECONDS):
+        return
+    if _loop is not None and threading.current_thread() is not _thread:
+        reached, _forked = threading.Event(), threading.Event()
+        _loop.call_soon_threadsafe(_rest, reached, _forked)
+        if not reached.wait(max(0.0, until - time.monotonic())):
+            warnings.warn(
+                "the thread of blendin's requests is blocked, by a logging handler perhaps: a "
+                "served model may hang in the process that is being forked",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _after_fork_in_parent() -> None:
+    global _forked
+    if _forked is not None:
+        _forked.set()
+        _forked = None
+    try:
+        _making.release()
+    except RuntimeError:
+        pass  # it was not to be had
+
+
+def _after_fork_in_child() -> None:
+    global _loop, _thread, _forked
+    if _loop is not None:
+        _parents.append(_loop)
+    _making.renew()
+    _loop = _thread = _forked = None
+
+
+if hasattr(os, "register_at_fork"):  # what is registered last is run first before a fork
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 @dataclass(frozen=True)

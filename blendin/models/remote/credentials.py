@@ -27,6 +27,32 @@ def api_key(variables: Iterable[str]) -> str | None:
     return None
 
 
+def headers_from_environment(option: str, given: Iterable[str]) -> dict[str, str]:
+    """Headers by name, from texts NAME=VARIABLE that name the variables which hold the values.
+
+    Args:
+        option: what gives them, for messages.
+        given: the texts.
+
+    Raises:
+        ValueError: with nothing of the text in it, which may be a value itself.
+    """
+    made: dict[str, str] = {}
+    for place, text in enumerate(given, start=1):
+        name, _, variable = text.partition("=")
+        value = os.environ.get(variable) if variable else None
+        if not NAME.fullmatch(name) or not value:
+            raise ValueError(
+                f"{option} number {place} is no NAME=VARIABLE of a header and an environment "
+                "variable that is set: write X-Team-Token=TEAM_TOKEN, without $ (the value itself "
+                "would stand in the list of processes)"
+            )
+        if name.lower() in map(str.lower, made):
+            raise ValueError(f"{option} number {place} is a header that is given before: give one")
+        made[name] = value
+    return made
+
+
 def headers(role: str, given: Any) -> dict[str, str]:
     """The headers of a model's requests: its key's, and what the caller adds or puts instead.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,9 +57,7 @@ def load(source: str, role: str, **options: Any) -> RemoteModel:
         ValueError: an unknown option, a key that no header may hold, or a tokenizer that is not
             the server's.
     """
-    if find_spec("httpx") is None:
-        raise ValueError(f"{role}={source!r} is a server: `pip install 'blendin[remote]'`")
-    where = address(source)
+    where = _where(source, role)
     tokenizer = options.pop("tokenizer", None)
     ours = {name: options.pop(name) for name in OPTIONS if name in options}
     hub: dict[str, Any] = {
@@ -91,6 +90,23 @@ def load(source: str, role: str, **options: Any) -> RemoteModel:
         raise ValueError(f"{name!r} has no end token, so nothing would stop it; pass tokenizer=")
     run(_check(where, model, access)).result()
     return model
+
+
+def check(source: str, role: str, options: Mapping[str, Any]) -> None:
+    """Refuses what `load` would refuse before it asks a server.
+
+    Raises:
+        ValueError: an address, a key, a header or another option that cannot be.
+    """
+    _where(source, role)
+    with warnings.catch_warnings(action="ignore"):  # `load` warns
+        _access(role, options)
+
+
+def _where(source: str, role: str) -> Address:
+    if find_spec("httpx") is None:
+        raise ValueError(f"{role}={source!r} is a server: `pip install 'blendin[remote]'`")
+    return address(source)
 
 
 def _access(role: str, given: Mapping[str, Any]) -> tuple[int, float, Access]:

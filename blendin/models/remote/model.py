@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ...decision.predict import NextTokens
 from ...decision.top_logprobs import TopLogprobs
+from ...forks import generation
 from ...prompts import prompt_ids
 from ...vocab.vocabulary import Vocabulary
 from ..context import Context
@@ -39,7 +39,7 @@ class _Live:
     """What a model has at its servers in one process.
 
     Attributes:
-        pid: of that process.
+        generation: of that process (`forks.generation`).
         replicas: the servers.
         client: to ask them with.
         places: for requests at once.
@@ -47,7 +47,7 @@ class _Live:
     """
 
     def __init__(self, urls: Sequence[str], access: Access) -> None:
-        self.pid = os.getpid()
+        self.generation = generation()
         self.replicas, self.client = Replicas(urls), access.client()
         self.places = asyncio.Semaphore(access.connections)
         self.sessions: weakref.WeakKeyDictionary[Context, Session] = weakref.WeakKeyDictionary()
@@ -108,7 +108,7 @@ class RemoteModel:
         The old ones are kept as they are: to end them would end the parent's.
         """
         live = self._lives[-1]
-        if live.pid != os.getpid():
+        if live.generation != generation():
             live = _Live(self._urls, self._access)
             self._lives.append(live)
         return live
@@ -216,7 +216,7 @@ class RemoteModel:
         """Ends what is still asked for a context."""
         live = self._live
         if (session := live.sessions.pop(context, None)) is not None:
-            _close(session, live.pid)
+            _close(session, live.generation)
 
     def has_room(self, context: Context) -> bool:
         """As `join`."""
@@ -242,7 +242,7 @@ class RemoteModel:
             session = Session(live.replicas, self._stream, self._acceptance, self._patience)
             live.sessions[context] = session
             # Where a context is dropped half-way.
-            weakref.finalize(context, _close, session, live.pid)
+            weakref.finalize(context, _close, session, live.generation)
         return session
 
     async def _row(self, context: Context, session: Session, ids: list[int]) -> Row:
@@ -334,6 +334,6 @@ class RemoteModel:
             return [row async for row in rows]
 
 
-def _close(session: Session, pid: int) -> None:
-    if pid == os.getpid():  # else it is the parent's
+def _close(session: Session, of: int) -> None:
+    if of == generation():  # else it is the parent's
         loop().call_soon_threadsafe(session.close)

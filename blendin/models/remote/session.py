@@ -77,8 +77,8 @@ class Session:
                 continue
             if window is not None and window.error is not None:
                 failures += 1
+                self.window = None  # the error's traceback leads to the context that it is of
                 self._check_patience(window.error, since, failures)
-                self.window = None
                 since = since if not window.rows else time.monotonic()
             self._open(ids, min(max_tokens, length or self.acceptance.length), min_top_prob)
         raise ServerError("the sequence was ended while it waited for a server")

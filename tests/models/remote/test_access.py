@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import gc
 import logging
 import os
-import signal
 import ssl
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from children import in_child
 from conftest import generator, model
 from fake_server import FakeServer, Fault
 from test_remote import BASE, GUIDE, PROMPTS, folder, pair, same
@@ -25,6 +26,7 @@ from typer.testing import CliRunner
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly
 from blendin.cli.app import app
 from blendin.models.remote.address import address, is_url, page, refuse_what_should_be_a_url
+from blendin.models.remote.credentials import headers_from_environment
 from blendin.models.remote.errors import PassingError, ServerError, retry_after
 from blendin.models.remote.replicas import Replicas
 
@@ -253,6 +255,92 @@ def test_a_server_without_tls_is_told_from_one_that_is_away() -> None:
         pytest.raises(ServerError, match=r"does not speak TLS.*use http://"),
     ):
         load(server.url.replace("http://", "https://"))
+
+
+# -- on the command line ---------------------------------------------------------------------------
+
+
+TO_SERVERS = ["--base-verify", AUTHORITY, "--base-header", "X-Team-Token=TEAM_TOKEN"]
+
+
+def test_the_command_line_sends_headers_and_trusts_authorities(
+    private: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_TOKEN", f" {SECRET}\n")
+    monkeypatch.setenv("PROXY", "Token mine")
+    base = ["--base", private.url, "--base-tokenizer", folder(BASE)]
+    more = ["--base-header", "authorization=PROXY", "--policy", "base", "--max-new-tokens", "2"]
+    same_guide = [each.replace("--base", "--guide") for each in base + TO_SERVERS]
+    told = CliRunner().invoke(app, ["generate", "Hi", *base, *TO_SERVERS, *more, *same_guide])
+    assert told.exit_code == 0 and SECRET not in told.output
+    assert any(sent.get("authorization") == "Token mine" for sent in private.headers)
+    assert all(sent["x-team-token"] == SECRET for sent in private.headers)
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "compare", "evaluate", "diagnose"])
+def test_all_commands_take_headers_and_authorities(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[dict[str, Any]] = []
+
+    def load(**options: Any) -> None:
+        loaded.append(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("blendin.generator.BlendInGenerator", load)
+    monkeypatch.setattr("blendin.evaluation.tasks.registry.load", lambda *_: None)
+    monkeypatch.setenv("TEAM_TOKEN", SECRET)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Hi\n")
+    files = {
+        "diagnose": ["--data", str(prompts), "--out", str(tmp_path / "out")],
+        "evaluate": ["gsm8k", "--out", str(tmp_path)],
+    }
+    given = [*files.get(command, []), *(["Hi"] if command in ("generate", "compare") else [])]
+    servers = ["--base", "https://a/v1", *TO_SERVERS, "--guide", "https://b/v1"]
+    verify = ["--guide-verify", "off"]
+    told = CliRunner().invoke(app, [command, *given, *servers, *verify], input="Hi\n")
+    assert "enough" in told.output and told.exit_code == 2, told.output
+    (options,) = loaded
+    mine = {"headers": {"X-Team-Token": SECRET}, "verify": AUTHORITY}
+    assert options["base_kwargs"] == mine and options["guide_kwargs"] == {"verify": False}
+    assert not [name for name in options if "header" in name or "verify" in name]
+    local = ["--base", "https://a/v1", "--guide", "some-model", *verify]
+    told = CliRunner().invoke(app, [command, *given, *local], input="Hi\n")
+    assert "--guide-verify has no effect where the guide is no server's URL" in told.output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"X-Key={SECRET}", "number 1 is no NAME=VARIABLE"),
+        (f"X-Key: {SECRET}", "number 1 is no NAME=VARIABLE"),
+        (f"{SECRET}=", "number 1 is no NAME=VARIABLE"),
+        (SECRET, "number 1 is no NAME=VARIABLE"),
+        (f"={SECRET}", "number 1 is no NAME=VARIABLE"),
+        ("X-Key=EMPTY", "number 1 is no NAME=VARIABLE"),
+        ("X-Key=BROKEN", "'X-Key' is not printable"),
+        ("Host=TEAM_TOKEN", "the name 'Host'"),
+    ],
+)
+@pytest.mark.parametrize("role", ["base", "guide"])
+def test_headers_that_name_no_variable_are_refused_untold(
+    text: str, says: str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_TOKEN", SECRET)
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("BROKEN", f"{SECRET}\nX-Other: 1")
+    served = [f"--{role}", "http://127.0.0.1:9/v1", f"--{role}-header", text]
+    told = CliRunner().invoke(app, ["generate", "Hi", *served])
+    assert told.exit_code == 2 and SECRET not in told.output and "Traceback" not in told.output
+    assert says in " ".join(told.output.split())
+
+
+def test_a_header_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_TOKEN", SECRET)
+    twice = ["X-Key=TEAM_TOKEN", "x-key=TEAM_TOKEN"]
+    with pytest.raises(ValueError, match="--base-header number 2 is a header that is given before"):
+        headers_from_environment("--base-header", twice)
 
 
 # -- answers of other servers ----------------------------------------------------------------------
@@ -496,6 +584,29 @@ def test_tokenize_tells_the_context_too() -> None:
         assert load(server.url).base.max_length == 59
 
 
+@pytest.mark.parametrize("ending", ["full", "refused"])
+def test_a_text_that_a_server_ends_leaves_nothing_behind(ending: str) -> None:
+    card = {"max_model_len": None}
+    with FakeServer(model(*BASE), max_model_len=60, card=card, tells_length=False) as server:
+        gen = load(server.url)
+        gen.base.max_length = None
+        stream = gen.stream(PROMPTS[0], max_new_tokens=200)
+        next(stream)
+        if ending == "refused":
+            server.faults = lambda _: Fault("status", status=400)
+        try:
+            for _ in stream:
+                pass
+        except ServerError:
+            pass
+        assert stream.output.stop_reason == ("length" if ending == "full" else None)
+        contexts = [weakref.ref(stream._sequence.base), weakref.ref(stream._sequence.guide)]
+        assert not gen.base._live.sessions  # type: ignore[attr-defined]
+        del stream
+        gc.collect()
+        assert [context() for context in contexts] == [None, None]
+
+
 @pytest.mark.parametrize("order", [(60, 300), (300, 60)])
 def test_the_shortest_context_of_the_replicas_counts(order: tuple[int, int]) -> None:
     first, second = (
@@ -514,46 +625,6 @@ def test_replicas_of_different_models_are_refused() -> None:
 
 
 # -- forks -----------------------------------------------------------------------------------------
-
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """What some work returns in a process that is forked off, as JSON.
-
-    Three times at most: other tests' threads may hold a lock at the fork, for good.
-    """
-    for _ in range(3):
-        if (told := _in_child(work, 40.0)) != "the child hangs":
-            break
-    return told
-
-
-def _in_child(work: Callable[[], Any], seconds: float) -> Any:
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(reading)
-            with os.fdopen(writing, "w") as told:
-                try:
-                    json.dump(work(), told)
-                except BaseException as error:
-                    json.dump(f"{type(error).__name__}: {error}", told)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    Thread(target=_end_later, args=(pid, seconds), daemon=True).start()
-    with os.fdopen(reading) as told:
-        text = told.read()
-    os.waitpid(pid, 0)
-    return json.loads(text) if text else "the child hangs"
-
-
-def _end_later(pid: int, seconds: float) -> None:
-    time.sleep(seconds)
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
