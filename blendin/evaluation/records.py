@@ -66,6 +66,8 @@ class Record:
         stop_reason: "end", "length" or "stop"; None where it failed or texts were scored.
         error: what went wrong, else None. A record with an error has no metrics.
         steps: the trace; empty where texts were scored.
+        log_likelihoods: of each given text, in nats; empty where an answer was written, or as
+            earlier versions kept it.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Record:
     stop_reason: str | None = None
     error: str | None = None
     steps: Steps = field(default_factory=Steps)
+    log_likelihoods: list[float] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -128,7 +131,7 @@ class Record:
             ValueError: it is none.
         """
         try:
-            values = json.loads(line)
+            values = {"log_likelihoods": []} | json.loads(line)
             known = {each.name: values[each.name] for each in fields(cls)}
             record = cls(**known | {"steps": Steps(**values["steps"])})
             whole = record._is_whole()
@@ -147,6 +150,7 @@ class Record:
             and all(isinstance(n, int) and n >= 0 for n in (self.tokens, self.interventions))
             and all(isinstance(n, int | float) for n in (self.seconds, self.elapsed))
             and all(isinstance(n, int | float) for n in self.metrics.values())
+            and all(isinstance(n, int | float) for n in self.log_likelihoods)
             and all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns)
         )
 

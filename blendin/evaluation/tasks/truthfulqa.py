@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .data import SUBSET_SEED, permutation, rows
 from .option_letters import chosen_letter
@@ -34,6 +35,7 @@ __all__ = [
     "letters",
     "mc1",
     "mc2",
+    "of_plain",
     "read",
 ]
 
@@ -74,6 +76,15 @@ def read(folder: str | Path | None = None) -> list[Question]:
             raise ValueError(f"the choices of row {place} of TruthfulQA are not true and false")
         items.append(Question(row["question"].strip(), mc1, mc2))
     return items
+
+
+def of_plain(value: Mapping[str, Any]) -> Question:
+    """A question from the JSON that `records.plain` makes of it."""
+    mc1, mc2 = (
+        Choices(tuple(value[name]["texts"]), tuple(value[name]["labels"]))
+        for name in ("mc1", "mc2")
+    )
+    return Question(value["question"], mc1, mc2)
 
 
 def _without_empty(targets: dict[str, int]) -> dict[str, int]:
