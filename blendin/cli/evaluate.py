@@ -166,7 +166,8 @@ def report(
 
 def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     """Prints and keeps the results, once all processes have finished all items."""
-    missing = sum(len(task.items) - len(run.records(name)) for name in names)
+    done = {name: run.records(name) for name in names}
+    missing = sum(item.id not in records for records in done.values() for item in task.items)
     if missing:
         messages.print(f"{missing} items are left to other processes; the last of them reports")
         return
@@ -180,8 +181,8 @@ def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
         )
     results = Results(task, run)
     if task.name == "xstest" and "refusal_model" not in run.manifest["config"]:
-        for name in names:
-            warn_of_languages(f"arm {name}", [each.text for each in run.records(name).values()])
+        for name, records in done.items():
+            warn_of_languages(f"arm {name}", [records[item.id].text for item in task.items])
     show(results)
     write(results, run.folder)
 
