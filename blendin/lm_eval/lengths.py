@@ -213,8 +213,9 @@ def _without_beginning(asked: Asked, count: int, model: Model) -> Asked:
     if len(chat) > first + 2:
         return replace(asked, chat=(*chat[:first], *chat[first + 2 :]))
     content = chat[-1]["content"] if chat else asked.text
-    ids = model.vocabulary.text_ids(content)[count:]
-    text = b"".join(model.vocabulary.tokens[id] or b"" for id in ids).decode("utf-8", "ignore")
+    tokens = model.vocabulary.tokens
+    cut = sum(len(tokens[id] or b"") for id in model.vocabulary.text_ids(content)[:count])
+    text = content.encode()[max(1, cut) :].decode("utf-8", "ignore")
     if not text.strip():
         raise ValueError(
             f"the context of {model.name}, {model.max_length} tokens, has no room for its chat "

@@ -80,6 +80,7 @@ def weights_digest(model: Any) -> str:
 
 def config_digest(model: Any) -> str:
     """Of a model's class and configuration, and of the adapters that are on it."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile's
     # Without defaults, to which another version of transformers may add.
     return digest([type(model).__name__, model.config.to_diff_dict(), _adapters(model)])
 

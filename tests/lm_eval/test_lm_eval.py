@@ -320,6 +320,17 @@ def test_no_context_is_each_models_first_token(lm: BlendInLM, gen: BlendInGenera
     assert rolled == [score.log_likelihood]
 
 
+def test_what_a_context_spells_is_text(lm: BlendInLM, gen: BlendInGenerator) -> None:
+    context = "Say <|end|> now"
+    (told,) = lm.loglikelihood(ask("loglikelihood", (context, " so")), disable_tqdm=True)
+    rendered = gen.pair.prompts
+    turn = [{"role": "user", "content": context}]
+    both = {"base_prompt": rendered.base_text(context), "guide_prompt": rendered.guide(turn)}
+    assert gen.base.tokenizer.eos_token_id not in both["base_prompt"].ids
+    assert told[0] == gen.score(**both, text=" so").log_likelihood
+    assert told[0] != gen.score(**prompts(gen, context), text=" so").log_likelihood
+
+
 def test_messages_are_read_as_the_generator_reads_them(
     lm: BlendInLM, gen: BlendInGenerator
 ) -> None:

@@ -18,7 +18,8 @@ from ...settings import KINDS
 from ...visible import visible
 from ..records import Record
 from ..tasks.task import Item, Task
-from .folder import MODELS, RunFolder
+from .folder import RunFolder
+from .manifest import MODELS
 
 QUESTIONS_AT_ONCE = 4
 """Questions whose given texts are scored together; a killed run loses no more than these."""
@@ -37,7 +38,7 @@ def config(
     Args:
         gen: the models.
         task: the task.
-        max_new_tokens: of an answer; None: the task's.
+        max_new_tokens: of an answer; None: the task's. Where given texts are scored it is 0.
         chat_template_kwargs: settings for the guide's chat template.
         **further: where the items came from, and anything else to record.
 
@@ -58,8 +59,10 @@ def plan(
     **further: Any,
 ) -> dict[str, Any]:
     """What of `config` is known before models are loaded, for `check`; arguments likewise."""
-    length = task.max_new_tokens if max_new_tokens is None else max_new_tokens
-    length = KINDS["max_new_tokens"]("max_new_tokens", length)
+    length = task.max_new_tokens
+    if max_new_tokens is not None:
+        given = KINDS["max_new_tokens"]("max_new_tokens", max_new_tokens)
+        length = given if task.writes else 0
     return {
         "task": task.name,
         "scorer": task.scorer,

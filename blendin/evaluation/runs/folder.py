@@ -14,13 +14,11 @@ import json
 import logging
 import math
 import os
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -32,18 +30,19 @@ from ...models.identity import difference
 from ..records import Record
 from ..tasks.task import Item
 from .items import ITEMS, Kept, rescore
+from .manifest import (
+    MANIFEST,
+    MODELS,
+    OF_ITEMS,
+    OF_MODELS,
+    machine,
+    read_manifest,
+    versions,
+)
 
 logger = logging.getLogger("blendin")
 
 T = TypeVar("T")
-MANIFEST = "manifest.json"
-MODELS, OF_MODELS = "models", ("base", "guide", "dtype")
-"""Of a configuration: what tells the models apart, and what else is known once they are loaded."""
-
-OF_ITEMS, OF_FACTS = ("limit", "items", "items_sha256", "facts_sha256"), ("scorer",)
-"""What grows with a larger limit, and is compared item by item; and what only scores depend on."""
-
-PACKAGES = ("blendin", "torch", "transformers", "tokenizers", "accelerate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +292,7 @@ class RunFolder:
             self.take_items(self._kept.items)
 
     def _check_config(self, noted: dict[str, Any]) -> None:
-        left_out = {*OF_FACTS, *(OF_ITEMS if (self.folder / ITEMS).exists() else ())}
+        left_out = {"scorer", *(OF_ITEMS if (self.folder / ITEMS).exists() else ())}
         if MODELS in self._own:
             if MODELS not in noted:
                 raise ValueError(
@@ -324,46 +323,6 @@ class RunFolder:
             f"{self.folder} has results of another run ({found}): continue with its "
             "settings or choose another folder (--out)"
         )
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """A run's manifest, as `RunFolder.manifest` has it.
-
-    Raises:
-        ValueError: it is damaged, or of something else.
-        OSError: it cannot be read.
-    """
-    path = Path(folder) / MANIFEST
-    kinds = {"config": dict, "arms": dict, "sessions": list}
-    try:
-        manifest = json.loads(path.read_bytes())
-        whole = all(isinstance(manifest[name], kind) for name, kind in kinds.items())
-    except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise ValueError(
-            f"{path} is damaged, and no longer says what the results beside it are of: restore it, "
-            "or choose another folder (--out)"
-        )
-    found: dict[str, Any] = manifest
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """The machine that the results were made on."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
 def _read(path: Path, damaged: list[int]) -> Iterator[Record]:

@@ -13,8 +13,9 @@ from ...visible import visible
 from ..records import Record
 from ..tasks.registry import judged_before, load, of_kept, titled_by
 from ..tasks.task import Task, origin
-from .folder import MANIFEST, MODELS, OF_MODELS, RunFolder, read_manifest
+from .folder import RunFolder
 from .items import Kept
+from .manifest import MANIFEST, MODELS, OF_MODELS, read_manifest
 from .results import Results, markdown
 
 NEEDED = (

@@ -261,6 +261,15 @@ def test_a_servers_other_model_is_another(place: Place) -> None:
     assert other.exit_code == 2 and "the base is another model, by its answer" in said(other)
 
 
+def test_likelihoods_have_no_length(place: Place) -> None:
+    """A default of theirs is as good as a length for other tasks of the same command."""
+    given = ["evaluate", "truthfulqa", "--data", str(place.data), "--out", str(place.out)]
+    for length in ([], ["--max-new-tokens", "9"]):
+        result = CliRunner().invoke(app, [*given, *_flat(place), "--arm", "base", *length])
+        assert result.exit_code == 0, result.output
+    assert len(place.records("truthfulqa")) == 5
+
+
 # -- more and fewer items --------------------------------------------------------------------------
 
 
