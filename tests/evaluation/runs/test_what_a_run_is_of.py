@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from classifiers import saved_classifier
 from conftest import generator, model
 from fake_server import FakeServer
 from transformers import AutoTokenizer
@@ -379,6 +380,36 @@ def test_corrected_facts_are_told_and_scored_by(task: str, place: Place) -> None
         assert record.metrics == expected
     assert texts == [(each["id"], each["text"]) for each in place.records(task)]
     assert place.evaluate(task=task).exit_code == 0  # and goes on
+
+
+def test_another_judge_of_refusals_is_another_run_and_its_word_stays(
+    place: Place, tmp_path: Path
+) -> None:
+    """Corrected labels need no judge again: what it said of each answer is on record."""
+    judge = saved_classifier(tmp_path / "judge", {0: "NORMAL", 1: "REJECTION"}, always=1)
+    arguments = ["--refusal-model", str(judge)]
+    assert place.evaluate(*arguments, task="xstest").exit_code == 0
+    place.change(*CORRECTED["xstest"])
+    anew = place.report("--rescore", "--data", str(place.data), task="xstest")
+    assert anew.exit_code == 0, anew.output
+    assert {each["metrics"]["as it should"] for each in place.records("xstest")} == {1}
+    assert place.evaluate(*arguments, task="xstest").exit_code == 0
+    saved_classifier(judge, {0: "NORMAL", 1: "REJECTION"}, always=0)
+    other = place.evaluate(*arguments, task="xstest")
+    assert other.exit_code == 2 and "config.refusal_model_sha256 is" in said(other)
+
+
+def test_a_run_that_ended_while_it_grew_goes_on(place: Place) -> None:
+    """Its items are written before its manifest."""
+    place.evaluate()
+    whole = (place.out / "gsm8k" / ITEMS).read_bytes()
+    shutil.rmtree(place.out)
+    place.evaluate("--limit", "2")
+    (place.out / "gsm8k" / ITEMS).write_bytes(whole)
+    assert place.report().exit_code == 0 and "3 of 5 under base" in said(place.report())
+    for limit in (["--limit", "2"], ["--limit", "3"], []):
+        assert place.evaluate(*limit).exit_code == 0
+    assert len(place.records()) == 5
 
 
 def test_a_run_of_an_earlier_version_is_reported_with_what_is_not_known(place: Place) -> None:
