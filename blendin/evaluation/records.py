@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Self
@@ -156,15 +157,22 @@ class Record:
 
 
 def plain(value: Any) -> Any:
-    """For JSON: records as dictionaries, NaN and infinity as None, other objects as text."""
+    """For JSON: records as dictionaries, NaN and infinity as None, other objects as text.
+
+    Equal values are equal in every process: sets are sorted, and texts have no addresses.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if value is None or isinstance(value, str | int | float) else str(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))

@@ -11,15 +11,17 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-CHUNK, ROW = 1 << 22, 1 << 11
-"""Words that are summed at once, and in a row."""
+THREADS = 8
+"""That hash at once; each holds a weight in memory, where that lies elsewhere."""
 
 NOT_OF_A_MODEL = frozenset(
     {"_name_or_path", "base_model_name_or_path", "_commit_hash", "revision", "architectures"}
@@ -57,25 +59,30 @@ def difference(name: str, noted: Any, own: Any) -> str | None:
         gaps = [abs(there[token] - here[token]) for token in there.keys() & here.keys()]
         if 2 * len(gaps) > len(here) and sum(gaps) / len(gaps) <= TOLERANCE:
             return None
+        return f"{name} has other tokens or probabilities"
     return None if noted == own else f"{name} is {noted!r} there and {own!r} here"
 
 
 def weights_digest(model: Any) -> str:
-    """Of all weights, bit by bit, with their names, shapes and dtypes; the same on every device.
-
-    It is made of the sums of each tensor's rows and columns, which a GPU has in milliseconds: a
-    weight that is another is seen. It is no protection against somebody who looks for two models
-    of one digest.
+    """The SHA-256 of all weights with their names, shapes and dtypes; the same on every device.
 
     Args:
         model: a transformers model; weights that accelerate has offloaded are read from there.
     """
-    whole = hashlib.sha256()
-    for name, value in sorted(_state(model), key=lambda entry: entry[0]):
-        whole.update(f"{name.replace('_orig_mod.', '')}\n".encode())
-        for part in _parts(value):
-            whole.update(part)
-    return whole.hexdigest()[:16]
+    once = dict[Any, Future[str]]()  # tied weights are two entries of one storage
+
+    def hashed(name: str, value: Any) -> Future[str]:
+        key: Any = name
+        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+            place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+            key = place if value.data_ptr() else name
+        if key not in once:
+            once[key] = pool.submit(_hashed, value)
+        return once[key]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = [(name, hashed(name, value)) for name, value in _state(model)]
+    return digest(sorted((name, done.result()) for name, done in found))
 
 
 def config_digest(model: Any) -> str:
@@ -100,21 +107,28 @@ def template_digest(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def _state(model: Any) -> Iterator[tuple[str, Any]]:
-    """All entries of a model's state by name, those from elsewhere that were offloaded."""
-    offloaded = dict[str, Any]()
+    """All entries of a model's state by name; those that were offloaded as what reads them."""
+    offloaded = dict[str, Callable[[], Tensor]]()
     for place, module in model.named_modules():
         hook = getattr(module, "_hf_hook", None)
         for each in getattr(hook, "hooks", (hook,)):
             if (values := getattr(each, "weights_map", None)) is None:
                 continue
             for name, _ in module.named_parameters(recurse=False):
-                offloaded[f"{place}.{name}".lstrip(".")] = values[name]
+                offloaded[f"{place}.{name}".lstrip(".")] = partial(values.__getitem__, name)
     for name, value in model.state_dict().items():
-        yield name, offloaded.get(name, value)
+        yield name.replace("_orig_mod.", ""), offloaded.get(name, value)
 
 
-def _parts(value: Any) -> Iterator[bytes]:
-    """What is hashed of one entry of a state."""
+def _hashed(value: Any) -> str:
+    whole = hashlib.sha256()
+    for part in _parts(value() if callable(value) and not isinstance(value, Tensor) else value):
+        whole.update(part)
+    return whole.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """What is hashed of one entry of a state, as bytes."""
     if isinstance(value, tuple | list):
         for each in value:
             yield from _parts(each)
@@ -131,23 +145,8 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield file.getvalue()
     else:
         yield f"{value.dtype} {tuple(value.shape)} ".encode()
-        yield b"not loaded" if value.is_meta else _sums(value.detach())
-
-
-@torch.no_grad()
-def _sums(tensor: Tensor) -> bytes:
-    """The sums of the rows and columns of a tensor's bits, as whole numbers: no order of adding
-    them makes a difference."""
-    flat = tensor.contiguous().flatten().view(torch.uint8)
-    for kind in (torch.int32, torch.int16):
-        if flat.numel() % kind.itemsize == 0 and flat.storage_offset() % kind.itemsize == 0:
-            flat = flat.view(kind)
-            break
-    sums = list[Tensor]()
-    for chunk in flat.split(CHUNK):
-        rows = chunk[: len(chunk) // ROW * ROW].view(-1, ROW).long()
-        sums += [rows.sum(0), rows.sum(1), chunk[rows.numel() :].long()]
-    return torch.cat(sums).cpu().numpy().tobytes() if sums else b""
+        if not value.is_meta:
+            yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
 
 
 def _adapters(model: Any) -> list[Any]:

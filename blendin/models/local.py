@@ -106,7 +106,7 @@ class LanguageModel:
     def identity(self) -> dict[str, Any]:
         """Digests of its weights as they are now, its configuration and tokenizer (`identity`).
 
-        They are made anew each time: half a second for a gigabyte on a CPU.
+        They are made anew each time: half a second for a gigabyte and core.
         """
         return {
             "weights": weights_digest(self.model),

@@ -276,7 +276,7 @@ async def _check(where: Address, model: RemoteModel, access: Access) -> list[tup
     for passing in errors:
         logger.warning("%s", passing)
     likeliest = sorted(answers[0].items(), key=lambda entry: -entry[1])[:LIKELIEST]
-    return [(token, round(log_prob, 3)) for token, log_prob in likeliest]
+    return [(token, round(log_prob, 3)) for token, log_prob in likeliest if log_prob > -math.inf]
 
 
 async def _probe(model: RemoteModel, url: str, ids: list[int]) -> dict[int, float]:
