@@ -455,6 +455,24 @@ def test_the_harness_cache_hands_no_answer_to_another(
         cached.dbdict.close()
 
 
+def test_runs_with_one_cache_have_each_their_own_answers(
+    folders: dict[str, str], gen: BlendInGenerator, tasks: Path
+) -> None:
+    for policy, is_first in (("base", True), ("blend", True), ("base", False)):
+        results = lm_eval.evaluator.simple_evaluate(
+            model="blendin",
+            model_args=f"base={folders['base']},guide={folders['guide']},policy={policy}",
+            tasks=["tiny_choose"],
+            task_manager=lm_eval.tasks.TaskManager(include_path=str(tasks)),
+            use_cache=str(tasks / "cache"),
+            bootstrap_iters=0,
+        )
+        _, scores, _ = expected(gen, policy=policy)
+        told = [row[0][0] for each in results["samples"]["tiny_choose"] for row in each["resps"]]
+        assert told == pytest.approx([each.log_likelihood for row in scores for each in row])
+        assert (results["config"]["scored_tokens"] > 0) == is_first
+
+
 def test_answers_of_nobody_are_not_used(
     lm: BlendInLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,7 +29,7 @@ from ...files import write_whole
 from ...models.identity import difference
 from ..records import Record
 from ..tasks.task import Item
-from .items import ITEMS, Kept, rescore
+from .items import ITEMS, Kept, remedy
 from .manifest import (
     MANIFEST,
     MODELS,
@@ -182,8 +182,9 @@ class RunFolder:
             ValueError: another process has begun a run under other settings meanwhile.
         """
         self._take_noted()
-        before = [each.get("prompts") for each in self._manifest["sessions"]]
-        if "prompts" in facts and before and before[0] not in (None, facts["prompts"]):
+        sessions = [each for each in self._manifest["sessions"] if isinstance(each, dict)]
+        before = next((each["prompts"] for each in sessions if "prompts" in each), None)
+        if before is not None and before != facts.get("prompts", before):
             logger.warning(
                 "the guide's chat template writes other text than when the run in %s began, a date "
                 "or a time for example: what is left is asked with it (--chat-template-kwargs may "
@@ -309,9 +310,7 @@ class RunFolder:
         self._refuse_other("config", there, here)
         scorers = (config.get("scorer", "1") for config in (noted, self._own))
         if found := difference("config.scorer", *scorers):
-            raise ValueError(
-                f"{self.folder} was scored otherwise ({found}): {rescore(self.folder)}"
-            )
+            raise ValueError(f"{self.folder} was scored otherwise ({found}): {remedy(self.folder)}")
 
     def _refuse_other(self, name: str, noted: Any, own: Any) -> None:
         found = difference(name, noted, own)

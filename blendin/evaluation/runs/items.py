@@ -17,7 +17,7 @@ ITEMS = "items.json"
 EVERY = ("prompt", "texts")
 
 
-def rescore(folder: Path) -> str:
+def remedy(folder: Path) -> str:
     """What to do where a folder's answers are to be scored otherwise."""
     return (
         f"`blendin report {folder} --rescore` scores the stored answers anew (with --data, by the "
@@ -105,7 +105,7 @@ class Kept:
         if changed := self.corrected(noted):
             raise ValueError(
                 f"{folder} was scored by other facts (references, choices or labels) of "
-                f"{len(changed)} items, the first of them item {changed[0]}: {rescore(folder)}"
+                f"{len(changed)} items, the first of them item {changed[0]}: {remedy(folder)}"
             )
 
     def corrected(self, noted: Kept) -> list[str]:
