@@ -31,6 +31,7 @@ from ..records import Record
 from ..tasks.task import Item
 from .items import ITEMS, Kept, remedy
 from .manifest import (
+    HALF,
     MANIFEST,
     MODELS,
     OF_ITEMS,
@@ -201,7 +202,7 @@ class RunFolder:
         grown = self._kept is not None and self._kept.write(self.folder)
         if self.shard.rank == 0 or not self._manifest["sessions"] or grown:
             self._manifest["sessions"].append(session)
-            write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
+            self._write_manifest()
 
     def records(self, arm: str) -> dict[str, Record]:
         """An arm's finished records from all processes, by item; the first of duplicates.
@@ -234,9 +235,13 @@ class RunFolder:
     ) -> None:
         """Replaces all records by those that `score` makes of them.
 
-        The scorer and the items, whose facts may have been corrected, are noted. Lines that are no
-        records are left out with a warning, as `records` does.
+        The scorer and the items, whose facts may have been corrected, are noted; `HALF` stands for
+        the scorer as long as it is at it. Lines that are no records are left out with a warning, as
+        `records` does.
         """
+        config = self._manifest["config"]
+        config["scorer"] = HALF
+        self._write_manifest()
         for arm in self._manifest["arms"]:
             self.records(arm)
             for path in self._files(arm):
@@ -244,9 +249,8 @@ class RunFolder:
                 write_whole(path, "".join(lines))
         kept = Kept.of(items)
         kept.write(self.folder)
-        config = self._manifest["config"]
-        config |= {"scorer": scorer} | ({"facts_sha256": kept.facts} if items else {})
-        write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
+        config |= {"scorer": scorer, "facts_sha256": kept.facts}
+        self._write_manifest()
 
     @contextmanager
     def writer(self, arm: str) -> Iterator[Callable[[Record], None]]:
@@ -274,6 +278,9 @@ class RunFolder:
 
     def _files(self, arm: str) -> list[Path]:
         return sorted(self.folder.glob(f"{arm}.[0-9][0-9][0-9].jsonl"))
+
+    def _write_manifest(self) -> None:
+        write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
 
     def _take_noted(self) -> None:
         """Takes over what other sessions have noted in the manifest, checked against our own."""

@@ -19,6 +19,9 @@ MODELS, OF_MODELS = "models", ("base", "guide", "dtype")
 OF_ITEMS = ("limit", "items", "items_sha256", "facts_sha256")
 """What grows with a larger limit, and is compared item by item."""
 
+HALF = "a rescoring that did not end"
+"""In the place of a scorer's version."""
+
 PACKAGES = ("blendin", "torch", "transformers", "tokenizers", "accelerate")
 
 

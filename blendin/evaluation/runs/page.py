@@ -15,7 +15,7 @@ from ..tasks.registry import judged_before, load, of_kept, titled_by
 from ..tasks.task import Task, origin
 from .folder import RunFolder
 from .items import Kept
-from .manifest import MANIFEST, MODELS, OF_MODELS, read_manifest
+from .manifest import HALF, MANIFEST, MODELS, OF_MODELS, read_manifest
 from .results import Results, markdown
 
 NEEDED = (
@@ -93,7 +93,7 @@ def read_results(
 
 def _rescore(task: Task, run: RunFolder) -> None:
     config = run.manifest["config"]
-    other = config.get("scorer", "1") != task.scorer
+    other = config.get("scorer", "1") not in (task.scorer, HALF)
     if other and "refusal_model" in config:
         raise ValueError(
             f"--rescore: {run.folder} was judged by {config['refusal_model']}: "
@@ -119,7 +119,8 @@ def _rescore(task: Task, run: RunFolder) -> None:
         for record in run.records(arm).values()
     )
     if not task.writes and not kept_all:
-        if not other and config.get("facts_sha256") in (None, Kept.of(task.items).facts):
+        same_facts = config.get("facts_sha256") in (None, Kept.of(task.items).facts)
+        if config.get("scorer", "1") == task.scorer and same_facts:
             return
         raise ValueError(
             f"--rescore: {run.folder} is a run of {task.name}, whose likelihoods are not kept, as "
@@ -134,6 +135,8 @@ def outdated(results: Results) -> str | None:
     scorer = results.manifest["config"].get("scorer", "1")
     if scorer == results.task.scorer:
         return None
+    if scorer == HALF:
+        return "Scored in part by a rescoring that did not end: `blendin report --rescore` ends it."
     return (
         f"Scored by version {scorer} of the scorer of {results.task.name}; this is version "
         f"{results.task.scorer}: `blendin report --rescore` scores the stored answers anew."

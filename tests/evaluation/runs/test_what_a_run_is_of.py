@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from blendin.cli.app import app
 from blendin.cli.options import ModelOptions
 from blendin.evaluation.records import Record
 from blendin.evaluation.runs import benchmark
+from blendin.evaluation.runs import folder as folder_module
 from blendin.evaluation.runs.folder import MANIFEST, RunFolder, Shard
 from blendin.evaluation.runs.items import ITEMS
 from blendin.evaluation.runs.page import page, read_results
@@ -380,6 +382,28 @@ def test_corrected_facts_are_told_and_scored_by(task: str, place: Place) -> None
         assert record.metrics == expected
     assert texts == [(each["id"], each["text"]) for each in place.records(task)]
     assert place.evaluate(task=task).exit_code == 0  # and goes on
+
+
+def test_a_rescoring_that_ended_half_way_is_told_and_done_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.evaluate("--arm", "nudge")
+    whole = folder_module.write_whole
+
+    def full(path: Path, content: str) -> None:
+        if path.name == "nudge.000.jsonl":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        whole(path, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module, "write_whole", full)
+        assert "free some space" in said(place.report("--rescore"))
+    assert "a rescoring that did not end" in said(place.report())
+    refused = place.evaluate()
+    assert refused.exit_code == 2 and "was scored otherwise" in said(refused)
+    ended = place.report("--rescore")
+    assert ended.exit_code == 0 and "did not end" not in ended.stderr
+    assert place.evaluate().exit_code == 0
 
 
 def test_another_judge_of_refusals_is_another_run_and_its_word_stays(
