@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ class Place:
     def write(self, name: str, text: str) -> None:
         (self.data / name).write_text(text)
 
+    def copy(self, folder: Path) -> Place:
+        """The same in another folder."""
+        shutil.copytree(self.data.parent, folder)
+        other = copy(self)
+        other.data, other.out = folder / "data", folder / "runs"
+        other.models = {role: folder / role for role in self.models}
+        return other
+
     def change(self, name: str, old: str, new: str) -> None:
         path = self.data / name
         path.write_text(path.read_text().replace(old, new))
@@ -85,6 +94,13 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, pair_folders: list[str]) -> Place:
     return Place(tmp_path, pair_folders)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, pair_folders: list[str]) -> Place:
+    place = Place(tmp_path_factory.mktemp("evaluated"), pair_folders)
+    assert place.evaluate("--arm", "nudge").exit_code == 0
+    return place
 
 
 def said(result: Result) -> str:
@@ -183,9 +199,11 @@ def noted(place: Place, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_another_run_is_refused_by_what_it_differs_in(kind: str, place: Place) -> None:
+def test_another_run_is_refused_by_what_it_differs_in(
+    kind: str, evaluated: Place, tmp_path: Path
+) -> None:
     change, arguments, message = REFUSED[kind]
-    assert place.evaluate("--arm", "nudge").exit_code == 0
+    place = evaluated.copy(tmp_path / "copy")
     if change is not None:
         change(place)
     before = place.kept()
@@ -454,7 +472,7 @@ BEFORE: dict[str, tuple[list[str], str]] = {
     "another seed": (["--seed", "9"], "config.seed is 2606 there"),
     "another setting of an arm": (["--threshold", "0.9", "--arm", "nudge"], "arms.nudge.threshold"),
     "no such arm": (["--arm", "bland"], "arm 'bland' is unknown"),
-    "no such data": (["--data", "/absent"], "there is no file /absent/gsm8k_test.jsonl"),
+    "no such data": (["--data", "/absent"], "there is no file /absent/xstest_prompts.csv"),
     "a limit": (["--limit", "0"], "--limit is 0"),
     "a batch": (["--batch-size", "0"], "--batch-size is 0"),
     "a place that cannot be": (["--out", "/dev/null/x"], "--out /dev/null/x"),
@@ -465,20 +483,19 @@ BEFORE: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("kind", BEFORE)
 def test_checks_come_before_models_are_loaded(
-    kind: str, place: Place, monkeypatch: pytest.MonkeyPatch
+    kind: str, evaluated: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the second task, too."""
-    place.evaluate("--arm", "nudge", task="xstest")
 
     def load(self: ModelOptions, *_: Any) -> Any:
         raise AssertionError("models are loaded")
 
     monkeypatch.setattr(ModelOptions, "load", load)
     arguments, message = BEFORE[kind]
-    before = place.kept()
-    result = place.evaluate(*arguments, task="gsm8k xstest")
+    before = evaluated.kept()
+    result = evaluated.evaluate(*arguments, task="xstest gsm8k")
     assert result.exit_code == 2 and message in said(result), result.output
-    assert place.kept() == before and not (place.out / "gsm8k").exists()
+    assert evaluated.kept() == before and not (evaluated.out / "xstest").exists()
 
 
 def test_diagnose_checks_its_folders_before_models_are_loaded_and_grows(
