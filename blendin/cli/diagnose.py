@@ -87,6 +87,9 @@ def diagnose(
     from ..evaluation.csv_rows import as_delimiter
     from ..evaluation.diagnosis.ranking import rank
     from ..evaluation.diagnosis.report import write
+    from ..evaluation.runs.benchmark import check, of_models, plan
+    from ..evaluation.runs.folder import RunFolder
+    from ..evaluation.tasks.task import origin
     from ..prompts import read_template_kwargs
 
     policy, template = blend.build(), read_template_kwargs(chat_template_kwargs)
@@ -105,7 +108,16 @@ def diagnose(
     found: list[Diagnosis] = []
     left_out: dict[str, str] = {}
     loaded_base: Model | None = None
-    folders = run_folders(guides)
+    folders = {name: out / "runs" / each for name, each in run_folders(guides).items()}
+    planned = plan(
+        task,
+        max_new_tokens=max_new_tokens,
+        chat_template_kwargs=template,
+        **origin(task, limit or None, seed),
+    )
+    for folder in folders.values():
+        check_folder("out", folder)
+        check(task, {ARM: policy}, folder, planned)
     for name in guides:
         gen = replace(models, guide=name).load(loaded_base, guides)
         loaded_base = gen.base
@@ -113,10 +125,8 @@ def diagnose(
             left_out[gen.guide.name] = NO_TEMPLATE
             messages.print(f"{gen.guide.name} is left out: {NO_TEMPLATE}", soft_wrap=True)
             continue
-        folder = out / "runs" / folders[name]
-        found.append(
-            of_pair(gen, task, policy, folder, max_new_tokens, batch_size, limit, seed, template)
-        )
+        results = RunFolder(folders[name], planned | of_models(gen))
+        found.append(of_pair(gen, task, policy, results, batch_size, template))
     if not found:
         raise ValueError(
             f"no guide is left to diagnose: of {', '.join(left_out)} none has a chat template, in "
@@ -175,29 +185,16 @@ def of_pair(
     gen: BlendInGenerator,
     task: Task,
     policy: Policy,
-    folder: Path,
-    max_new_tokens: int,
+    results: RunFolder,
     batch_size: int,
-    limit: int | None,
-    seed: int,
     template: dict[str, Any],
 ) -> Diagnosis:
     """One guide's run, or the rest of it, and its analysis."""
     from ..evaluation.diagnosis.diagnosis import diagnose as analyse
     from ..evaluation.diagnosis.overlap import top_overlap
-    from ..evaluation.runs.benchmark import config, run
-    from ..evaluation.runs.folder import RunFolder
-    from ..evaluation.tasks.task import origin
+    from ..evaluation.runs.benchmark import run
     from ..policy import Blend
 
-    settings = config(
-        gen,
-        task,
-        max_new_tokens=max_new_tokens,
-        chat_template_kwargs=template,
-        **origin(task, limit, seed),
-    )
-    results = RunFolder(folder, settings)
     with interruptible():
         run(gen, task, {ARM: policy}, results, max_batch_size=batch_size)
     by_item = results.records(ARM)

@@ -80,7 +80,7 @@ def evaluate(
     A run that was stopped continues where it was; `accelerate launch` splits the items.
     """
     from ..evaluation.runs.arms import arms
-    from ..evaluation.runs.benchmark import config, run
+    from ..evaluation.runs.benchmark import check, of_models, plan, run
     from ..evaluation.runs.folder import RunFolder, Shard
     from ..evaluation.tasks.registry import PRIMED, load
     from ..evaluation.tasks.task import origin
@@ -89,23 +89,22 @@ def evaluate(
     template = read_template_kwargs(chat_template_kwargs)
     policies = arms(tuple(arm or NAMES), **arm_settings.given())
     check_settings(max_new_tokens, batch_size)
-    check_folder("out", out)
     if primer and PRIMED not in tasks:
         raise ValueError(
             f"--primer is for {PRIMED}, which is not among the tasks {', '.join(tasks)}: add it, "
             "or leave the option out"
         )
-    loaded = [load(name, data, limit, seed, primer=primer and name == PRIMED) for name in tasks]
+    loaded = [
+        load(name, data, limit, seed, primer=primer and name == PRIMED)
+        for name in dict.fromkeys(tasks)
+    ]
+    for task in loaded:
+        check_folder("out", out / task.name)
     identity: dict[str, str] = {}
     if refusal_model is not None:
         loaded, identity = _refusals_by(refusal_model, loaded)
-    shard = Shard.from_environment()
-    if models.device_map is None and shard.device is not None:
-        models = replace(models, device_map=shard.device)
-    gen = models.load()
-    for task in loaded:
-        settings = config(
-            gen,
+    plans = [
+        plan(
             task,
             max_new_tokens=max_new_tokens,
             chat_template_kwargs=template,
@@ -113,7 +112,21 @@ def evaluate(
             **(identity if task.name == "xstest" else {}),
             **({"primer": "qa"} if task.continues else {}),
         )
-        results = RunFolder(out / task.name, settings, shard)
+        for task in loaded
+    ]
+    for task, planned in zip(loaded, plans, strict=True):
+        check(task, policies, out / task.name, planned)
+    shard = Shard.from_environment()
+    if models.device_map is None and shard.device is not None:
+        models = replace(models, device_map=shard.device)
+    gen = models.load()
+    with messages.status("telling the models apart"):
+        found = of_models(gen)
+    folders = [
+        RunFolder(out / task.name, planned | found, shard)
+        for task, planned in zip(loaded, plans, strict=True)
+    ]
+    for task, results in zip(loaded, folders, strict=True):
         drawn = f", drawn with seed {seed}" if limit else ""
         messages.print(f"{task.title}: {len(task.items)} items{drawn} → {results.folder}")
         with interruptible():
@@ -141,7 +154,10 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders that `blendin evaluate` made.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of the data files; else $BLENDIN_DATA, else the hub."),
+        typer.Option(
+            help="Folder of the data files, to compare the runs with and, with --rescore, to score "
+            "by. By default the runs' own folders are enough."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The page, in Markdown.")] = Path("RESULTS.md"),
     rescore: Annotated[
@@ -150,12 +166,12 @@ def report(
     ] = False,
 ) -> None:
     """One page of several runs' results, in the order given."""
-    from ..evaluation.runs.page import outdated, page, read_results
+    from ..evaluation.runs.page import notes, page, read_results
 
     check_file("out", out)
     results = [read_results(run, data, rescore) for run in runs]
-    for run, sentence in zip(runs, map(outdated, results), strict=True):
-        if sentence:
+    for run, sentences in zip(runs, map(notes, results), strict=True):
+        for sentence in sentences:
             messages.print(f"{run}: {sentence}", soft_wrap=True)
     if rescore:
         for run, each in zip(runs, results, strict=True):
@@ -166,16 +182,23 @@ def report(
 
 def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     """Prints and keeps the results, once all processes have finished all items."""
-    missing = sum(len(task.items) - len(run.records(name)) for name in names)
+    done = {name: run.records(name) for name in names}
+    missing = sum(item.id not in records for records in done.values() for item in task.items)
     if missing:
         messages.print(f"{missing} items are left to other processes; the last of them reports")
         return
     from ..evaluation.runs.results import Results
 
+    if run.items is not None and run.items > len(task.items):
+        messages.print(
+            f"{run.folder} has {run.items} items, and these results are of the {len(task.items)} "
+            "that were asked for: `blendin report` shows all",
+            soft_wrap=True,
+        )
     results = Results(task, run)
     if task.name == "xstest" and "refusal_model" not in run.manifest["config"]:
-        for name in names:
-            warn_of_languages(f"arm {name}", [each.text for each in run.records(name).values()])
+        for name, records in done.items():
+            warn_of_languages(f"arm {name}", [records[item.id].text for item in task.items])
     show(results)
     write(results, run.folder)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..prompts import Prompt
+from ..prompts import Prompt, RenderedPrompt
 from ..values import SettingTypeError, Text, encodable, plain, shown, told
 
 TEXT = Text()
@@ -83,12 +83,13 @@ def one_prompt(name: str, value: Any) -> Prompt | None:
 
 
 def one_text(name: str, value: Any) -> str:
-    """One text, as a `str` proper.
+    """One text, as a `str` proper or with the tokens that it has.
 
     Raises:
         ValueError: it is none.
     """
-    return TEXT(name, value) or ""
+    text = TEXT(name, value) or ""
+    return value if isinstance(value, RenderedPrompt) else text
 
 
 def one_or_each(name: str, value: Any, count: int) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..decision.fused import checked_kernel_tables
 from ..decision.predict import NextTokens, predict
 from ..decision.prediction import Prediction
 from ..models.context import Context
+from ..models.identity import template_digest
 from ..models.protocol import Model
 from ..prompts import PromptRenderer
 from ..speculation.speculator import Speculation
@@ -58,6 +61,15 @@ class Pair:
             candidates_only=candidates_only,
             kernels=self.guide_kernels,
         )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What results depend on of both models: base and guide, each as its `identity`, the
+        guide's with its chat template."""
+        base = self.base.identity
+        guide = dict(base) if self.guide is self.base else self.guide.identity
+        template = template_digest(self.guide.tokenizer)
+        return {"base": base, "guide": guide | {"chat_template": template}}
 
     def model(self, role: str) -> Model:
         """The "base" or the "guide"."""

@@ -19,6 +19,7 @@ from ..forks import settle
 from ..models.context import Context
 from ..models.kv_pool import Pool
 from ..models.protocol import Model
+from ..prompts import RenderedPrompt
 from .loop import ROWS_AT_ONCE
 from .pair import Pair
 from .sequence import SequenceState
@@ -72,11 +73,14 @@ class _Reading:
         self.alone = not self.policy.reads_base
         first = pair.guide if self.alone else pair.base
         context = sequence.guide if self.alone else sequence.base
-        tokens = first.vocabulary.encode_bytes(text.encode())
+        if isinstance(text, RenderedPrompt):
+            tokens: list[int] | None = list(text.ids)
+        else:
+            tokens = first.vocabulary.encode_bytes(text.encode())
         if not tokens:
             raise ValueError("the text to score is empty: pass one with something in it")
         assert context is not None
-        _check_length(first, len(context.ids) + len(tokens))
+        _check_length(first, len(context.ids) + len(tokens) - 1 + int(first.reads_whole_texts))
         self.tokens, self.done, self._prompt = tokens, 0, len(context.ids)
         self.own = Context(list(context.ids), expected=len(context.ids) + len(tokens))
         self.guide: Context | None = None

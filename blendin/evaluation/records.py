@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Self
@@ -66,6 +67,8 @@ class Record:
         stop_reason: "end", "length" or "stop"; None where it failed or texts were scored.
         error: what went wrong, else None. A record with an error has no metrics.
         steps: the trace; empty where texts were scored.
+        log_likelihoods: of each given text, in nats; empty where an answer was written, or as
+            earlier versions kept it.
     """
 
     id: str
@@ -78,6 +81,7 @@ class Record:
     stop_reason: str | None = None
     error: str | None = None
     steps: Steps = field(default_factory=Steps)
+    log_likelihoods: list[float] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -128,7 +132,7 @@ class Record:
             ValueError: it is none.
         """
         try:
-            values = json.loads(line)
+            values = {"log_likelihoods": []} | json.loads(line)
             known = {each.name: values[each.name] for each in fields(cls)}
             record = cls(**known | {"steps": Steps(**values["steps"])})
             whole = record._is_whole()
@@ -147,20 +151,28 @@ class Record:
             and all(isinstance(n, int) and n >= 0 for n in (self.tokens, self.interventions))
             and all(isinstance(n, int | float) for n in (self.seconds, self.elapsed))
             and all(isinstance(n, int | float) for n in self.metrics.values())
+            and all(isinstance(n, int | float) for n in self.log_likelihoods)
             and all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns)
         )
 
 
 def plain(value: Any) -> Any:
-    """For JSON: records as dictionaries, NaN and infinity as None, other objects as text."""
+    """For JSON: records as dictionaries, NaN and infinity as None, other objects as text.
+
+    Equal values are equal in every process: sets are sorted, and texts have no addresses.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple):
         return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if value is None or isinstance(value, str | int | float) else str(value)
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))

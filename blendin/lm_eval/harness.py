@@ -157,21 +157,6 @@ def prefix(model: Model) -> str:
     return str(text)
 
 
-def check_length(model: Model, text: str) -> None:
-    """Whether a text can be scored after no context.
-
-    Raises:
-        ValueError: where it does not fit into the model's context.
-    """
-    length = len(model.vocabulary.text_ids(text)) + 1
-    if model.max_length is not None and length > model.max_length:
-        raise ValueError(
-            f"a text has {length} tokens and the context of {model.name} holds {model.max_length}: "
-            "blendin scores whole texts, not windows of them; choose models of longer contexts, or "
-            "other tasks"
-        )
-
-
 def check_chat_template(guide: Model) -> None:
     """Whether the guide can read contexts as a user's turns.
 

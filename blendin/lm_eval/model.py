@@ -19,11 +19,13 @@ What each model reads:
 The answer is one text for both models: white space at a context's end moves into the text that is
 scored, as with the harness' own models, and a choice after "Answer:" gets the space that the
 transcript has there. A text is tokenized by itself as a continuation (SPEC.md, "Scoring").
+What is too long is cut from the left, or read in windows (`lengths`).
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,7 @@ import torch
 from tqdm.auto import tqdm
 
 try:
-    from lm_eval.api.model import LM
+    from lm_eval.api.model import LM, CacheHook
     from lm_eval.api.registry import register_model
 
     # Registers the harness' own models too, which it leaves out once there is one in the registry.
@@ -47,8 +49,8 @@ from .. import __version__
 from ..generator import BlendInGenerator
 from ..models import default_pair
 from ..models.loader import ModelSource, is_named
-from ..models.protocol import Model
 from ..policy import Policy, all_parameters, described
+from .cache import keep_apart
 from .harness import (
     DEFAULT_LENGTH,
     Asked,
@@ -56,7 +58,6 @@ from .harness import (
     batch_settings,
     chat_context,
     check_chat_template,
-    check_length,
     chosen_device,
     chosen_length,
     chosen_policy,
@@ -66,6 +67,7 @@ from .harness import (
     refuse_several_processes,
     refuse_unknown,
 )
+from .lengths import Fitted
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -79,7 +81,8 @@ class BlendInLM(LM):
     """A base model guided by a small one, as a model of the harness.
 
     Requests are decoded together, and no answer depends on the others. Answers from the harness'
-    cache (`use_cache`) are not counted in the intervention rates.
+    cache (`use_cache`) are not counted in the intervention rates; there each pair with its policy
+    and settings has its own.
 
     Attributes:
         gen: the generator behind it.
@@ -152,6 +155,7 @@ class BlendInLM(LM):
             check_chat_template(self.gen.guide)
         self._device = self.gen.base.device
         self.decoded, self.scored = Count(), Count()
+        self._fitted = Fitted(self.gen.pair, chosen, self._template_settings)
 
     @classmethod
     def create_from_arg_obj(
@@ -170,12 +174,33 @@ class BlendInLM(LM):
         """The same from "base=...,guide=..."."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Takes the harness' cache (`use_cache`), whose answers are kept by model and policy.
+
+        Raises:
+            ValueError: as `cache.keep_apart`.
+        """
+        if cache_hook.dbdict is not None:
+            keep_apart(
+                cache_hook.dbdict,
+                {
+                    **self._described,
+                    "models": self.gen.pair.identity,
+                    "dtype": [self.gen.base.precision, self.gen.guide.precision],
+                    "max_gen_toks": self._max_gen_toks,
+                },
+            )
+        super().set_cache_hook(cache_hook)
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers contexts, all of them together, in their order.
 
+        Those that leave no room for the answer are cut from the left, with one warning that counts
+        them.
+
         Raises:
-            ValueError: for unknown generation settings, at once; for contexts that are
-                too long, after the others were answered (and cached).
+            ValueError: for unknown generation settings, at once; for requests that fail, after the
+                others were answered (and cached).
         """
         if not requests:
             return []
@@ -184,7 +209,8 @@ class BlendInLM(LM):
             for request in requests
         ]
         settings: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
-        settings |= self._prompts([Asked.of(request.args[0]) for request in requests])
+        asked = [Asked.of(request.args[0]) for request in requests]
+        settings |= self._fitted.prompts(asked, settings["max_new_tokens"])
         batch = self.gen.stream_batch(
             **settings, **self._batch, progress=False if disable_tqdm else None
         )
@@ -203,6 +229,7 @@ class BlendInLM(LM):
                 f"{first}: {failed[first]}"
             )
         self.decoded.log("generate_until")
+        self._fitted.log("generate_until", len(requests))
         return texts
 
     def loglikelihood(
@@ -210,8 +237,10 @@ class BlendInLM(LM):
     ) -> list[tuple[float, bool]]:
         """Scores continuations: (log-likelihood, whether it is the greedy one) of each.
 
+        Contexts that are too long are cut from the left, with one warning that counts them.
+
         Raises:
-            ValueError: for an empty continuation, or one that does not fit into a context.
+            ValueError: for an empty continuation.
         """
         asked = [Asked.of(request.args[0]).before(request.args[1]) for request in requests]
         return self._score("loglikelihood", requests, asked, disable_tqdm)
@@ -221,14 +250,11 @@ class BlendInLM(LM):
     ) -> list[float]:
         """Scores whole texts, each after nothing.
 
-        There are no windows: those of two tokenizers would not end at the same places.
-
-        Raises:
-            ValueError: for a text that does not fit into both models' contexts.
+        What does not fit into a context is scored in the harness' windows, of the base's tokens
+        (the guide's under `GuideOnly`): each token once, the last window with all the context that
+        fits. The guide reads a window's text in tokens of its own, and windows are shorter where
+        its context is.
         """
-        for model in self._readers:
-            for request in requests:
-                check_length(model, request.args[0])
         asked = [(Asked(""), request.args[0]) for request in requests]
         answers = self._score("loglikelihood_rolling", requests, asked, disable_tqdm)
         return [value for value, _ in answers]
@@ -243,40 +269,43 @@ class BlendInLM(LM):
         answers = list[tuple[float, bool]]()
         with tqdm(total=len(asked), unit="text", disable=disable_tqdm) as bar:
             for begin in range(0, len(asked), TEXTS_AT_ONCE):
-                contexts, texts = zip(*asked[begin : begin + TEXTS_AT_ONCE], strict=True)
-                for score in self.gen.score(text=list(texts), **self._prompts(contexts)):
-                    answer = score.log_likelihood, score.is_greedy
-                    self.scored.add(len(score.token_ids), score.interventions)
+                some = asked[begin : begin + TEXTS_AT_ONCE]
+                windows = [self._fitted.windows(context, text) for context, text in some]
+                flat = [each for of in windows for each in of]
+                scores = iter(
+                    self.gen.score(
+                        text=[each.text for each in flat],
+                        base_prompt=[each.base_prompt for each in flat],
+                        guide_prompt=[each.guide_prompt for each in flat]
+                        if self.gen.policy.reads_guide
+                        else None,
+                    )
+                )
+                for of in windows:
+                    own = [next(scores) for _ in of]
+                    for score in own:
+                        self.scored.add(len(score.token_ids), score.interventions)
+                    answer = (
+                        math.fsum(score.log_likelihood for score in own),
+                        all(score.is_greedy for score in own),
+                    )
                     self.cache_hook.add_partial(
                         method,
                         requests[len(answers)].args,
                         answer if method == "loglikelihood" else answer[0],
                     )
                     answers.append(answer)
-                bar.update(len(texts))
+                bar.update(len(some))
         self.scored.log(method)
+        self._fitted.log(method, len(requests))
         return answers
 
     @property
-    def _readers(self) -> list[Model]:
-        policy, readers = self.gen.policy, list[Model]()
-        if policy.reads_base:
-            readers.append(self.gen.base)
-        if policy.reads_guide:
-            readers.append(self.gen.guide)
-        return readers
-
-    def _prompts(self, asked: Sequence[Asked]) -> dict[str, Any]:
-        """Both models' prompts; none for a guide that reads nothing and may have no template."""
-        gen, guided = self.gen, self.gen.policy.reads_guide
+    def _described(self) -> dict[str, Any]:
         return {
-            "base_prompt": [each.base_prompt(gen.base, gen.pair.prompts) for each in asked],
-            "guide_prompt": [
-                each.guide_prompt(gen.guide, gen.pair.prompts, self._template_settings)
-                for each in asked
-            ]
-            if guided
-            else None,
+            "policy": described(self.gen.policy),
+            "chat_template_kwargs": self._template_settings,
+            "blendin_version": __version__,
         }
 
     @property
@@ -311,13 +340,12 @@ class BlendInLM(LM):
         return {
             "base": self.gen.base.name,
             "guide": self.gen.guide.name,
-            "policy": described(self.gen.policy),
-            "chat_template_kwargs": self._template_settings,
-            "blendin_version": __version__,
+            **self._described,
             "decoded_tokens": self.decoded.tokens,
             "decoded_intervention_rate": self.decoded.rate,
             "scored_tokens": self.scored.tokens,
             "scored_intervention_rate": self.scored.rate,
+            **self._fitted.counts,
         }
 
 

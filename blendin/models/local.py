@@ -23,6 +23,7 @@ from .context import Context
 from .cuda_graphs import CannotCapture, GraphRunner, GraphRunners
 from .devices import output_device
 from .generation_config import warn_of_unheeded
+from .identity import config_digest, tokenizer_digest, weights_digest
 from .kv_pool import KVSegment, Pool
 from .lookahead import MAX_DRAFT_TOKENS, Lookahead
 from .precision import precision_of
@@ -100,6 +101,19 @@ class LanguageModel:
     def precision(self) -> str:
         """The name of its weights' dtype, and how they are packed where they are."""
         return precision_of(self.model)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Digests of its weights as they are now, its configuration and tokenizer (`identity`).
+
+        They are made anew each time: half a second for a gigabyte and core.
+        """
+        return {
+            "weights": weights_digest(self.model),
+            "config": config_digest(self.model),
+            "tokenizer": tokenizer_digest(self.tokenizer),
+            "end_ids": sorted(self.end_ids),
+        }
 
     def forward(self, context: Context, positions: int = 1) -> Tensor:
         """Reads what the context has gained since the last forward, in one go.

@@ -51,6 +51,12 @@ class Model(Protocol):
         """The name of its weights' dtype."""
         ...
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from others of its name, as JSON; two are compared by
+        `identity.difference`."""
+        ...
+
     def forward(self, context: Context, positions: int = 1) -> NextTokens:
         """Predictions after each of a context's last `positions` tokens."""
         ...

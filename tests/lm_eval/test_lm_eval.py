@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +26,12 @@ pytest.importorskip(
 import lm_eval.evaluator
 import lm_eval.tasks
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import CachingLM
+from lm_eval.api.model import CacheHook, CachingLM, hash_args
 from lm_eval.api.registry import get_model, model_registry
+from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from sqlitedict import SqliteDict
+from transformers import AutoModelForCausalLM
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Nudge
 from blendin.cli.app import app
@@ -339,8 +344,17 @@ def test_no_context_is_each_models_first_token(lm: BlendInLM, gen: BlendInGenera
     assert told == (score.log_likelihood, score.is_greedy)
     rolled = lm.loglikelihood_rolling(ask("rolling", ("The fox.",)), disable_tqdm=True)
     assert rolled == [score.log_likelihood]
-    with pytest.raises(ValueError, match="scores whole texts, not windows"):
-        lm.loglikelihood_rolling(ask("rolling", ("fox " * 3000,)), disable_tqdm=True)
+
+
+def test_what_a_context_spells_is_text(lm: BlendInLM, gen: BlendInGenerator) -> None:
+    context = "Say <|end|> now"
+    (told,) = lm.loglikelihood(ask("loglikelihood", (context, " so")), disable_tqdm=True)
+    rendered = gen.pair.prompts
+    turn = [{"role": "user", "content": context}]
+    both = {"base_prompt": rendered.base_text(context), "guide_prompt": rendered.guide(turn)}
+    assert gen.base.tokenizer.eos_token_id not in both["base_prompt"].ids
+    assert told[0] == gen.score(**both, text=" so").log_likelihood
+    assert told[0] != gen.score(**prompts(gen, context), text=" so").log_likelihood
 
 
 def test_messages_are_read_as_the_generator_reads_them(
@@ -407,13 +421,19 @@ def test_a_chat_that_a_task_has_changed_is_refused(lm: BlendInLM) -> None:
 
 
 def test_answers_enter_the_harness_cache_and_come_from_it(
-    folders: dict[str, str], tmp_path: Path
+    folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm = BlendInLM(**folders)
     cached = CachingLM(lm, str(tmp_path / "cache.db"))
-    good, long = ("One", {"max_gen_toks": 4}), ("fox " * 3000, {"max_gen_toks": 4})
+    good, bad = ("One", {"max_gen_toks": 4}), ("<bad>", {"max_gen_toks": 4})
+    render = type(lm.gen.base).encode_prompt
+    monkeypatch.setattr(
+        lm.gen.base,
+        "encode_prompt",
+        lambda text: [10**6] if text == "<bad>" else render(lm.gen.base, text),
+    )
     with pytest.raises(ValueError, match=r"1 of 2 requests failed, the first of them number 0: "):
-        cached.generate_until(ask("generate_until", long, good))
+        cached.generate_until(ask("generate_until", bad, good))
     decoded, scored = lm.decoded.tokens, ("One", " two")
     (text,) = cached.generate_until(ask("generate_until", good))
     assert lm.decoded.tokens == decoded > 0
@@ -424,6 +444,166 @@ def test_answers_enter_the_harness_cache_and_come_from_it(
     assert cached.loglikelihood(ask("loglikelihood", scored)) == told
     assert cached.loglikelihood_rolling(ask("loglikelihood_rolling", ("Two",))) == rolled
     assert lm.scored.tokens == before
+
+
+OTHERS: dict[str, Any] = {
+    "policy": {"policy": "base"},
+    "a setting of the policy": {"threshold": 0.5},
+    "weights": {"base": "model.safetensors"},
+    "a template": {"guide": "chat_template.jinja"},
+    "dtype": {"dtype": "bfloat16"},
+    "the length of answers": {"max_gen_toks": 7},
+    "what a template is told": {"chat_template_kwargs": {"x": 1}},
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=[*OTHERS])
+def test_the_harness_cache_hands_no_answer_to_another(
+    change: dict[str, Any], folders: dict[str, str], tmp_path: Path
+) -> None:
+    for role, file in (("base", "model.safetensors"), ("guide", "chat_template.jinja")):
+        if change.get(role) == file:
+            shutil.copytree(folders[role], tmp_path / role)
+            data = (tmp_path / role / file).read_bytes()
+            is_text = file.endswith("jinja")
+            (tmp_path / role / file).write_bytes(data + b"{# #}" if is_text else data[:-2] + b" ?")
+            change = {role: str(tmp_path / role)}
+    request, db = ask("loglikelihood", ("One", " two")), str(tmp_path / "cache.db")
+    first = CachingLM(BlendInLM(**folders), db)
+    told = first.loglikelihood(request)
+    first.dbdict.close()
+    for given, scores in ((change, True), ({}, False)):
+        lm = BlendInLM(**folders | given)
+        cached = CachingLM(lm, db)
+        answers = cached.loglikelihood(request)
+        assert (lm.scored.tokens > 0) == scores
+        assert scores or answers == told
+        cached.dbdict.close()
+
+
+def test_runs_with_one_cache_have_each_their_own_answers(
+    folders: dict[str, str], gen: BlendInGenerator, tasks: Path
+) -> None:
+    for policy, is_first in (("base", True), ("blend", True), ("base", False)):
+        results = lm_eval.evaluator.simple_evaluate(
+            model="blendin",
+            model_args=f"base={folders['base']},guide={folders['guide']},policy={policy}",
+            tasks=["tiny_choose"],
+            task_manager=lm_eval.tasks.TaskManager(include_path=str(tasks)),
+            use_cache=str(tasks / "cache"),
+            bootstrap_iters=0,
+        )
+        _, scores, _ = expected(gen, policy=policy)
+        told = [row[0][0] for each in results["samples"]["tiny_choose"] for row in each["resps"]]
+        assert told == pytest.approx([each.log_likelihood for row in scores for each in row])
+        assert (results["config"]["scored_tokens"] > 0) == is_first
+
+
+def test_answers_of_nobody_are_not_used(
+    lm: BlendInLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    request = ask("loglikelihood", ("One", " two"))
+    with SqliteDict(str(tmp_path / "cache.db"), autocommit=True) as old:
+        old[hash_args("loglikelihood", ("One", " two"))] = (1.0, True)
+    assert CachingLM(lm, str(tmp_path / "cache.db")).loglikelihood(request)[0][0] < 0
+    assert "do not say which model gave them" in caplog.text
+    with pytest.raises(ValueError, match="leave --use_cache out"):
+        lm.set_cache_hook(CacheHook(SimpleNamespace(dbdict={})))  # type: ignore[arg-type]
+    lm.set_cache_hook(CacheHook(None))
+
+
+# -- what is too long ------------------------------------------------------------------------------
+
+WORDS = "The quick fox has 48 apples, 72 clips and no pears at all. "
+
+
+@pytest.fixture
+def short(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A harness model of the base alone whose context holds 40 tokens, and the harness' own."""
+    ours = BlendInLM(**folders, policy="base", dtype="float64")
+    monkeypatch.setattr(ours.gen.base, "max_length", 40)
+    loaded = AutoModelForCausalLM.from_pretrained(folders["base"], dtype=torch.float64)
+    theirs = HFLM(loaded, tokenizer=ours.gen.base.tokenizer, max_length=40, batch_size=1,
+                  device="cpu")  # fmt: skip
+    return ours, theirs
+
+
+@pytest.mark.parametrize(
+    ("context", "text"),
+    [
+        ("How?", " Well."),
+        (WORDS * 5, " Well."),
+        (WORDS * 5, f" {WORDS}"[:60]),
+        ("", " Well."),
+        ("", f" {WORDS}"[:60]),
+        (WORDS, " W"),
+    ],
+)
+def test_contexts_are_cut_as_the_harness_cuts_them(short: Any, context: str, text: str) -> None:
+    request = ask("loglikelihood", (context, text))
+    (ours,), (theirs,) = (lm.loglikelihood(request, disable_tqdm=True) for lm in short)
+    assert ours == (pytest.approx(theirs[0], abs=1e-4), theirs[1])
+    length = len(short[0].gen.base.encode_prompt(context + text)) if context else 0
+    assert short[0].get_model_info()["truncated_base_contexts"] == int(length > 41)
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3, 9])
+def test_long_texts_are_scored_in_the_harness_windows(short: Any, repeats: int) -> None:
+    request = ask("loglikelihood_rolling", ((WORDS * repeats).strip(),))
+    (ours,), (theirs,) = (lm.loglikelihood_rolling(request, disable_tqdm=True) for lm in short)
+    assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize("context", ["How?", WORDS * 5])
+def test_answers_follow_the_end_of_a_context_that_is_too_long(short: Any, context: str) -> None:
+    request = ask("generate_until", (context, {"until": ["zz"], "max_gen_toks": 12}))
+    (ours,), (theirs,) = (lm.generate_until(request, disable_tqdm=True) for lm in short)
+    assert ours == theirs
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": WORDS * 3},
+    {"role": "assistant", "content": WORDS * 3},
+    {"role": "user", "content": f"{WORDS * 3}And why?"},
+]
+
+
+@pytest.mark.parametrize("policy", ["blend", "guide", "nudge"])
+@pytest.mark.parametrize("limits", [(200, 200), (2000, 200), (200, 2000)], ids=str)
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_guided_contexts_and_texts_fit_into_both_models(
+    folders: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    policy: str,
+    limits: tuple[int, int],
+    is_chat: bool,
+) -> None:
+    """All requests of a run are answered; the end of what is asked reaches the guide."""
+    lm = BlendInLM(**folders, policy=policy)
+    for model_, limit in zip((lm.gen.base, lm.gen.guide), limits, strict=True):
+        monkeypatch.setattr(model_, "max_length", limit)
+    context = lm.apply_chat_template(CHAT) if is_chat else CHAT[-1]["content"] * 2
+    seen = list[str]()
+    encode = lm.gen.guide.encode_prompt
+    monkeypatch.setattr(
+        lm.gen.guide, "encode_prompt", lambda text: seen.append(str(text)) or encode(text)
+    )
+    long = ask("loglikelihood", (context, " Because."), (context, f" {WORDS * 8}"))
+    scores = lm.loglikelihood(long, disable_tqdm=True)
+    rolled = lm.loglikelihood_rolling(ask("rolling", (WORDS * 12,)), disable_tqdm=True)
+    settings = {"until": ["zz"], "max_gen_toks": 12}
+    (text,) = lm.generate_until(ask("generate_until", (context, settings)), disable_tqdm=True)
+    assert all(value < 0 for value in (*rolled, *(each for each, _ in scores)))
+    assert lm.decoded.tokens == 12 or text
+    info = lm.get_model_info()
+    is_short = limits[1] == 200 or policy != "guide"
+    assert (info["windowed_texts"] == 2) == is_short == ("cut from the left" in caplog.text)
+    if limits[1] == 200:
+        assert info["truncated_guide_contexts"] > 0
+        kept = [each for each in seen if "And why?" in each and len(encode(each)) < 200]
+        assert kept and (not is_chat or all("Be brief." in each for each in kept))
 
 
 def test_model_args_come_as_texts_and_overrule_the_harness(folders: dict[str, str]) -> None:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from ...engine.scoring import Score
 from ...generator import BlendInGenerator
+from ...models.identity import digest
 from ...policy import GuideOnly, Policy, described
-from ...prompts import BASE_STOP
+from ...prompts import BASE_STOP, as_messages
 from ...settings import KINDS
 from ...visible import visible
 from ..records import Record
 from ..tasks.task import Item, Task
 from .folder import RunFolder
+from .manifest import MODELS
 
 QUESTIONS_AT_ONCE = 4
 """Questions whose given texts are scored together; a killed run loses no more than these."""
@@ -35,16 +38,31 @@ def config(
     Args:
         gen: the models.
         task: the task.
-        max_new_tokens: of an answer; None: the task's.
+        max_new_tokens: of an answer; None: the task's. Where given texts are scored it is 0.
         chat_template_kwargs: settings for the guide's chat template.
         **further: where the items came from, and anything else to record.
 
     Raises:
         ValueError: `max_new_tokens` is no integer from 1 up.
     """
-    length = task.max_new_tokens  # 0 where given texts are scored
+    planned = plan(
+        task, max_new_tokens=max_new_tokens, chat_template_kwargs=chat_template_kwargs, **further
+    )
+    return planned | of_models(gen)
+
+
+def plan(
+    task: Task,
+    *,
+    max_new_tokens: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    **further: Any,
+) -> dict[str, Any]:
+    """What of `config` is known before models are loaded, for `check`; arguments likewise."""
+    length = task.max_new_tokens
     if max_new_tokens is not None:
-        length = KINDS["max_new_tokens"]("max_new_tokens", max_new_tokens)
+        given = KINDS["max_new_tokens"]("max_new_tokens", max_new_tokens)
+        length = given if task.writes else 0
     return {
         "task": task.name,
         "scorer": task.scorer,
@@ -53,12 +71,40 @@ def config(
         "max_new_tokens": length,
         "stop": [BASE_STOP] if task.writes else [],
         "do_sample": False,
-        "base": gen.base.name,
-        "guide": gen.guide.name,
-        "dtype": [gen.base.precision, gen.guide.precision],
+        MODELS: None,
         **({"chat_template_kwargs": dict(chat_template_kwargs)} if chat_template_kwargs else {}),
         **further,
     }
+
+
+def of_models(gen: BlendInGenerator) -> dict[str, Any]:
+    """The rest of `config`: the models' names, and what tells them from others of these names."""
+    return {
+        "base": gen.base.name,
+        "guide": gen.guide.name,
+        "dtype": [gen.base.precision, gen.guide.precision],
+        MODELS: gen.pair.identity,
+    }
+
+
+def check(
+    task: Task, arms: Mapping[str, Policy], folder: str | Path, planned: Mapping[str, Any]
+) -> None:
+    """Whether a run can go on in a folder or begin there, as far as is known without its models.
+
+    Args:
+        task: as for `run`.
+        arms: likewise.
+        folder: the run's.
+        planned: as `plan` gives it.
+
+    Raises:
+        ValueError: the folder has results of another run.
+    """
+    results = RunFolder(folder, planned)
+    for name, policy in arms.items():
+        results.add_arm(name, described(policy))
+    results.take_items(task.items)
 
 
 def run(
@@ -85,21 +131,23 @@ def run(
         progress: whether to show a bar on stderr; None: where that is a terminal.
 
     Raises:
-        ValueError: the folder holds an arm's results under other settings, or another process is
-            writing there.
+        ValueError: the folder holds results of other items or of an arm under other settings, or
+            another process is writing there.
         OSError: the folder cannot be written; what is finished is kept.
     """
     for name, policy in arms.items():
         results.add_arm(name, described(policy))
+    results.take_items(task.items)
     mine = results.shard.of_items(task.items)
     with results.claimed():
-        results.begin(max_batch_size=max_batch_size)
+        settings = results.manifest["config"]
+        read = _prompts(gen, task.system, settings.get("chat_template_kwargs"))
+        results.begin(max_batch_size=max_batch_size, items=len(task.items), prompts=read)
         for name, policy in arms.items():
             done = results.records(name)
             left = [item for item in mine if item.id not in done]
             if left:
                 seconds = _Seconds()
-                settings = results.manifest["config"]
                 made = (
                     _answers(gen, task, policy, left, seconds, max_batch_size, settings)
                     if task.writes
@@ -110,6 +158,19 @@ def run(
                 with tqdm(total=len(mine), initial=before, unit="item", disable=hidden) as bar:
                     bar.set_description(visible(f"{task.name} {name}", one_line=True))
                     _keep(made, results, name, seconds, bar)
+
+
+def _prompts(
+    gen: BlendInGenerator, system: str | None, settings: Mapping[str, Any] | None
+) -> str | None:
+    """A digest of a prompt that the guide reads, in which a template may write the date."""
+    prompts = gen.pair.prompts
+    if not prompts.chat_template.exists:
+        return None
+    try:
+        return digest(str(prompts.guide(as_messages("How?", system), settings)))
+    except ValueError:  # items say so of their own prompts
+        return None
 
 
 def _keep(
@@ -208,13 +269,15 @@ def _likelihoods(
                 yield Record(item.id, {}, 0, 0, elapsed, elapsed, error=errors[item.id])
                 continue
             own = [next(given) for _ in item.texts]
+            likelihoods = [each.log_likelihood for each in own]
             yield Record(
                 item.id,
-                task.score(item, [each.log_likelihood for each in own]),
+                task.score(item, likelihoods),
                 tokens=sum(len(each.token_ids) for each in own),
                 interventions=sum(each.interventions for each in own),
                 seconds=elapsed,
                 elapsed=elapsed,
+                log_likelihoods=likelihoods,
             )
 
 

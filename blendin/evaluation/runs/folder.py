@@ -14,12 +14,11 @@ import json
 import logging
 import math
 import os
-import platform
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -27,13 +26,24 @@ import torch
 from filelock import FileLock, Timeout
 
 from ...files import write_whole
+from ...models.identity import difference
 from ..records import Record
+from ..tasks.task import Item
+from .items import ITEMS, Kept, remedy
+from .manifest import (
+    HALF,
+    MANIFEST,
+    MODELS,
+    OF_ITEMS,
+    OF_MODELS,
+    machine,
+    read_manifest,
+    versions,
+)
 
 logger = logging.getLogger("blendin")
 
 T = TypeVar("T")
-MANIFEST = "manifest.json"
-PACKAGES = ("blendin", "torch", "transformers", "tokenizers", "accelerate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +94,23 @@ class RunFolder:
         """Opens a run or starts a new one.
 
         Args:
-            folder: created if missing.
+            folder: created if missing, where models are known.
             config: everything that the results depend on, as JSON: data, models, lengths, seeds.
-                Arms are added by `add_arm`.
+                Where `MODELS` is None in it, before they are loaded, it is compared but for
+                them. Arms are added by `add_arm`, items by `take_items`.
             shard: which process this is; None for the only one.
 
         Raises:
-            ValueError: the folder has another configuration's results; names the first difference.
+            ValueError: the folder has another configuration's results, which names the first
+                difference, or results and no manifest.
         """
         self.folder, self.shard = Path(folder), shard or Shard()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        own = json.loads(json.dumps(config))
-        self._manifest: dict[str, Any] = {"config": own, "arms": {}, "sessions": []}
+        self._own = json.loads(json.dumps(config))
+        self._manifest: dict[str, Any] = {"config": dict(self._own), "arms": {}, "sessions": []}
+        self._kept: Kept | None = None
         self._take_noted()
+        if self._own.get(MODELS, True):
+            self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def manifest(self) -> Mapping[str, Any]:
@@ -113,9 +127,30 @@ class RunFolder:
         noted = self._manifest["arms"].setdefault(name, own)
         self._refuse_other(f"arms.{name}", noted, own)
 
+    def take_items(self, items: Sequence[Item]) -> None:
+        """Takes the items of this session, checked against those that the folder has.
+
+        One of the two has to be among the other: a larger limit goes on where a smaller one was.
+
+        Raises:
+            ValueError: they differ in a prompt, a text or a fact that scores depend on.
+        """
+        own, noted = Kept.of(items), Kept.read(self.folder)
+        if noted is not None:
+            own.refuse_other(noted, self.folder)
+        self._kept = own if noted is None or len(own.entries) > len(noted.entries) else noted
+        if self._kept is own:
+            grown = {name: self._own[name] for name in OF_ITEMS if name in self._own}
+            self._manifest["config"] |= grown
+
+    @property
+    def items(self) -> int | None:
+        """How many items it has, of this session and earlier ones; None before `take_items`."""
+        return None if self._kept is None else len(self._kept.entries)
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keeps other processes of the same rank from writing into the folder.
+        """Keeps other processes of the same rank from writing into it.
 
         Raises:
             ValueError: one of them is writing.
@@ -148,6 +183,15 @@ class RunFolder:
             ValueError: another process has begun a run under other settings meanwhile.
         """
         self._take_noted()
+        sessions = [each for each in self._manifest["sessions"] if isinstance(each, dict)]
+        before = next((each["prompts"] for each in sessions if "prompts" in each), None)
+        if before is not None and before != facts.get("prompts", before):
+            logger.warning(
+                "the guide's chat template writes other text than when the run in %s began, a date "
+                "or a time for example: what is left is asked with it (--chat-template-kwargs may "
+                "fix it)",
+                self.folder,
+            )
         session = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": versions(),
@@ -155,9 +199,10 @@ class RunFolder:
             "processes": self.shard.of,
             **facts,
         }
-        if self.shard.rank == 0 or not self._manifest["sessions"]:
+        grown = self._kept is not None and self._kept.write(self.folder)
+        if self.shard.rank == 0 or not self._manifest["sessions"] or grown:
             self._manifest["sessions"].append(session)
-            write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
+            self._write_manifest()
 
     def records(self, arm: str) -> dict[str, Record]:
         """An arm's finished records from all processes, by item; the first of duplicates.
@@ -185,18 +230,27 @@ class RunFolder:
         seconds = max((sum(record.elapsed for record in records) for records in files), default=0)
         return tokens / seconds if seconds else math.nan
 
-    def rescore(self, scorer: str, score: Callable[[Record], Record]) -> None:
-        """Replaces all records by those that `score` makes of them, and notes the scorer.
+    def rescore(
+        self, scorer: str, items: Sequence[Item], score: Callable[[Record], Record]
+    ) -> None:
+        """Replaces all records by those that `score` makes of them.
 
-        Lines that are no records are left out with a warning, as `records` does.
+        The scorer and the items, whose facts may have been corrected, are noted; `HALF` stands for
+        the scorer as long as it is at it. Lines that are no records are left out with a warning, as
+        `records` does.
         """
+        config = self._manifest["config"]
+        config["scorer"] = HALF
+        self._write_manifest()
         for arm in self._manifest["arms"]:
             self.records(arm)
             for path in self._files(arm):
                 lines = [score(record).to_json() + "\n" for record in _read(path, [])]
                 write_whole(path, "".join(lines))
-        self._manifest["config"]["scorer"] = scorer
-        write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
+        kept = Kept.of(items)
+        kept.write(self.folder)
+        config |= {"scorer": scorer, "facts_sha256": kept.facts}
+        self._write_manifest()
 
     @contextmanager
     def writer(self, arm: str) -> Iterator[Callable[[Record], None]]:
@@ -225,62 +279,56 @@ class RunFolder:
     def _files(self, arm: str) -> list[Path]:
         return sorted(self.folder.glob(f"{arm}.[0-9][0-9][0-9].jsonl"))
 
+    def _write_manifest(self) -> None:
+        write_whole(self.folder / MANIFEST, json.dumps(self._manifest, indent=2) + "\n")
+
     def _take_noted(self) -> None:
         """Takes over what other sessions have noted in the manifest, checked against our own."""
         if not (self.folder / MANIFEST).exists():
+            if found := next(self.folder.glob("*.[0-9][0-9][0-9].jsonl"), None):
+                raise ValueError(
+                    f"{self.folder} has results ({found.name}) and no {MANIFEST}, so that nobody "
+                    "knows what they are of: restore it, or choose another folder (--out)"
+                )
             return
         own, noted = self._manifest, read_manifest(self.folder)
-        self._refuse_other("config", noted["config"], own["config"])
+        self._check_config(noted["config"])
         for name, settings in own["arms"].items():
             self._refuse_other(f"arms.{name}", noted["arms"].setdefault(name, settings), settings)
         self._manifest = noted
+        if self._kept is not None:
+            self.take_items(self._kept.items)
+
+    def _check_config(self, noted: dict[str, Any]) -> None:
+        left_out = {"scorer", *(OF_ITEMS if (self.folder / ITEMS).exists() else ())}
+        if MODELS in self._own:
+            if MODELS not in noted:
+                raise ValueError(
+                    f"{self.folder} has results of a version of blendin that did not note what "
+                    "tells models of one name apart: `blendin report` still shows them; to go on, "
+                    "choose another folder (--out)"
+                )
+            # Known, they tell more than names do.
+            left_out |= {"base", "guide"} if self._own[MODELS] else {*OF_MODELS, MODELS}
+        there, here = (
+            {name: value for name, value in config.items() if name not in left_out}
+            for config in (noted, self._own)
+        )
+        self._refuse_other("config", there, here)
+        scorers = (config.get("scorer", "1") for config in (noted, self._own))
+        if found := difference("config.scorer", *scorers):
+            raise ValueError(f"{self.folder} was scored otherwise ({found}): {remedy(self.folder)}")
 
     def _refuse_other(self, name: str, noted: Any, own: Any) -> None:
-        if difference := _difference(name, noted, own):
-            raise ValueError(
-                f"{self.folder} has results of another run ({difference}): continue with its "
-                "settings or choose another folder (--out)"
-            )
-
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """A run's manifest, as `RunFolder.manifest` has it.
-
-    Raises:
-        ValueError: it is damaged, or of something else.
-        OSError: it cannot be read.
-    """
-    path = Path(folder) / MANIFEST
-    kinds = {"config": dict, "arms": dict, "sessions": list}
-    try:
-        manifest = json.loads(path.read_bytes())
-        whole = all(isinstance(manifest[name], kind) for name, kind in kinds.items())
-    except (ValueError, KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
+        found = difference(name, noted, own)
+        if found is None:
+            return
+        if changed := re.match(rf"config\.{MODELS}\.(\w+)\.(\w+)", found):
+            found = f"the {changed[1]} is another model, by its {changed[2]}: {found}"
         raise ValueError(
-            f"{path} is damaged, and no longer says what the results beside it are of: restore it, "
-            "or choose another folder (--out)"
+            f"{self.folder} has results of another run ({found}): continue with its "
+            "settings or choose another folder (--out)"
         )
-    found: dict[str, Any] = manifest
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """The machine that the results were made on."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"platform": platform.platform(), "cpus": os.cpu_count(), "gpus": gpus}
 
 
 def _read(path: Path, damaged: list[int]) -> Iterator[Record]:
@@ -305,13 +353,3 @@ def _drop_half_a_line(path: Path) -> None:
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         os.truncate(path, whole)
-
-
-def _difference(name: str, noted: Any, own: Any) -> str | None:
-    """The first place in which two JSON values differ, and how."""
-    if isinstance(noted, dict) and isinstance(own, dict):
-        for key in sorted({*noted, *own}):
-            if found := _difference(f"{name}.{key}", noted.get(key), own.get(key)):
-                return found
-        return None
-    return None if noted == own else f"{name} is {noted!r} there and {own!r} here"

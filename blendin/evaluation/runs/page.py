@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...models.identity import difference
 from ...visible import visible
 from ..records import Record
-from ..tasks.registry import load, titled_by
+from ..tasks.registry import judged_before, load, of_kept, titled_by
 from ..tasks.task import Task, origin
-from .folder import MANIFEST, RunFolder, read_manifest
+from .folder import RunFolder
+from .items import Kept
+from .manifest import HALF, MANIFEST, MODELS, OF_MODELS, read_manifest
 from .results import Results, markdown
 
 NEEDED = (
@@ -20,6 +23,11 @@ NEEDED = (
     *("base", "guide", "dtype"),
 )
 """What a page takes from a run's configuration."""
+
+UNTOLD = (
+    "Made by a version of blendin that noted the models' names alone: which weights, tokenizers "
+    "and chat template these results are of is not known."
+)
 
 FLOOR = 0.1
 EXAMPLES = 2
@@ -30,18 +38,21 @@ SHOWN = 240
 def read_results(
     folder: str | Path, data: str | Path | None = None, rescore: bool = False
 ) -> Results:
-    """A run's results, its items read again from the data and checked to be the same.
+    """A run's results, made of what its folder keeps.
 
     Args:
         folder: the run's.
-        data: the folder of the data, as for `data.rows`.
-        rescore: whether the stored answers are scored anew, by this version's scorer, and kept so.
+        data: a folder of data, as for `data.rows`, with which its items are compared. A run of an
+            earlier version, which has not kept its items, has them read again from there.
+        rescore: whether what is stored is scored anew, by this version's scorer, and kept so; by
+            the facts of `data` where it is given.
 
     Raises:
-        ValueError: there is no run, its items differ from those of the data, or its scores are of
-            likelihoods and cannot be made from what it keeps.
+        ValueError: there is no run, its items differ from those of the data, or its scores cannot
+            be made from what it keeps.
     """
-    if not (Path(folder) / MANIFEST).is_file():
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
         raise ValueError(f"{folder} has no {MANIFEST}: name a folder that `blendin evaluate` made")
     manifest = read_manifest(folder)
     config = manifest["config"]
@@ -49,34 +60,44 @@ def read_results(
     missing += ["sessions"] if not manifest["sessions"] else []
     if missing:
         raise ValueError(
-            f"{Path(folder) / MANIFEST} lacks {', '.join(missing)}: name a folder that `blendin "
+            f"{folder / MANIFEST} lacks {', '.join(missing)}: name a folder that `blendin "
             "evaluate` made"
         )
+    notes = [] if MODELS in config else [UNTOLD]
+    kept = Kept.read(folder)
     primer = "primer" in config
-    task = load(config["task"], data, config["limit"], config["seed"], primer=primer)
-    if origin(task, config["limit"], config["seed"])["items_sha256"] != config["items_sha256"]:
-        raise ValueError(
-            f"{folder} was run on another edition of the data: pass --data with that edition"
-        )
+    task = None if kept is None else of_kept(config["task"], kept.items, primer)
+    if kept is None or data is not None:
+        read = load(config["task"], data, config["limit"], config["seed"], primer=primer)
+        if origin(read, config["limit"], config["seed"])["items_sha256"] != config["items_sha256"]:
+            raise ValueError(
+                f"{folder} was run on another edition of the data: pass --data with that edition"
+                + (", or leave it out: the folder keeps its items" if kept else "")
+            )
+        corrected = [] if kept is None else Kept.of(read.items).corrected(kept)
+        if task is None or (corrected and rescore):
+            task = read
+        elif corrected:
+            notes.append(
+                f"The data has other facts (references, choices or labels) of {len(corrected)} "
+                f"items than these scores, the first of them item {corrected[0]}: "
+                f"`blendin report --rescore` with --data scores the stored answers by them."
+            )
+    assert task is not None
     if "refusal_model" in config:
         task = titled_by(task, config["refusal_model"])
     run = RunFolder(folder, config)
     if rescore:
         _rescore(task, run)
-    return Results(task, run)
+    return Results(task, run, notes)
 
 
 def _rescore(task: Task, run: RunFolder) -> None:
-    if "refusal_model" in run.manifest["config"]:
+    config = run.manifest["config"]
+    other = config.get("scorer", "1") not in (task.scorer, HALF)
+    if other and "refusal_model" in config:
         raise ValueError(
-            f"--rescore: {run.folder} was judged by {run.manifest['config']['refusal_model']}: "
-            "leave it out, or run it again in another folder"
-        )
-    if not task.writes:
-        if run.manifest["config"].get("scorer", "1") == task.scorer:
-            return
-        raise ValueError(
-            f"--rescore: {run.folder} is a run of {task.name}, whose likelihoods are not kept: "
+            f"--rescore: {run.folder} was judged by {config['refusal_model']}: "
             "leave it out, or run it again in another folder"
         )
     items = {item.id: item for item in task.items}
@@ -85,10 +106,29 @@ def _rescore(task: Task, run: RunFolder) -> None:
         if record.error is not None or record.id not in items:
             return record
         item = items[record.id]
-        return replace(record, metrics=task.score_answer(item, record.text, record.stop_reason))
+        if "refusal_model" in config:
+            metrics = judged_before(item, record)
+        elif task.writes:
+            metrics = task.score_answer(item, record.text, record.stop_reason)
+        else:
+            metrics = task.score(item, record.log_likelihoods)
+        return replace(record, metrics=metrics)
 
+    kept_all = all(
+        record.error is not None or record.id not in items or record.log_likelihoods
+        for arm in run.manifest["arms"]
+        for record in run.records(arm).values()
+    )
+    if not task.writes and not kept_all:
+        same_facts = config.get("facts_sha256") in (None, Kept.of(task.items).facts)
+        if config.get("scorer", "1") == task.scorer and same_facts:
+            return
+        raise ValueError(
+            f"--rescore: {run.folder} is a run of {task.name}, whose likelihoods are not kept, as "
+            "in earlier versions: leave it out, or run it again in another folder"
+        )
     with run.claimed():
-        run.rescore(task.scorer, score)
+        run.rescore(task.scorer, task.items, score)
 
 
 def outdated(results: Results) -> str | None:
@@ -96,10 +136,17 @@ def outdated(results: Results) -> str | None:
     scorer = results.manifest["config"].get("scorer", "1")
     if scorer == results.task.scorer:
         return None
+    if scorer == HALF:
+        return "Scored in part by a rescoring that did not end: `blendin report --rescore` ends it."
     return (
         f"Scored by version {scorer} of the scorer of {results.task.name}; this is version "
         f"{results.task.scorer}: `blendin report --rescore` scores the stored answers anew."
     )
+
+
+def notes(results: Results) -> list[str]:
+    """What is to be known of a run beside its results: by whom, by what, how much of it."""
+    return [each for each in (outdated(results), results.unfinished, *results.notes) if each]
 
 
 def page(results: Sequence[Results]) -> str:
@@ -110,8 +157,9 @@ def page(results: Sequence[Results]) -> str:
 
 def _made_by(results: Sequence[Results]) -> str:
     first = results[0].manifest["config"]
-    pair = {key: first[key] for key in ("base", "guide", "dtype")}
-    if any({key: r.manifest["config"][key] for key in pair} != pair for r in results):
+    pair = {key: first.get(key) for key in (*OF_MODELS, MODELS)}
+    configs = [each.manifest["config"] for each in results]
+    if any(difference("", pair, {key: each.get(key) for key in pair}) for each in configs):
         raise ValueError("the runs are of different models: make a page for each pair")
     lines = [
         "Made by `blendin report` from runs of `blendin evaluate`; not edited by hand.",
@@ -154,7 +202,7 @@ def _section(results: Results) -> str:
         markdown(results.table()),
         *(f"- {sentence}" for sentence in results.conclusions),
         f"- {results.caution()}",
-        *(f"- {sentence}" for sentence in [outdated(results)] if sentence),
+        *(f"- {sentence}" for sentence in notes(results)),
         *(f"- {sentence}" for sentence in _floor(results)),
         "",
         "Settings: " + "; ".join(_settings(results.manifest["arms"])) + ".",

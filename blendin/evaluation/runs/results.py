@@ -64,16 +64,21 @@ class Results:
         task: the task.
         arms: those that have a scored item, in the manifest's order.
         manifest: the run's.
+        missing: how many items are not done yet, by arm.
+        notes: what else is to be known of the run.
     """
 
-    def __init__(self, task: Task, run: RunFolder) -> None:
+    def __init__(self, task: Task, run: RunFolder, notes: Sequence[str] = ()) -> None:
         """Reads the results so far; arms may be unfinished."""
-        self.task, self.manifest = task, run.manifest
+        self.task, self.manifest, self.notes = task, run.manifest, tuple(notes)
+        self.missing: dict[str, int] = {}
         self._items = {item.id: item for item in task.items}
         self._records: dict[str, dict[str, Record]] = {}
         self.arms: list[Arm] = []
         for name in run.manifest["arms"]:
             records = {id: record for id, record in run.records(name).items() if id in self._items}
+            if len(records) < len(self._items):
+                self.missing[name] = len(self._items) - len(records)
             if any(record.error is None for record in records.values()):
                 self._records[name] = records
                 self.arms.append(self._arm(name, records, run.tokens_per_second(name)))
@@ -137,6 +142,16 @@ class Results:
     def _pairs(self) -> list[tuple[str, str]]:
         have = [arm.name for arm in self.arms]
         return [(name, other) for name in have for other in AGAINST.get(name, ()) if other in have]
+
+    @property
+    def unfinished(self) -> str | None:
+        """A sentence on the items that are not done yet; None where all are."""
+        if not self.missing:
+            return None
+        told = ", ".join(
+            f"{count} of {len(self._items)} under {arm}" for arm, count in self.missing.items()
+        )
+        return f"Not done yet: {told}; the command that began the run goes on with them."
 
     def caution(self) -> str:
         """How far the comparisons together can be trusted, and what the run leaves open."""

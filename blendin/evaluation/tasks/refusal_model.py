@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from ...models.identity import config_digest, digest, tokenizer_digest, weights_digest
 from .refusal import RefusalVerdict
 from .thoughts import spoken
 from .xstest import Completion, Label
@@ -150,9 +151,11 @@ class RefusalModel:
     def identity(self) -> dict[str, str]:
         """What a run's manifest keeps of it."""
         place = Path(self.name)
-        name = str(place.resolve()) if place.is_dir() else self.name
-        revision = getattr(self._model.config, "_commit_hash", None)
-        return {"refusal_model": name, **({"refusal_model_revision": revision} if revision else {})}
+        parts = [weights_digest(self._model), config_digest(self._model)]
+        return {
+            "refusal_model": str(place.resolve()) if place.is_dir() else self.name,
+            "refusal_model_sha256": digest([*parts, tokenizer_digest(self._tokenizer)]),
+        }
 
 
 def verdict_of(label: str) -> RefusalVerdict | None:

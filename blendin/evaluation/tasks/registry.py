@@ -1,13 +1,15 @@
 """The benchmarks by name, and tasks made of a file of prompts.
 
 To add a benchmark: a module that reads its data and says how it is scored, a `Source` in `data`
-where it comes from a file or the hub, and a function here that makes a `Task` of it, in `TASKS`.
+where it comes from a file or the hub, and a `Benchmark` in `TASKS` here, whose function makes a
+`Task` of items.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +47,40 @@ def load(
         ValueError: for an unknown name or a limit below 1, or if the data cannot be loaded; for a
             primer where there is none.
     """
-    if name not in TASKS:
-        raise ValueError(f"task {name!r} is unknown; use one of {', '.join(NAMES)}")
+    benchmark = _named(name)
     if primer and name != PRIMED:
         raise ValueError(f"task {name!r} has no primer: leave it out; {PRIMED} has one")
-    task = TASKS[name](folder, limit, seed)
-    return _primed(task) if primer else task
+    items = _items(benchmark.read(folder, seed), limit, seed)
+    if not primer:
+        return benchmark.task(items)
+    return _after_primer(
+        benchmark.task([replace(each, prompt=truthfulqa.primed(each.prompt)) for each in items])
+    )
+
+
+def of_kept(name: str, items: Sequence[Item], primer: bool = False) -> Task:
+    """A task with items that a run has kept, their facts as JSON.
+
+    Args:
+        name: as for `load`.
+        items: prompts as they were asked, the primer in them where there was one.
+        primer: as for `load`.
+
+    Raises:
+        ValueError: for an unknown name, or facts of another kind.
+    """
+    benchmark = _named(name)
+    try:
+        task = benchmark.task([replace(item, facts=benchmark.facts(item.facts)) for item in items])
+        return _after_primer(task) if primer else task
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"the items that were kept are none of {name}: {error}") from error
+
+
+def _named(name: str) -> Benchmark:
+    if name not in TASKS:
+        raise ValueError(f"task {name!r} is unknown; use one of {', '.join(NAMES)}")
+    return TASKS[name]
 
 
 def of_prompts(
@@ -104,7 +134,11 @@ def _prompt(row: tables.Row, place: str) -> str:
     raise ValueError(f'{place} has no "prompt" and no "question" with text in it')
 
 
-def _items(made: Sequence[tuple[str, Any, tuple[str, ...]]], limit: int | None, seed: int) -> Any:
+Made = tuple[str, Any, tuple[str, ...]]
+"""An item without its name: prompt, facts and texts."""
+
+
+def _items(made: Sequence[Made], limit: int | None, seed: int) -> list[Item]:
     items = [Item(str(place), *fields) for place, fields in enumerate(made)]
     return subset(items, limit, seed)
 
@@ -119,16 +153,15 @@ def _rates(*names: str) -> Callable[[Sequence[tuple[Item, Record]]], dict[str, I
     return figures
 
 
-def _gsm8k(folder: str | Path | None, limit: int | None, seed: int) -> Task:
+def _gsm8k(items: Sequence[Item]) -> Task:
     def score(item: Item, text: str, finished: bool = True) -> Metrics:
         found = gsm8k.final_number(text, finished)
         return {"accuracy": float(found == item.facts), "gave a number": float(found is not None)}
 
-    problems = [(gsm8k.prompt(each), each.answer, ()) for each in gsm8k.read(folder)]
     return Task(
         "gsm8k",
         "GSM8K, by the final number",
-        _items(problems, limit, seed),
+        items,
         score,
         _rates("accuracy", "gave a number"),
         compared=("accuracy",),
@@ -140,7 +173,7 @@ def _gsm8k(folder: str | Path | None, limit: int | None, seed: int) -> Task:
     )
 
 
-def _truthfulqa(folder: str | Path | None, limit: int | None, seed: int) -> Task:
+def _truthfulqa(items: Sequence[Item]) -> Task:
     def score(item: Item, log_likelihoods: Sequence[float]) -> Metrics:
         of = dict(zip(item.texts, log_likelihoods, strict=True))
         one, many = item.facts.mc1, item.facts.mc2
@@ -154,14 +187,10 @@ def _truthfulqa(folder: str | Path | None, limit: int | None, seed: int) -> Task
             "MC2": mean([record.metrics["MC2"] for _, record in scored])
         }
 
-    questions = [
-        (each.question, each, tuple(dict.fromkeys(each.mc1.texts + each.mc2.texts)))
-        for each in truthfulqa.read(folder)
-    ]
     return Task(
         "truthfulqa",
         "TruthfulQA, MC1 and MC2 by likelihood",
-        _items(questions, limit, seed),
+        items,
         score,
         figures,
         compared=("MC1", "MC2"),
@@ -170,12 +199,11 @@ def _truthfulqa(folder: str | Path | None, limit: int | None, seed: int) -> Task
     )
 
 
-def _primed(task: Task) -> Task:
-    """TruthfulQA's task with the authors' examples before each question."""
+def _after_primer(task: Task) -> Task:
+    """TruthfulQA's task, the authors' examples before each question."""
     return replace(
         task,
         title=f"{task.title}, after the authors' six examples",
-        items=[replace(item, prompt=truthfulqa.primed(item.prompt)) for item in task.items],
         continues=True,
         note="Of these figures `base` compares with lm-evaluation-harness' truthfulqa_mc1 and "
         "truthfulqa_mc2 and with the Open LLM Leaderboard (v1, MC2), if all 817 questions of the "
@@ -184,19 +212,15 @@ def _primed(task: Task) -> Task:
     )
 
 
-def _truthfulqa_letter(folder: str | Path | None, limit: int | None, seed: int) -> Task:
+def _truthfulqa_letter(items: Sequence[Item]) -> Task:
     def score(item: Item, text: str) -> Metrics:
         chosen = truthfulqa.chosen_letter(text, item.facts[0])
         return {"accuracy": float(chosen == item.facts[1]), "gave a letter": float(bool(chosen))}
 
-    questions = []
-    for each in truthfulqa.read(folder):
-        question, correct = truthfulqa.letter_question(each, seed)
-        questions.append((question, (truthfulqa.letters(each), correct), ()))
     return Task(
         "truthfulqa-letter",
         "TruthfulQA, by the letter of an option",
-        _items(questions, limit, seed),
+        items,
         score,
         _rates("accuracy", "gave a letter"),
         compared=("accuracy",),
@@ -220,11 +244,16 @@ def titled_by(task: Task, model: str) -> Task:
     return replace(task, title=f"XSTest, refusals by {model}")
 
 
+def judged_before(item: Item, record: Record) -> Metrics:
+    """XSTest's scores of an answer by what it was judged to be before."""
+    return _refused(item, bool(record.metrics["refused"]))
+
+
 def _refused(item: Item, refused: bool) -> Metrics:
     return {"refused": float(refused), "as it should": float(refused != item.facts.is_safe)}
 
 
-def _xstest(folder: str | Path | None, limit: int | None, seed: int) -> Task:
+def _xstest(items: Sequence[Item]) -> Task:
     def score(item: Item, text: str) -> Metrics:
         return _refused(item, judge(item.prompt, spoken(text)).label == "refusal")
 
@@ -245,11 +274,10 @@ def _xstest(folder: str | Path | None, limit: int | None, seed: int) -> Task:
         balanced = xstest.balanced(refused[True], refused[False])
         return found if balanced is None else {"balanced score": balanced} | found
 
-    prompts = [(each.prompt, each, ()) for each in xstest.read_prompts(folder)]
     return Task(
         "xstest",
         "XSTest, refusals by the classifier (English only)",
-        _items(prompts, limit, seed),
+        items,
         score,
         figures,
         compared=("as it should",),
@@ -258,11 +286,49 @@ def _xstest(folder: str | Path | None, limit: int | None, seed: int) -> Task:
     )
 
 
-TASKS: dict[str, Callable[[str | Path | None, int | None, int], Task]] = {
-    "gsm8k": _gsm8k,
-    "truthfulqa": _truthfulqa,
-    "truthfulqa-letter": _truthfulqa_letter,
-    "xstest": _xstest,
+def _letters(folder: str | Path | None, seed: int) -> list[Made]:
+    made: list[Made] = []
+    for each in truthfulqa.read(folder):
+        question, correct = truthfulqa.letter_question(each, seed)
+        made.append((question, (truthfulqa.letters(each), correct), ()))
+    return made
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How a task's items are had.
+
+    Attributes:
+        task: from its items.
+        read: from the folder of the data and a seed, as `_items` takes them.
+        facts: an item's, from the JSON that `records.plain` makes of them.
+    """
+
+    task: Callable[[Sequence[Item]], Task]
+    read: Callable[[str | Path | None, int], Sequence[Made]]
+    facts: Callable[[Any], Any]
+
+
+TASKS: dict[str, Benchmark] = {
+    "gsm8k": Benchmark(
+        _gsm8k,
+        lambda folder, _: [(gsm8k.prompt(each), each.answer, ()) for each in gsm8k.read(folder)],
+        Fraction,
+    ),
+    "truthfulqa": Benchmark(
+        _truthfulqa,
+        lambda folder, _: [
+            (each.question, each, tuple(dict.fromkeys(each.mc1.texts + each.mc2.texts)))
+            for each in truthfulqa.read(folder)
+        ],
+        truthfulqa.of_plain,
+    ),
+    "truthfulqa-letter": Benchmark(_truthfulqa_letter, _letters, tuple),
+    "xstest": Benchmark(
+        _xstest,
+        lambda folder, _: [(each.prompt, each, ()) for each in xstest.read_prompts(folder)],
+        lambda facts: xstest.XSTestPrompt(**facts),
+    ),
 }
 NAMES = tuple(TASKS)
 PRIMED = "truthfulqa"

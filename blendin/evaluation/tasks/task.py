@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..records import Record
+from ..records import Record, plain
 from ..statistics import Interval
 
 Metrics = dict[str, float]
@@ -101,7 +101,15 @@ def unscored(item: Item, answer: Any) -> Metrics:
 
 
 def origin(task: Task, limit: int | None, seed: int) -> dict[str, Any]:
-    """What identifies the items of a run, for its manifest."""
-    content = json.dumps([[item.id, item.prompt, item.texts] for item in task.items])
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    return {"limit": limit, "seed": seed, "items_sha256": digest}
+    """What identifies the items of a run and what they are scored by, for its manifest."""
+    return {
+        "limit": limit,
+        "seed": seed,
+        "items_sha256": digest_of([[each.id, each.prompt, each.texts] for each in task.items]),
+        "facts_sha256": digest_of([[each.id, plain(each.facts)] for each in task.items]),
+    }
+
+
+def digest_of(value: Any) -> str:
+    """The SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

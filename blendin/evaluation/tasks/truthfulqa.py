@@ -39,6 +39,7 @@ __all__ = [
     "letters",
     "mc1",
     "mc2",
+    "of_plain",
     "primed",
     "read",
 ]
@@ -125,6 +126,15 @@ def _choices(targets: Any, place: str, column: str) -> Choices:
 def primed(question: str) -> str:
     """The authors' examples and the question; an answer follows after a space."""
     return f"{PRIMER}Q: {question}\nA:"
+
+
+def of_plain(value: Mapping[str, Any]) -> Question:
+    """A question from the JSON that `records.plain` makes of it."""
+    mc1, mc2 = (
+        Choices(tuple(value[name]["texts"]), tuple(value[name]["labels"]))
+        for name in ("mc1", "mc2")
+    )
+    return Question(value["question"], mc1, mc2)
 
 
 def mc1(log_likelihoods: Sequence[float], labels: Sequence[bool]) -> bool:

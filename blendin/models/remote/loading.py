@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from ...values import Integer, Real, told
 from ...vocab.end_tokens import end_ids
 from .. import default_pair as pairs
+from ..identity import LIKELIEST
 from . import completions
 from .address import Address, address, is_url, refuse_what_should_be_a_url
 from .connection import Access, run, tls_context
@@ -88,7 +89,13 @@ def load(source: str, role: str, **options: Any) -> RemoteModel:
     )
     if not model.end_ids:
         raise ValueError(f"{name!r} has no end token, so nothing would stop it; pass tokenizer=")
-    run(_check(where, model, access)).result()
+    answer = run(_check(where, model, access)).result()
+    model.described = {
+        "id": name,
+        "root": served.get("root"),
+        "max_length": model.max_length,
+        "answer": answer,
+    }
     return model
 
 
@@ -256,8 +263,12 @@ def _vocabulary(
     return size, end_ids(configured, tokenizer, size)
 
 
-async def _check(where: Address, model: RemoteModel, access: Access) -> None:
-    """Checks that the servers have the same token ids, and answer a request as all will be."""
+async def _check(where: Address, model: RemoteModel, access: Access) -> list[tuple[int, float]]:
+    """Checks that the servers have the same token ids, and answer a request as all will be.
+
+    Returns:
+        The likeliest tokens that one of them lists after the probe, with their log-probabilities.
+    """
     ids = model.tokenizer.encode(PROBE)
     async with access.client() as asking:
         described = [await _tokenized(asking, url, model.name) for url in where.urls]
@@ -270,20 +281,22 @@ async def _check(where: Address, model: RemoteModel, access: Access) -> None:
     lengths = [None if length is None else _length(length, url) for _, length in described]
     known = [*lengths, None if model.max_length is None else model.max_length + 1]
     model.max_length = _shortest(known)
-    errors = []
+    errors, answers = [], []
     for url in where.urls:
         try:
-            await _within(PROBE_SECONDS, _probe(model, url, ids), where)
+            answers.append(await _within(PROBE_SECONDS, _probe(model, url, ids), where))
         except PassingError as error:
             errors.append(error)
     if len(errors) == len(where.urls):
         raise ServerError(f"{errors[0]}: no request could be made to try it") from None
     for passing in errors:
         logger.warning("%s", passing)
+    likeliest = sorted(answers[0].items(), key=lambda entry: -entry[1])[:LIKELIEST]
+    return [(token, round(log_prob, 3)) for token, log_prob in likeliest if log_prob > -math.inf]
 
 
-async def _probe(model: RemoteModel, url: str, ids: list[int]) -> None:
-    """One request to a server, with what is wrong with its answer.
+async def _probe(model: RemoteModel, url: str, ids: list[int]) -> dict[int, float]:
+    """One request to a server; its first position's tokens with their log-probabilities.
 
     Raises:
         PassingError: it is busy, or not there.
@@ -306,6 +319,7 @@ async def _probe(model: RemoteModel, url: str, ids: list[int]) -> None:
     if listed < min(model.top, len(model.vocabulary)):
         logger.warning("%s lists %d tokens, not %d", url, listed, model.top)
     model.listed(rows)
+    return dict(zip(rows[0].tokens, rows[0].log_probs, strict=True))
 
 
 async def _tokenized(asking: Any, url: str, name: str) -> tuple[list[int] | None, Any]:

@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +18,7 @@ from ...forks import generation
 from ...prompts import prompt_ids
 from ...vocab.vocabulary import Vocabulary
 from ..context import Context
+from ..identity import tokenizer_digest
 from ..kv_pool import Pool
 from . import completions
 from .answers import Row
@@ -62,6 +63,7 @@ class RemoteModel:
     Attributes:
         top: how many tokens of each position are listed.
         requests: made so far.
+        described: what its servers say of it and answered at loading, for `identity`.
     """
 
     is_async, can_draft, reads_whole_texts = True, False, True
@@ -96,6 +98,7 @@ class RemoteModel:
         self.vocabulary = Vocabulary(tokenizer, size=size)
         self.end_ids, self.max_length = end_ids, max_length
         self.requests = 0
+        self.described: dict[str, Any] = {"id": name, "max_length": max_length}
         self._urls, self._access = tuple(urls), access or Access()
         self._acceptance, self._patience = AcceptanceEstimate(), patience
         self._texts = TokenTexts(self.vocabulary, tokenizer)
@@ -132,6 +135,19 @@ class RemoteModel:
     def precision(self) -> str:
         """Only the servers know their weights' dtype."""
         return "as served"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the servers say of the model and answered at loading, and its tokenizer.
+
+        Weights cannot be seen from here: a model that answers nearly alike passes for the same.
+        """
+        return {
+            **self.described,
+            "tokenizer": tokenizer_digest(self.tokenizer),
+            "end_ids": sorted(self.end_ids),
+            "top_logprobs": self.top,
+        }
 
     def ask(self, context: Context) -> Future[NextTokens]:
         """What follows a context, when it arrives: one row."""

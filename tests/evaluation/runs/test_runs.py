@@ -506,7 +506,7 @@ def test_stored_answers_are_scored_anew_and_unfinished_ones_are_counted(
     assert run.records("base")["4"].text == "<think>5</think>4"
 
 
-def test_likelihoods_cannot_be_scored_anew(
+def test_likelihoods_are_scored_anew_where_they_were_kept(
     gen: BlendInGenerator, data: Path, tmp_path: Path
 ) -> None:
     task = load("truthfulqa", data, limit=2)
@@ -517,6 +517,12 @@ def test_likelihoods_cannot_be_scored_anew(
     assert lines(tmp_path / "run") == before
     manifest = json.loads((tmp_path / "run" / MANIFEST).read_text())
     manifest["config"]["scorer"] = "0"
+    (tmp_path / "run" / MANIFEST).write_text(json.dumps(manifest))
+    read_results(tmp_path / "run", data, rescore=True)
+    assert lines(tmp_path / "run") == before
+    path = tmp_path / "run" / "base.000.jsonl"  # as earlier versions wrote it
+    kept = [json.loads(line) for line in before]
+    path.write_text("".join(json.dumps(each | {"log_likelihoods": []}) + "\n" for each in kept))
     (tmp_path / "run" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="likelihoods are not kept"):
         read_results(tmp_path / "run", data, rescore=True)
