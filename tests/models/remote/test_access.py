@@ -288,7 +288,7 @@ def test_all_commands_take_headers_and_authorities(
         raise ValueError("enough")
 
     monkeypatch.setattr("blendin.generator.BlendInGenerator", load)
-    monkeypatch.setattr("blendin.evaluation.tasks.registry.load", lambda *_: None)
+    monkeypatch.setattr("blendin.evaluation.tasks.registry.load", lambda *_, **__: None)
     monkeypatch.setenv("TEAM_TOKEN", SECRET)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("Hi\n")
