@@ -193,7 +193,7 @@ def _from_loaded(source: Source, role: str, kwargs: Mapping[str, Any]) -> Langua
             f"{role}=(model, tokenizer)"
         )
     try:
-        tokenizer = _tokenizer(tokenizer, kwargs)
+        tokenizer = load_tokenizer(tokenizer, kwargs)
     except Exception as error:
         raise ValueError(
             f"the {role} is a loaded model whose tokenizer cannot be had from {str(tokenizer)!r} "
@@ -216,9 +216,9 @@ def _from_checkpoint(place: Location, role: str, kwargs: dict[str, Any]) -> Lang
     is_local = Path(place.path).is_dir()
     try:
         if other is not None:
-            tokenizer = _tokenizer(other, options | {"gguf_file": None})
+            tokenizer = load_tokenizer(other, options | {"gguf_file": None})
         else:
-            tokenizer = _tokenizer(tokenizer_place(Path(place.path)), options)
+            tokenizer = load_tokenizer(tokenizer_place(Path(place.path)), options)
     except Exception as error:
         if other is None and not is_local and isinstance(error, OSError):
             return _instead(place, role, kwargs, error)
@@ -375,7 +375,7 @@ def without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _tokenizer(source: Any, kwargs: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: Any, kwargs: Mapping[str, Any]) -> PreTrainedTokenizerBase:
     """A tokenizer, given itself or by its name.
 
     Raises:
