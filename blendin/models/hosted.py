@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..prompts import prompt_ids
+from ..vocab.end_tokens import end_ids
 from ..vocab.vocabulary import Vocabulary
 from .context import Context
 from .kv_pool import Pool
+from .tokenizer import load_tokenizer
 
 
-class Host(Protocol):
-    """An engine that can be driven from here: it runs forwards of the texts that it was given."""
+class Engine(Protocol):
+    """An engine that is driven from here.
 
-    def submit(self, context: Context) -> None:
-        """Begins to run forwards after a context, from its tokens as they are now."""
+    Attributes:
+        decisions: what decides its rows of logits.
+    """
+
+    decisions: Any
+
+    def submit(self, key: str, ids: Sequence[int]) -> None:
+        """Begins to run forwards after a text; each of its rows is asked for under the key."""
         ...
 
-    def withdraw(self, context: Context) -> None:
-        """Ends what `submit` began, if it has not ended."""
+    def withdraw(self, keys: Sequence[str]) -> None:
+        """Ends what was submitted, if it has not ended."""
         ...
 
-    def step(self) -> list[Context]:
-        """One forward of whatever the engine has room for; the contexts that it cannot go on with.
+    def step(self) -> list[str]:
+        """One forward of whatever there is room for; the keys of the texts that are full."""
+        ...
 
-        The logits are handed to the decisions of the steps meanwhile.
-        """
+
+class Driver(Protocol):
+    """What drives it, for all sequences of the process."""
+
+    def read(self, contexts: Sequence[Context], positions: Sequence[int]) -> list[Tensor]:
+        """For each context `[positions, V]` logits after each of its last tokens."""
+        ...
+
+    def leave(self, context: Context) -> None:
+        """A sequence has ended, or waits."""
         ...
 
 
@@ -38,8 +55,12 @@ class HostedModel:
     """A model whose forwards another engine makes; a `Model`.
 
     Attributes:
-        host: the engine, where it is driven from here; None where it drives us.
+        engine: where it is driven from here; None where it drives us.
+        driver: what drives it; set by the engine room.
     """
+
+    engine: Engine | None = None
+    driver: Driver | None = None
 
     is_async, can_draft, reads_whole_texts = False, False, False
 
@@ -53,7 +74,6 @@ class HostedModel:
         max_length: int,
         device: torch.device,
         precision: str,
-        host: Host | None = None,
     ) -> None:
         """Describes the model.
 
@@ -65,12 +85,11 @@ class HostedModel:
             max_length: the longest context after which the engine tells logits.
             device: where its logits are.
             precision: the name of its weights' dtype.
-            host: the engine, where it is driven from here.
         """
         self.name, self.tokenizer, self.end_ids = name, tokenizer, end_ids
         self.vocabulary = Vocabulary(tokenizer, size=size)
         self.max_length: int | None = max_length
-        self.device, self.precision, self.host = device, precision, host
+        self.device, self.precision = device, precision
         self.forwards = 0
         self._contexts: list[Context] = []
         self._logits: Tensor | None = None
@@ -95,15 +114,9 @@ class HostedModel:
         return self._logits[places]
 
     def score_batch(self, contexts: Sequence[Context], positions: Sequence[int]) -> list[Tensor]:
-        """As `forward_batch`; an engine that decodes tells of last positions alone.
-
-        Raises:
-            NotImplementedError: for more than one position.
-        """
-        if any(count != 1 for count in positions):
-            raise NotImplementedError(
-                f"{self.name} is decoded by another engine, which tells nothing of given texts"
-            )
+        """As `forward_batch`, with more positions; for an engine that is driven from here."""
+        if self.driver is not None:
+            return self.driver.read(contexts, positions)
         return list(self.forward_batch(contexts).split(1))
 
     def ask(self, context: Context) -> None:
@@ -122,8 +135,8 @@ class HostedModel:
 
     def leave(self, context: Context) -> None:
         """Withdraws the context from the engine."""
-        if self.host is not None:
-            self.host.withdraw(context)
+        if self.driver is not None:
+            self.driver.leave(context)
 
     def has_room(self, context: Context) -> bool:
         """True: the engine sees to that."""
@@ -132,3 +145,42 @@ class HostedModel:
     def encode_prompt(self, text: str) -> list[int]:
         """The tokens of a whole prompt; see `prompts.prompt_ids`."""
         return prompt_ids(text, self.tokenizer)
+
+
+def model_of_vllm(vllm_config: Any, device: torch.device, name: str | None = None) -> HostedModel:
+    """The model of a vLLM engine.
+
+    Args:
+        vllm_config: its `VllmConfig`.
+        device: where its logits are.
+        name: for messages and traces; None: what vLLM calls it.
+
+    Raises:
+        ValueError: its tokenizer cannot be read, or no end token is known.
+    """
+    config = vllm_config.model_config
+    if config.tokenizer_mode not in ("auto", "hf", "slow"):
+        raise ValueError(
+            f"tokenizer_mode is {config.tokenizer_mode!r}, whose tokens' bytes are not known: use "
+            "auto, with a checkpoint that has a tokenizer of transformers"
+        )
+    tokenizer = load_tokenizer(
+        config.tokenizer,
+        {"revision": config.tokenizer_revision, "trust_remote_code": config.trust_remote_code},
+    )
+    size = config.get_vocab_size()
+    configured = config.try_get_generation_config().get("eos_token_id")
+    if configured is None:
+        configured = getattr(config.hf_text_config, "eos_token_id", None)
+    ends = end_ids(configured, tokenizer, size, config.model)
+    if not ends:
+        raise ValueError(f"{config.model!r} has no end token, so nothing would stop it")
+    return HostedModel(
+        name or (served if isinstance(served := config.served_model_name, str) else config.model),
+        tokenizer,
+        size=size,
+        end_ids=ends,
+        max_length=config.max_model_len - 1,  # at that length vLLM ends the text by itself
+        device=device,
+        precision=str(config.dtype).removeprefix("torch."),
+    )

@@ -67,7 +67,9 @@ class EngineArguments:
         if "guide_dtype" in given:
             given["guide_dtype"] = Text()("guide_dtype", given["guide_dtype"])
         if not isinstance(given.get("guide_kwargs", {}), Mapping):
-            raise ValueError(f'"guide_kwargs" in {where} is {told(given["guide_kwargs"])}: use {{}}')
+            raise ValueError(
+                f'"guide_kwargs" in {where} is {told(given["guide_kwargs"])}: use {{}}'
+            )
         bound = Integer(1, none="no bound")
         given["max_cached_tokens"] = bound("max_cached_tokens", given.get("max_cached_tokens"))
         if (policy := given.pop("policy", None)) is not None:

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from threading import RLock
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -17,11 +16,11 @@ from ..engine.pair import Pair
 from ..engine.sequence import Limits, SequenceState
 from ..models import loader
 from ..models.context import Context
-from ..models.hosted import HostedModel
+from ..models.hosted import model_of_vllm
+from ..models.vllm_engine import running
 from ..policy import described
 from ..sampling import Sampling
-from ..vocab.end_tokens import end_ids
-from .arguments import EngineArguments, RequestArguments
+from .arguments import NAME, EngineArguments, RequestArguments
 
 logger = logging.getLogger("blendin")
 
@@ -73,7 +72,7 @@ class WorkerRequests:
             options.setdefault("device_map", {"": device})
         with torch.inference_mode(False), loader.without_garbage_collection():
             guide = loader.load(own.guide, "guide", **options)
-            self.pair = Pair(described_base(vllm_config, device), guide)
+            self.pair = Pair(model_of_vllm(vllm_config, device), guide)
         self.policy = own.policy
         self.rows = HostedRows(self.pair, own.max_cached_tokens)
         self._begun: OrderedDict[str, _Begun] = OrderedDict()
@@ -108,7 +107,11 @@ class WorkerRequests:
 
     def decide(self, rows: Sequence[Row], logits: Tensor) -> None:
         """As `Requests.decide`; the row of a sequence that has failed stays as it is."""
-        decide(self.rows, rows, logits)
+        endless = [row.index for row in rows if row.hosted.never_ends]
+        if endless:
+            places = torch.tensor(endless, device=logits.device)[:, None]
+            logits[places, self.pair.tables.base_ends] = -torch.inf
+        _leave_one_token(rows, self.rows.decide(rows, logits), logits)
         for row in rows:
             if row.hosted.sequence.done:
                 self.rows.suspend(row.hosted)
@@ -131,7 +134,9 @@ class WorkerRequests:
                 "guide_cache_bytes": self.rows.cache_bytes,
                 "guide_forwards": self.pair.guide.forwards,
                 "base_forwards": self.pair.base.forwards,
-                "interventions": sum(each.hosted.sequence.interventions for each in self._begun.values()),
+                "interventions": sum(
+                    each.hosted.sequence.interventions for each in self._begun.values()
+                ),
             }
 
     def _begin(self, params: Any, arguments: RequestArguments, prompt: list[int]) -> _Begun:
@@ -217,74 +222,43 @@ class _Begun:
         return told
 
 
-def decide(rows: HostedRows, asked: Sequence[Row], logits: Tensor) -> None:
-    """Decides rows of logits and leaves one token in each; those without an answer stay.
-
-    Args:
-        rows: decides.
-        asked: which rows, of what.
-        logits: `[*, V]`, changed in place.
-    """
-    endless = [row.index for row in asked if row.hosted.never_ends]
-    if endless:
-        ends = rows.pair.tables.base_ends
-        logits[torch.tensor(endless, device=logits.device)[:, None], ends] = -torch.inf
-    answers = rows.decide(asked, logits)
+def _leave_one_token(rows: Sequence[Row], tokens: Sequence[int | None], logits: Tensor) -> None:
+    """All others become -inf; a row without a token stays as it is."""
     decided = [
-        (row.index, token)
-        for row, token in zip(asked, answers, strict=True)
-        if token is not None
+        (row.index, token) for row, token in zip(rows, tokens, strict=True) if token is not None
     ]
     if decided:
-        places, tokens = torch.tensor(decided, device=logits.device).unbind(dim=1)
+        places, chosen = torch.tensor(decided, device=logits.device).unbind(dim=1)
         logits[places] = -torch.inf
-        logits[places, tokens] = 0.0
+        logits[places, chosen] = 0.0
 
 
-def described_base(vllm_config: Any, device: torch.device) -> HostedModel:
-    """vLLM's model as the base of a pair.
+class EngineRequests:
+    """The texts of an engine that is driven from this process."""
 
-    Raises:
-        ValueError: its tokenizer cannot be read, or no end token is known.
-    """
-    config = vllm_config.model_config
-    if config.tokenizer_mode not in ("auto", "hf", "slow"):
-        raise ValueError(
-            f"tokenizer_mode is {config.tokenizer_mode!r}, whose tokens' bytes are not known: use "
-            "auto, with a checkpoint that has a tokenizer of transformers"
-        )
-    tokenizer = loader.load_tokenizer(
-        config.tokenizer,
-        {"revision": config.tokenizer_revision, "trust_remote_code": config.trust_remote_code},
-    )
-    size = config.get_vocab_size()
-    configured = config.try_get_generation_config().get("eos_token_id")
-    if configured is None:
-        configured = getattr(config.hf_text_config, "eos_token_id", None)
-    ends = end_ids(configured, tokenizer, size, config.model)
-    if not ends:
-        raise ValueError(f"{config.model!r} has no end token, so nothing would stop it")
-    return HostedModel(
-        config.served_model_name if isinstance(config.served_model_name, str) else config.model,
-        tokenizer,
-        size=size,
-        end_ids=ends,
-        max_length=config.max_model_len - 1,  # at that length vLLM ends the text by itself
-        device=device,
-        precision=str(config.dtype).removeprefix("torch."),
-    )
+    def __init__(self, name: str) -> None:
+        self._engine = running[name]
+
+    def begin(self, params: Any, prompt: Sequence[int]) -> Any:
+        """As `Requests.begin`."""
+        return self._engine.decisions.begin(params.extra_args["blendin_key"])
+
+    def suspend(self, hosted: Any) -> None:
+        """Nothing: what has ended or waits is left by whoever drives the engine."""
+
+    def decide(self, rows: Sequence[Row], logits: Tensor) -> None:
+        """As `Requests.decide`."""
+        _leave_one_token(rows, self._engine.decisions.decide(rows, logits), logits)
 
 
 _workers: dict[int, WorkerRequests] = {}
-hosts: WeakValueDictionary[str, Requests] = WeakValueDictionary()
-"""Engines that are driven from this process, by the name in their configuration."""
 
 
 def requests_of(vllm_config: Any, device: torch.device) -> Requests:
     """One for each engine of this process: vLLM may make its processors more than once."""
-    own = (vllm_config.additional_config or {}).get("blendin", {})
-    if isinstance(own, dict) and "host" in own:
-        return hosts[own["host"]]
+    own = (vllm_config.additional_config or {}).get(NAME, {})
+    if isinstance(own, dict) and "engine" in own:
+        return EngineRequests(own["engine"])
     key = id(vllm_config.model_config)
     if key not in _workers:
         _workers[key] = WorkerRequests(vllm_config, device)

@@ -164,9 +164,7 @@ class V1Engine(Engine):
         self.batch = [each for each in slots if each is not None]
         update = SimpleNamespace(removed=removed, added=added, moved=moved)
         self.rows.update(update if added or removed or moved else None)
-        ends = {
-            id(each): each.read + count for each, count in zip(scheduled, counts, strict=True)
-        }
+        ends = {id(each): each.read + count for each, count in zip(scheduled, counts, strict=True)}
         logits = torch.cat([self.logits(each, [], ends[id(each)]) for each in self.batch])
         self.rows.apply(logits)
         for request, row in zip(self.batch, logits, strict=True):
