@@ -22,9 +22,11 @@ class _Reading:
         self.ids = list(ids)
         self.rows: dict[int, Tensor] = {}
 
-    @property
-    def is_done(self) -> bool:
-        return len(self.ids) in self.rows
+    def reached(self, position: int) -> None:
+        """Nothing to take back: a row that was shown too early is shown again."""
+
+    def left(self) -> None:
+        """Nothing to forget."""
 
 
 class Driver:
@@ -41,6 +43,7 @@ class Driver:
         self._rows, self._lock, self._count = HostedRows(pair), RLock(), 0
         self._running: dict[str, HostedSequence | _Reading] = {}
         self._keys: dict[Context, str] = {}
+        self._counts: dict[str, int] = {}
         pair.base.driver, self._engine.decisions = self, self
 
     def advance(self, sequences: Sequence[SequenceState]) -> None:
@@ -64,9 +67,12 @@ class Driver:
                 keys.append(self._submit(_Reading(context.ids[begin:]), context.ids[:begin]))
                 context.forwards += 1
             try:
-                while not all(self._reading(key).is_done for key in keys):
-                    self._step()
                 readings = [self._reading(key) for key in keys]
+                while any(
+                    self._counts[key] <= len(each.ids)
+                    for key, each in zip(keys, readings, strict=True)
+                ):
+                    self._step()
             finally:
                 self._end(keys)
             return [
@@ -110,7 +116,7 @@ class Driver:
     def _submit(self, text: HostedSequence | _Reading, ids: Sequence[int]) -> str:
         key = str(self._count)
         self._count += 1
-        self._running[key] = text
+        self._running[key], self._counts[key] = text, 0
         self._engine.submit(key, ids)
         return key
 
@@ -120,10 +126,15 @@ class Driver:
         return reading
 
     def _step(self) -> None:
-        for key in self._engine.step():
-            text = self._running.get(key)
-            if isinstance(text, HostedSequence) and not text.sequence.done:
-                text.sequence.can_be_read(self._base, "base")  # the engine's context is full
+        progress = {each.key: each for each in self._engine.step()}
+        for key, text in self._running.items():
+            came = progress.get(key)
+            if came is not None:
+                self._counts[key] = came.tokens
+            text.reached(self._counts[key])
+            if came is not None and came.is_full and isinstance(text, HostedSequence):
+                if not text.sequence.done:
+                    text.sequence.can_be_read(self._base, "base")
         ended = {
             key
             for key, text in self._running.items()
@@ -134,6 +145,8 @@ class Driver:
 
     def _end(self, keys: Sequence[str]) -> None:
         for key in keys:
-            self._running.pop(key, None)
+            if (text := self._running.pop(key, None)) is not None:
+                del self._counts[key]
+                text.left()
         if keys:
             self._engine.withdraw(keys)

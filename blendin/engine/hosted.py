@@ -66,23 +66,35 @@ class HostedSequence:
         """
         self._is_fresh = self._is_resumed = True
 
-    def known(self, position: int) -> int | None:
-        """The token at a position, where it is decided.
+    def reached(self, position: int) -> None:
+        """The engine has so many tokens of it.
 
-        Where the engine comes back to the position of the last decision, that was made of a row
-        from the middle of the text: it is taken back.
-
-        Raises:
-            RuntimeError: the engine has tokens that were not decided here.
+        Where that is the position of the last decision, the token was thrown away: the row was one
+        from the middle of the text, and the decision is taken back.
         """
         if self._checkpoint is not None and position == self._decided:
             self.sequence.restore(self._checkpoint)
+            self._checkpoint = None
             del self.tokens[position:]
             self._steps = len(self.sequence.output.steps)
         elif self._checkpoint is not None and position > self._decided:
             self._checkpoint, self._is_fresh = None, self._is_resumed
+
+    def left(self) -> None:
+        """The engine has done with it: nothing is taken back any more."""
+        self._checkpoint = None
+
+    def known(self, position: int) -> int | None:
+        """The token at a position, where it is decided.
+
+        Raises:
+            RuntimeError: the engine has tokens that were not decided here.
+        """
+        self.reached(position)
         if position < len(self.tokens):
             return self.tokens[position]
+        if self.sequence.error is not None:
+            return None
         if position > len(self.tokens):
             raise RuntimeError(
                 f"the engine has {position} tokens of a text and {len(self.tokens)} were decided: "
@@ -125,12 +137,12 @@ class Row(NamedTuple):
     Attributes:
         hosted: whose next token it is about.
         position: how many tokens the engine has of it beyond its prompt.
-        index: of the row.
+        row: its place among the rows.
     """
 
     hosted: HostedSequence
     position: int
-    index: int
+    row: int
 
 
 class HostedRows:
@@ -175,22 +187,20 @@ class HostedRows:
         """
         answers: list[int | None] = []
         undecided: list[int] = []
-        for place, row in enumerate(rows):
+        for place, (hosted, position, _) in enumerate(rows):
             known = None
-            if row.hosted.sequence.error is None:
-                try:
-                    known = row.hosted.known(row.position)
-                except RuntimeError as error:
-                    row.hosted.sequence.fail(error)
-                else:
-                    if known is None:
-                        undecided.append(place)
+            try:
+                known = hosted.known(position)
+            except RuntimeError as error:
+                hosted.sequence.fail(error)
+            if known is None and hosted.sequence.error is None:
+                undecided.append(place)
             answers.append(known)
         if undecided:
             some = [rows[place] for place in undecided]
-            indices = [row.index for row in some]
+            indices = [each.row for each in some]
             whole = indices == list(range(len(logits)))
-            self._decide([row.hosted for row in some], logits if whole else logits[indices])
+            self._decide([each.hosted for each in some], logits if whole else logits[indices])
             for place in undecided:
                 answers[place] = rows[place].hosted.decided()
             self._forget_oldest()
@@ -238,34 +248,32 @@ class HostedRows:
                 continue
             self._make_room(contexts)
             answer = read(model, contexts)
-            heard = [each for place, each in enumerate(contexts) if place not in answer.failed]
-            for row, context in enumerate(heard):
-                place = places[context]
-                mask = self._mask(hosted[place], logits[place])
-                if mask is not None:
+            heard = [
+                places[each] for place, each in enumerate(contexts) if place not in answer.failed
+            ]
+            is_masked = torch.isneginf(logits[heard]).any(dim=1).tolist()
+            for row, place in enumerate(heard):
+                if is_masked[row] or hosted[place].is_constrained:
+                    mask = self._mask(hosted[place], logits[place])
                     assert isinstance(answer.returned, Tensor)
                     answer = Answer(_masked(answer.returned, row, mask), answer.failed)
 
-    def _mask(self, hosted: HostedSequence, logits: Tensor) -> Tensor | None:
-        """`[V_g]` bool, the guide's tokens that the engine does not allow; None: all are allowed.
+    def _mask(self, hosted: HostedSequence, logits: Tensor) -> Tensor:
+        """`[V_g]` bool, the guide's tokens that the engine does not allow.
 
         Args:
             hosted: whose row it is.
             logits: `[V]` of the base.
         """
         blocked, tables = torch.isneginf(logits), self.pair.tables
-        if not (hosted.is_constrained or bool(blocked.any())):
-            return None
         symbols, width = tables.guide_symbols, len(blocked)
         of_base = blocked[symbols.clamp(max=width - 1)]
         mask = of_base & (symbols < width) | (symbols >= width) & hosted.is_constrained
         mask[tables.guide_ends] = blocked[tables.base_ends].all()
         return mask
 
-    def _may_speak(self, mask: Tensor | None) -> bool:
+    def _may_speak(self, mask: Tensor) -> bool:
         """Whether the guide has a candidate left."""
-        if mask is None:
-            return True
         candidates = self.pair.tables.guide_candidates.clone()
         candidates[self.pair.tables.guide_ends] = True
         return bool((candidates & ~mask).any())

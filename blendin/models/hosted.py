@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,20 @@ from ..vocab.vocabulary import Vocabulary
 from .context import Context
 from .kv_pool import Pool
 from .tokenizer import load_tokenizer
+
+
+class Progress(NamedTuple):
+    """How far a text has come.
+
+    Attributes:
+        key: under which it was submitted.
+        tokens: that it has beyond what was submitted.
+        is_full: the engine cannot go on with it.
+    """
+
+    key: str
+    tokens: int
+    is_full: bool
 
 
 class Engine(Protocol):
@@ -34,8 +48,8 @@ class Engine(Protocol):
         """Ends what was submitted, if it has not ended."""
         ...
 
-    def step(self) -> list[str]:
-        """One forward of whatever there is room for; the keys of the texts that are full."""
+    def step(self) -> list[Progress]:
+        """One forward of whatever there is room for; of the texts that gained a token, how far."""
         ...
 
 
@@ -62,7 +76,7 @@ class HostedModel:
     engine: Engine | None = None
     driver: Driver | None = None
 
-    is_async, can_draft, reads_whole_texts = False, False, False
+    is_async, can_draft, writes_ahead, reads_whole_texts = False, False, False, False
 
     def __init__(
         self,

@@ -14,13 +14,13 @@ from weakref import WeakValueDictionary
 import torch
 
 from ..spelling import did_you_mean
-from .hosted import HostedModel, model_of_vllm
+from .hosted import HostedModel, Progress, model_of_vllm
 
 logger = logging.getLogger("blendin")
 
 SCHEME = "vllm:"
 
-OURS = ("logits_processors", "additional_config", "model", "worker_extension_cls")
+OURS = ("logits_processors", "additional_config", "model", "async_scheduling")
 """Engine arguments that blendin sets itself."""
 SPREADING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
@@ -111,7 +111,8 @@ class VllmEngine:
             model=model,
             logits_processors=["blendin.vllm:LogitsProcessor"],
             additional_config={"blendin": {"engine": self.name}},
-            **{"disable_log_stats": True} | given,
+            # What a step came to is to be known when it has been made.
+            **{"disable_log_stats": True} | given | {"async_scheduling": False},
         )
         with _in_this_process():
             self._engine = LLMEngine.from_engine_args(arguments)
@@ -136,9 +137,12 @@ class VllmEngine:
         """Ends what was submitted, if it has not ended."""
         self._engine.abort_request(list(keys))
 
-    def step(self) -> list[str]:
-        """One forward of whatever there is room for; the keys of the texts that are full."""
-        return [each.request_id for each in self._engine.step() if each.finished]
+    def step(self) -> list[Progress]:
+        """One forward of whatever there is room for; what it came to."""
+        return [
+            Progress(each.request_id, len(each.outputs[0].token_ids), each.finished)
+            for each in self._engine.step()
+        ]
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class V1Rows:
             if replaced is not None and direction.name == "SWAP":
                 self._rows[one] = replaced
             elif replaced is not None:
-                self._requests.suspend(replaced[0])
+                self._suspend(*replaced)
 
     def apply(self, logits: Tensor) -> None:
         """Decides the rows that are ours."""
@@ -56,13 +56,17 @@ class V1Rows:
 
     def _leave(self, index: int) -> None:
         if (left := self._rows.pop(index, None)) is not None:
-            self._requests.suspend(left[0])
+            self._suspend(*left)
+
+    def _suspend(self, hosted: HostedSequence, outputs: Sequence[int]) -> None:
+        hosted.reached(len(outputs))
+        self._requests.suspend(hosted)
 
 
 class _Place(NamedTuple):
-    """A row of logits: its index, where it stands in its text, the token that was fed there."""
+    """A row of logits, where it stands in its text, and the token that was fed there."""
 
-    index: int
+    row: int
     position: int
     fed: int
 
@@ -98,9 +102,9 @@ class V2Rows:
         columns = ctx.expanded_idx_mapping, ctx.pos, ctx.input_ids
         told = torch.stack([column.long() for column in columns], dim=1).tolist()
         places: dict[int, list[_Place]] = {}
-        for index, (slot, position, fed) in enumerate(told):
+        for row, (slot, position, fed) in enumerate(told):
             if slot in self._params:
-                places.setdefault(slot, []).append(_Place(index, position, fed))
+                places.setdefault(slot, []).append(_Place(row, position, fed))
         for slot in self._running - places.keys():
             self._leave(slot)
         states = self._states
@@ -121,9 +125,9 @@ class V2Rows:
                     assert hosted is not None
                     self._slots[slot] = hosted
                 self._running.add(slot)
-                rows.append(Row(hosted, place.position + 1 - length, place.index))
+                rows.append(Row(hosted, place.position + 1 - length, place.row))
             self._requests.decide(rows, logits)
-            chosen = logits[[row.index for row in rows]].argmax(dim=-1).tolist()
+            chosen = logits[[each.row for each in rows]].argmax(dim=-1).tolist()
             read = {
                 slot: rest
                 for (slot, (_, *rest)), token in zip(read.items(), chosen, strict=True)

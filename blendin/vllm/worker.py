@@ -16,7 +16,7 @@ from ..engine.pair import Pair
 from ..engine.sequence import Limits, SequenceState
 from ..models import loader
 from ..models.context import Context
-from ..models.hosted import model_of_vllm
+from ..models.hosted import Engine, model_of_vllm
 from ..models.vllm_engine import running
 from ..policy import described
 from ..sampling import Sampling
@@ -107,7 +107,7 @@ class WorkerRequests:
 
     def decide(self, rows: Sequence[Row], logits: Tensor) -> None:
         """As `Requests.decide`; the row of a sequence that has failed stays as it is."""
-        endless = [row.index for row in rows if row.hosted.never_ends]
+        endless = [each.row for each in rows if each.hosted.never_ends]
         if endless:
             places = torch.tensor(endless, device=logits.device)[:, None]
             logits[places, self.pair.tables.base_ends] = -torch.inf
@@ -225,7 +225,7 @@ class _Begun:
 def _leave_one_token(rows: Sequence[Row], tokens: Sequence[int | None], logits: Tensor) -> None:
     """All others become -inf; a row without a token stays as it is."""
     decided = [
-        (row.index, token) for row, token in zip(rows, tokens, strict=True) if token is not None
+        (each.row, token) for each, token in zip(rows, tokens, strict=True) if token is not None
     ]
     if decided:
         places, chosen = torch.tensor(decided, device=logits.device).unbind(dim=1)
@@ -236,8 +236,8 @@ def _leave_one_token(rows: Sequence[Row], tokens: Sequence[int | None], logits: 
 class EngineRequests:
     """The texts of an engine that is driven from this process."""
 
-    def __init__(self, name: str) -> None:
-        self._engine = running[name]
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def begin(self, params: Any, prompt: Sequence[int]) -> Any:
         """As `Requests.begin`."""
@@ -258,7 +258,7 @@ def requests_of(vllm_config: Any, device: torch.device) -> Requests:
     """One for each engine of this process: vLLM may make its processors more than once."""
     own = (vllm_config.additional_config or {}).get(NAME, {})
     if isinstance(own, dict) and "engine" in own:
-        return EngineRequests(own["engine"])
+        return EngineRequests(running[own["engine"]])
     key = id(vllm_config.model_config)
     if key not in _workers:
         _workers[key] = WorkerRequests(vllm_config, device)

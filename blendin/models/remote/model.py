@@ -64,7 +64,7 @@ class RemoteModel:
         requests: made so far.
     """
 
-    is_async, can_draft, reads_whole_texts = True, False, True
+    is_async, can_draft, writes_ahead, reads_whole_texts = True, False, True, True
 
     def __init__(
         self,

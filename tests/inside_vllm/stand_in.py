@@ -81,6 +81,11 @@ class Engine:
     def run(self) -> None:
         while self.waiting or self.running:
             self.step()
+        self.idle()
+
+    def idle(self) -> None:
+        """The step after the last request has ended."""
+        raise NotImplementedError
 
     def step(self) -> None:
         for request in [each for each in self.running if each.finished]:
@@ -127,6 +132,11 @@ class V1Engine(Engine):
         super().__init__(*args, **options)
         self.rows = V1Rows(requests)
         self.batch: list[Request] = []
+
+    def idle(self) -> None:
+        left = list(range(len(self.batch)))
+        self.rows.update(SimpleNamespace(removed=left, added=[], moved=[]))
+        self.batch = []
 
     def forward(self, scheduled: list[Request], counts: list[int]) -> None:
         stayed = [
@@ -186,6 +196,11 @@ class V2Engine(Engine):
         )
         self.rows, self.drafts = V2Rows(requests, self.states), drafts
         self.slots: dict[int, Request] = {}
+
+    def idle(self) -> None:
+        none = torch.zeros(0, dtype=torch.int32)
+        context = SimpleNamespace(expanded_idx_mapping=none, pos=none, input_ids=none)
+        self.rows.apply(torch.zeros(0, 1), context)
 
     def forward(self, scheduled: list[Request], counts: list[int]) -> None:
         gone = [
