@@ -30,7 +30,11 @@ class _Reading:
 
 
 class Driver:
-    """The sequences that an engine runs for us; one thread at a time takes all of them further."""
+    """The sequences that an engine runs for us; one thread at a time takes all of them further.
+
+    Attributes:
+        rows: decides their rows of logits.
+    """
 
     def __init__(self, pair: Pair) -> None:
         """Takes over a pair's base.
@@ -40,7 +44,7 @@ class Driver:
         """
         assert isinstance(pair.base, HostedModel) and pair.base.engine is not None
         self._base, self._engine = pair.base, pair.base.engine
-        self._rows, self._lock, self._count = HostedRows(pair), RLock(), 0
+        self.rows, self._lock, self._count = HostedRows(pair), RLock(), 0
         self._running: dict[str, HostedSequence | _Reading] = {}
         self._keys: dict[Context, str] = {}
         self._counts: dict[str, int] = {}
@@ -108,7 +112,7 @@ class Driver:
             text.rows[position] = logits[index].clone()
             answers[place] = text.ids[position] if position < len(text.ids) else None
         if decided:
-            found = self._rows.decide([row for _, row in decided], logits)
+            found = self.rows.decide([row for _, row in decided], logits)
             for (place, _), token in zip(decided, found, strict=True):
                 answers[place] = token
         return answers

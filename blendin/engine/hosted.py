@@ -9,6 +9,7 @@ answer, the others are the answers to the next rows.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -150,6 +151,8 @@ class HostedRows:
 
     Attributes:
         pair: the base is a `HostedModel`.
+        seconds: that decisions have taken so far, the guide's forwards included.
+        guide_seconds: that the guide's forwards have taken.
     """
 
     def __init__(self, pair: Pair, max_cached_tokens: int | None = None) -> None:
@@ -163,6 +166,7 @@ class HostedRows:
         assert isinstance(pair.base, HostedModel)
         self.pair, self._base = pair, pair.base
         self._limit, self._pool = max_cached_tokens, Pool()
+        self.seconds = self.guide_seconds = 0.0
         self._cached: dict[Context, None] = {}  # the longest not needed first
 
     @property
@@ -197,6 +201,7 @@ class HostedRows:
                 undecided.append(place)
             answers.append(known)
         if undecided:
+            began = time.perf_counter()
             some = [rows[place] for place in undecided]
             indices = [each.row for each in some]
             whole = indices == list(range(len(logits)))
@@ -204,6 +209,7 @@ class HostedRows:
             for place in undecided:
                 answers[place] = rows[place].hosted.decided()
             self._forget_oldest()
+            self.seconds += time.perf_counter() - began
         return answers
 
     def suspend(self, hosted: HostedSequence) -> None:
@@ -247,7 +253,9 @@ class HostedRows:
                 answer = read(model, contexts)
                 continue
             self._make_room(contexts)
+            began = time.perf_counter()
             answer = read(model, contexts)
+            self.guide_seconds += time.perf_counter() - began
             heard = [
                 places[each] for place, each in enumerate(contexts) if place not in answer.failed
             ]

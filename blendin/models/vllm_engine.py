@@ -133,6 +133,19 @@ class VllmEngine:
         )
         self._engine.add_request(key, {"prompt_token_ids": list(ids)}, params)
 
+    def generate(self, prompts: Sequence[Sequence[int]], tokens: int) -> int:
+        """The base alone, greedy and to this length, as vLLM does it; how many tokens it wrote."""
+        from vllm import SamplingParams
+
+        for place, ids in enumerate(prompts):
+            params = SamplingParams(
+                temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False
+            )
+            self._engine.add_request(f"alone-{place}", {"prompt_token_ids": list(ids)}, params)
+        while self._engine.has_unfinished_requests():
+            self._engine.step()
+        return len(prompts) * tokens
+
     def withdraw(self, keys: Sequence[str]) -> None:
         """Ends what was submitted, if it has not ended."""
         self._engine.abort_request(list(keys))

@@ -132,6 +132,8 @@ class WorkerRequests:
                 "remembered": len(self._begun),
                 "guide_cached_tokens": self.rows.cached_tokens,
                 "guide_cache_bytes": self.rows.cache_bytes,
+                "decision_seconds": self.rows.seconds,
+                "guide_seconds": self.rows.guide_seconds,
                 "guide_forwards": self.pair.guide.forwards,
                 "base_forwards": self.pair.base.forwards,
                 "interventions": sum(
