@@ -1,8 +1,8 @@
 """BlendIn inside vLLM against the local engine (same texts, same traces) and vLLM's base alone.
 
 Runs in vLLM's own environment, vLLM in this process. First the local engine decodes all prompts
-under every policy; then vLLM does, with 1, 8 and 32 sequences in flight, and each step of each trace
-is compared. Then the speed: the base alone (requests that do not ask for us) and the blend take
+under every policy; then vLLM does, with 1, 8 and 32 sequences in flight, and each step of each
+trace is compared. Then the speed: the base alone (requests that do not ask for us) and the blend take
 turns on one engine. The bound is the base alone over 1 + g, where g is the time of the guide's
 forwards over that of all else.
 
