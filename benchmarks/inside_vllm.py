@@ -2,9 +2,9 @@
 
 Runs in vLLM's own environment, vLLM in this process. First the local engine decodes all prompts
 under every policy; then vLLM does, with 1, 8 and 32 sequences in flight, and each step of each
-trace is compared. Then the speed: the base alone (requests that do not ask for us) and the blend take
-turns on one engine. The bound is the base alone over 1 + g, where g is the time of the guide's
-forwards over that of all else.
+trace is compared. Then the speed: the base alone (requests that do not ask for us) and the blend
+take turns on one engine. The bound is the base alone over 1 + g, where g is the time of the
+guide's forwards over that of all else.
 
     bash scripts/vllm bench --data ../shared/data [--prompts 100] [--json FILE]
 
@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from blendin import BlendInGenerator, Generation
-from blendin.evaluation.tasks import registry as tasks
+from blendin.evaluation.tasks.data import rows, subset
 from blendin.models import default_pair
 from blendin.models.hosted import HostedModel
 from blendin.models.vllm_engine import VllmEngine
@@ -63,9 +63,9 @@ def main(
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     console, widths = Console(), in_flight or [1, 8, 32]
     asked = [
-        item.prompt
-        for task in (tasks.load(name, data, (prompts + 1) // 2) for name in ("gsm8k", "xstest"))
-        for item in task.items
+        row[column]
+        for name, column in (("gsm8k", "question"), ("xstest", "prompt"))
+        for row in subset(rows(name, data), (prompts + 1) // 2)
     ][:prompts]
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": (), "speculate": "off"}
     chosen = {name: POLICIES[name] for name in policies or POLICIES}

@@ -208,8 +208,8 @@ class Request:
         expected = min(len(ids) + self.limits.max_new_tokens, longest) + 8
         if not (model.can_draft or model.writes_ahead) and self.speculate not in ("auto", "off"):
             raise ValueError(
-                f"speculate={self.speculate!r}: {model.name} is run by an engine that drafts by its "
-                "own settings: leave it out"
+                f"speculate={self.speculate!r}: the engine of {model.name} drafts as its "
+                "own settings say: leave it out"
             )
         ahead = None if model.can_draft else max_draft_tokens(self.speculate)
         # Where the base is unsure the guide mostly decides for another token, so that a server need
