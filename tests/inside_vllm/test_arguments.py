@@ -32,7 +32,8 @@ def test_the_engine_is_told_a_guide_and_a_policy(given: dict[str, Any], policy: 
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        (None, "guide is missing"), ({}, "guide is missing"), ({"blendin": "g"}, "guide is missing"),
+        (None, "guide is missing"), ({}, "guide is missing"),
+        ({"blendin": "g"}, "guide is missing"),
         ({"blendin": {}}, "name a model"), ({"blendin": {"guide": " "}}, "name a model"),
         ({"blendin": {"guide": 5}}, "name a model"),
         ({"blendin": {"guide": "g", "gide": 1}}, "did you mean 'guide'"),
@@ -88,7 +89,8 @@ def test_a_request_that_does_not_ask_is_left_alone(extra: Any) -> None:
         (SAID | {"policy": "guide"}, {}, "serve the guide"),
         (SAID | {"policy": "nudge", "top_k": 4}, {}, "no setting top_k"),
         (SAID | {"threshold": 40}, {}, "threshold"), (SAID | {"trace": "yes"}, {}, "trace"),
-        ({"messages": []}, {}, "user"), ({"messages": [{"role": "tool", "content": ""}]}, {}, "role"),
+        ({"messages": []}, {}, "user"),
+        ({"messages": [{"role": "tool", "content": ""}]}, {}, "role"),
         ({"guide_prompt_ids": []}, {}, "token ids"), ({"guide_prompt_ids": [-1]}, {}, "ids"),
         ({"guide_prompt_ids": ["a"]}, {}, "ids"), ({"guide_prompt": 5}, {}, "guide_prompt"),
         (SAID | {"chat_template_kwargs": {"messages": 1}}, {}, "chat_template_kwargs"),
