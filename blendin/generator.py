@@ -10,6 +10,7 @@ from typing import Any, Unpack, overload
 import torch
 
 from .engine.columns import Column, one_text, texts_or_column
+from .engine.driver import Driver
 from .engine.pair import Pair
 from .engine.request import (
     Request,
@@ -23,6 +24,7 @@ from .engine.scoring import Score, score
 from .engine.stream import Batch, Interrupted, Stream
 from .forks import settle
 from .models import default_pair
+from .models.hosted import HostedModel
 from .models.loader import (
     ModelSource,
     check,
@@ -94,7 +96,8 @@ class BlendInGenerator:
                 or torch.compile around it, too), a (model, tokenizer) pair, a transformers
                 pipeline, or the URL of an OpenAI-compatible completions server
                 (`http://host:8000/v1#model`, replicas with commas between). Weights from files
-                must be safetensors or GGUF.
+                must be safetensors or GGUF. `vllm:MODEL` is run by vLLM in this process; the base
+                alone.
             guide: likewise. Where it is the same as the base, the model is loaded once.
             policy: a policy or its name; `Blend()` where None.
             dtype: of both models' weights; "auto" keeps the checkpoints'. Like the other options
@@ -104,7 +107,7 @@ class BlendInGenerator:
             base_kwargs: further `from_pretrained` arguments of the base alone; `tokenizer` names
                 or is another tokenizer. Of a server: `tokenizer`, `top_logprobs`, `timeout`,
                 `patience`, `max_connections`, `headers`, `verify`
-                (`blendin.models.remote.loading.load`).
+                (`blendin.models.remote.loading.load`). Of vLLM: its engine arguments.
             guide_kwargs: likewise of the guide.
 
         Raises:
@@ -132,6 +135,8 @@ class BlendInGenerator:
                 self.base if shared else load(found["guide"], "guide", **guide_options)
             )
             self.pair = Pair(self.base, self.guide)
+        if isinstance(self.base, HostedModel):
+            self.pair.driver = Driver(self.pair)
         if self.policy.reads_guide and not self.pair.prompts.chat_template.exists:
             logger.warning(
                 "the guide %s has no chat template to read a prompt in: choose an "

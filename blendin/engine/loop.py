@@ -91,6 +91,11 @@ class Asked(NamedTuple):
 
 def advance(pair: Pair, sequences: Sequence[SequenceState]) -> None:
     """Takes every sequence one step further, all of them together."""
+    if pair.driver is not None:
+        pair.driver.advance([each for each in sequences if each.policy.reads_base])
+        sequences = [each for each in sequences if not each.policy.reads_base]
+        if not sequences:
+            return
     verifications = pair.speculation.before_step(sequences)
     began, base_seconds = time.perf_counter(), None
     waiting = step(pair, sequences)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from ..decision.fused import checked_kernel_tables
 from ..decision.predict import NextTokens, predict
@@ -15,6 +16,14 @@ from ..speculation.speculator import Speculation
 from ..vocab.alignment import Alignment
 
 
+class Driver(Protocol):
+    """What takes sequences further whose base another engine runs (`engine/driver.py`)."""
+
+    def advance(self, sequences: Sequence[Any]) -> None:
+        """One step of the engine, for these sequences and all others that it runs."""
+        ...
+
+
 class Pair:
     """A base and a guide with their vocabularies aligned.
 
@@ -24,8 +33,11 @@ class Pair:
         guide_kernels: likewise, the guide's.
         speculation: the drafts of its sequences.
         prompts: renders messages for both.
+        driver: takes its sequences further, where another engine runs the base in this process.
         is_async: whether predictions take a while to arrive, as servers' do.
     """
+
+    driver: Driver | None = None
 
     def __init__(self, base: Model, guide: Model, fused: bool | None = None) -> None:
         """Aligns two models.

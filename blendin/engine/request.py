@@ -206,6 +206,11 @@ class Request:
         # of those its room is enlarged.
         longest = MOST_EXPECTED if model.max_length is None else model.max_length
         expected = min(len(ids) + self.limits.max_new_tokens, longest) + 8
+        if not (model.can_draft or model.writes_ahead) and self.speculate not in ("auto", "off"):
+            raise ValueError(
+                f"speculate={self.speculate!r}: the engine of {model.name} drafts as its "
+                "own settings say: leave it out"
+            )
         ahead = None if model.can_draft else max_draft_tokens(self.speculate)
         # Where the base is unsure the guide mostly decides for another token, so that a server need
         # not write on. Half-sure, its token stands in two of five cases, and a new request would

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from torch import Tensor
 
 from ..models.context import Context
 from ..models.protocol import Model
 from ..models.remote.errors import ContextFullError
-from ..policy import Policy
+from ..policy import Memory, Policy
 from ..sampling import Sampling
 from ..settings import KINDS
 from ..trace import Generation, Step, StopReason
@@ -44,6 +47,22 @@ class Limits:
         check_fields(self)
 
 
+class Checkpoint(NamedTuple):
+    """What a sequence was before a step, so that the step can be taken back."""
+
+    base: int
+    guide: int
+    memory: Memory
+    draws: Tensor
+    pending_bytes: bytes
+    data: int
+    steps: int
+    interventions: int
+    text: str
+    decoder: tuple[bytes, int]
+    released: int
+
+
 class SequenceState:
     """One sequence while it is decoded; models and policies hold nothing of it.
 
@@ -57,6 +76,7 @@ class SequenceState:
         generator: for its draws alone, so that company does not change them.
         interventions: steps at which it intervened.
         preempted: its caches found no room at this step; it has to wait for others to end.
+        guide_is_silent: at this step the guide may say nothing, so that the base goes on alone.
         pending_bytes: what the base wrote alone and the guide's context has not gained yet.
         data: the bytes emitted.
         output: the record.
@@ -82,6 +102,7 @@ class SequenceState:
         self.policy, self.memory = policy, policy.memory()
         self.sampling, self.generator = sampling, sampling.generator(index)
         self.preempted, self.interventions = False, 0
+        self.guide_is_silent = False
         self.pending_bytes, self.data = bytearray(), bytearray()
         self.output = Generation(settings=settings)
         self.error: Exception | None = None
@@ -102,7 +123,7 @@ class SequenceState:
     @property
     def asks_base(self) -> bool:
         """Whether its next step begins with the base."""
-        return self.policy.reads_base and self.memory.asks_base
+        return self.policy.reads_base and (self.memory.asks_base or self.guide_is_silent)
 
     @property
     def asks_target(self) -> bool:
@@ -136,7 +157,39 @@ class SequenceState:
     def may_intervene(self) -> bool:
         """Whether the policy's memory lets the next step be an intervention."""
         steps = len(self.output.steps)
-        return self.guide is not None and self.memory.allows(steps, self.interventions)
+        can_speak = self.guide is not None and not self.guide_is_silent
+        return can_speak and self.memory.allows(steps, self.interventions)
+
+    def checkpoint(self) -> Checkpoint:
+        """What `restore` needs to take the steps back that follow."""
+        return Checkpoint(
+            0 if self.base is None else len(self.base.ids),
+            0 if self.guide is None else len(self.guide.ids),
+            copy.deepcopy(self.memory),
+            self.generator.get_state(),
+            bytes(self.pending_bytes),
+            len(self.data),
+            len(self.output.steps),
+            self.interventions,
+            self.output.text,
+            self._decoder.getstate(),
+            self._released,
+        )
+
+    def restore(self, before: Checkpoint) -> None:
+        """Takes back the steps since a checkpoint; what models have read of them is forgotten."""
+        for context, length in ((self.base, before.base), (self.guide, before.guide)):
+            if context is not None:
+                del context.ids[length:]
+                context.crop(length)
+        self.memory = copy.deepcopy(before.memory)
+        self.generator.set_state(before.draws)
+        self.pending_bytes[:] = before.pending_bytes
+        del self.data[before.data :], self.output.steps[before.steps :]
+        self.interventions, self.output.text = before.interventions, before.text
+        self.output.stop_reason = self.output.error = self.error = None
+        self._decoder.setstate(before.decoder)
+        self._released = before.released
 
     @contextmanager
     def failing_alone(self) -> Iterator[None]:

@@ -131,13 +131,13 @@ class Stream(Results[Step]):
         super().__init__()
         self._pair, self._sequence = pair, sequence
         self._is_closed = False
+        self._given = 0
         self.output = sequence.output
 
     def _make(self) -> Step:
         steps = self.output.steps
-        made = len(steps)
         try:
-            while len(steps) == made:
+            while len(steps) == self._given:  # an engine may have made some for another's sake
                 if self._sequence.done or self._is_closed:
                     raise StopIteration
                 with self._sequence.failing_alone():  # what there is stays in `output`
@@ -148,7 +148,8 @@ class Stream(Results[Step]):
         finally:
             if self._sequence.done:
                 self._pair.leave(self._sequence.base, self._sequence.guide)
-        return steps[-1]
+        self._given += 1
+        return steps[self._given - 1]
 
     def _end(self) -> None:
         if not self._is_closed and not self._sequence.done:

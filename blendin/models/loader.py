@@ -16,13 +16,12 @@ from typing import Any, TypeAlias
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from ..spelling import did_you_mean
 from . import default_pair as pairs
+from . import vllm_engine
 from .checkpoint import (
     ROLE,
     check_folder,
@@ -35,7 +34,8 @@ from .local import LanguageModel
 from .protocol import Model
 from .remote import loading as remote_loading
 from .remote.model import RemoteModel
-from .source import OF_TOKENIZERS, Source, as_source, check_options, own_name, tokenizer_of
+from .source import Source, as_source, check_options, own_name
+from .tokenizer import load_tokenizer
 
 logger = logging.getLogger("blendin")
 
@@ -104,6 +104,9 @@ def check(given: ModelSource, role: str, **kwargs: Any) -> None:
     if remote_loading.is_url(source.name):
         remote_loading.check(source.name, role, kwargs)
         return
+    if vllm_engine.is_vllm(source.name):
+        vllm_engine.check(source.name, role, _of_engine(source, kwargs))
+        return
     remote_loading.refuse_what_should_be_a_url(source.name, role)
     _checked_dtype(source.name, role, kwargs.get("dtype"))
     if kwargs.get("use_safetensors") not in (None, True):
@@ -136,7 +139,7 @@ def locate(given: ModelSource, role: str) -> Source | Location:
     """
     source = as_source(given, role)
     name = source.name
-    if name is None or remote_loading.is_url(name):
+    if name is None or remote_loading.is_url(name) or vllm_engine.is_vllm(name):
         return source
     path = Path(os.path.expanduser(name))
     if path.suffix.lower() == ".gguf":
@@ -174,6 +177,8 @@ def load(given: ModelSource | Location, role: str, **kwargs: Any) -> Model:
         given = locate(given, role)
     if isinstance(given, Location):
         return _from_checkpoint(given, role, kwargs)
+    if vllm_engine.is_vllm(given.name):
+        return vllm_engine.load(str(given.name), role, **_of_engine(given, _renamed(kwargs)))
     if given.name is not None:
         if given.tokenizer is not None:
             kwargs.setdefault("tokenizer", given.tokenizer)
@@ -193,7 +198,7 @@ def _from_loaded(source: Source, role: str, kwargs: Mapping[str, Any]) -> Langua
             f"{role}=(model, tokenizer)"
         )
     try:
-        tokenizer = _tokenizer(tokenizer, kwargs)
+        tokenizer = load_tokenizer(tokenizer, kwargs)
     except Exception as error:
         raise ValueError(
             f"the {role} is a loaded model whose tokenizer cannot be had from {str(tokenizer)!r} "
@@ -216,9 +221,9 @@ def _from_checkpoint(place: Location, role: str, kwargs: dict[str, Any]) -> Lang
     is_local = Path(place.path).is_dir()
     try:
         if other is not None:
-            tokenizer = _tokenizer(other, options | {"gguf_file": None})
+            tokenizer = load_tokenizer(other, options | {"gguf_file": None})
         else:
-            tokenizer = _tokenizer(tokenizer_place(Path(place.path)), options)
+            tokenizer = load_tokenizer(tokenizer_place(Path(place.path)), options)
     except Exception as error:
         if other is None and not is_local and isinstance(error, OSError):
             return _instead(place, role, kwargs, error)
@@ -239,6 +244,16 @@ def _from_checkpoint(place: Location, role: str, kwargs: dict[str, Any]) -> Lang
         _raise_unless_explained(error)
         raise ValueError(_explained(place, role, error)) from error
     return LanguageModel(model, tokenizer, place.name)
+
+
+def _of_engine(source: Source, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as vLLM takes them, and a tokenizer that came along by its name."""
+    options = dict(kwargs)
+    if source.tokenizer is not None:
+        options.setdefault("tokenizer", source.tokenizer)
+    if not isinstance(options.get("tokenizer"), str | None):
+        raise ValueError(f"{source.name!r}: vLLM reads its tokenizer by name: pass that")
+    return options
 
 
 @contextmanager
@@ -373,24 +388,3 @@ def without_garbage_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _tokenizer(source: Any, kwargs: Mapping[str, Any]) -> PreTrainedTokenizerBase:
-    """A tokenizer, given itself or by its name.
-
-    Raises:
-        ValueError: where its files give one without any token.
-    """
-    if (given := tokenizer_of(source)) is not None:
-        return given
-    name = os.fspath(source)
-    if name in pairs.EMBEDDED:
-        name = str(pairs.folder(name))
-    elif (path := Path(os.path.expanduser(name))).exists():
-        name = str(path)
-    hub = {each: kwargs.get(each) for each in (*OF_TOKENIZERS, "gguf_file")}
-    given_hub = {each: value for each, value in hub.items() if value is not None}
-    found = AutoTokenizer.from_pretrained(name, **given_hub)
-    if len(found) <= len(found.all_special_ids):
-        raise ValueError("its files hold no tokens")
-    return found

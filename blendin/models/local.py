@@ -46,7 +46,7 @@ class LanguageModel:
 
     varlen: VarlenForward | None
 
-    is_async, can_draft, reads_whole_texts = False, True, False
+    is_async, can_draft, writes_ahead, reads_whole_texts = False, True, False, False
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ class Model(Protocol):
     Attributes:
         is_async: its answers take a while to arrive; `ask` lets other sequences go on meanwhile.
         can_draft: it reads draft tokens along with a context's own, and writes drafts.
+        writes_ahead: it writes several tokens at one request.
         reads_whole_texts: to score a text it reads all of it, the last token too.
         name: for messages and traces.
         vocabulary: the bytes of each of its tokens.
@@ -31,6 +32,7 @@ class Model(Protocol):
 
     is_async: bool
     can_draft: bool
+    writes_ahead: bool
     reads_whole_texts: bool
     name: str
     tokenizer: PreTrainedTokenizerBase

@@ -66,7 +66,7 @@ class RemoteModel:
         described: what its servers say of it and answered at loading, for `identity`.
     """
 
-    is_async, can_draft, reads_whole_texts = True, False, True
+    is_async, can_draft, writes_ahead, reads_whole_texts = True, False, True, True
 
     def __init__(
         self,
