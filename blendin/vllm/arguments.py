@@ -89,8 +89,8 @@ class RequestArguments:
         guide_prompt_ids: or its tokens.
         messages: or a conversation, for the guide's chat template.
         chat_template_kwargs: settings for that.
-        policy: what to do at a step; None: the engine's. Its settings stand beside its name; without
-            a name they are Blend's.
+        policy: what to do at a step; None: the engine's. Its settings stand beside its name;
+            without a name they are Blend's.
         id: what the caller knows the request by, to fetch its report; None for no report.
         trace: whether the report has every step.
         key: of this request alone, for the engine tells us none.
@@ -192,7 +192,7 @@ KINDS: Mapping[str, Kind] = {
     "guide_prompt": Text(),
     "guide_prompt_ids": _token_ids,
     "messages": _as_it_is,
-    "chat_template_kwargs": checked_template_kwargs,
+    "chat_template_kwargs": lambda _, value: checked_template_kwargs(value),
     "policy": _as_it_is,
     "id": Text(),
     "trace": Flag(),
