@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..models import loader
 from ..models.checkpoint import first_line, tokenizer_place
 from ..models.remote.loading import is_url
 from ..models.tokenizer import load_tokenizer
-from ..models.vllm_engine import is_vllm
+from ..models.vllm_engine import is_installed, is_vllm
 from ..prompts import ChatTemplate
 from .arguments import NAME, EngineArguments
 
@@ -81,7 +80,7 @@ def command(settings: ServerSettings) -> list[str]:
         ValueError: vLLM is not installed, a model cannot be served, the guide has no chat template,
             or an option is set twice.
     """
-    if find_spec("vllm") is None:
+    if not is_installed():
         raise ValueError(
             "vLLM is not installed in this Python: install the build for your machine "
             "(https://docs.vllm.ai), such as `pip install vllm`, and blendin beside it"
