@@ -42,7 +42,7 @@ class Metrics:
         )
 
     def began(self, policy: str) -> None:
-        """A request was passed on to vLLM."""
+        """vLLM has taken a request."""
         self._requests.labels(policy).inc()
 
     def refused(self) -> None:

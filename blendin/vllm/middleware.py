@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -150,15 +151,14 @@ class Middleware:
             await _error(send, 500, str(error))
             return
         if asked.policy is not None:
-            policy = type(asked.policy).__name__
-            self._metrics.began(policy)
+            policy, counted = type(asked.policy).__name__, self._metrics
 
             async def report() -> dict[str, Any]:
                 found = await engine.report(id)
-                self._metrics.finished(policy, found)
+                counted.finished(policy, found)
                 return found
 
-            send = _Reported(send, report)
+            send = _Reported(send, partial(counted.began, policy), report)
         data = json.dumps(asked.sent(id)).encode()
         sized = {**scope, "headers": _sized(scope["headers"], data)}
         await self._app(sized, _Again(data, receive), send)
@@ -185,8 +185,13 @@ class _Again:
 class _Reported:
     """Sends an answer on, with a report in its JSON, or in the event that ends its text."""
 
-    def __init__(self, send: Send, report: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-        self._send, self._report = send, report
+    def __init__(
+        self,
+        send: Send,
+        began: Callable[[], None],
+        report: Callable[[], Awaitable[dict[str, Any]]],
+    ) -> None:
+        self._send, self._began, self._report = send, began, report
         self._start: Message | None = None
         self._is_stream = self._is_reported = False
         self._held = b""
@@ -196,6 +201,8 @@ class _Reported:
             kind = dict(message["headers"]).get(b"content-type", b"")
             self._is_stream = kind.startswith(b"text/event-stream")
             self._is_reported = message["status"] != 200  # there is nothing to report
+            if not self._is_reported:
+                self._began()
             if self._is_stream or self._is_reported:
                 await self._send(message)
             else:

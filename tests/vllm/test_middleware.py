@@ -472,6 +472,7 @@ def test_an_answer_of_vllms_that_is_an_error_passes(server: Server) -> None:
     server.status = 404
     answer = server.ask({"messages": QUESTION})
     assert answer.status == 404 and answer.json == {"error": {"message": "vLLM says no"}}
+    assert not server.counted.began_with and not server.counted.reports
 
 
 @pytest.mark.parametrize("stream", [False, True])
