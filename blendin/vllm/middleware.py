@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from secrets import token_hex
 from typing import Any
 
 import torch
 
 from ..models.hosted import HostedModel, model_of_vllm
-from .arguments import EngineArguments
+from .arguments import NAME, EngineArguments
 from .metrics import Metrics, metrics
 from .requests import CHAT, COMPLETIONS, WITHOUT_GUIDE, Asked, read_request
 
@@ -27,6 +26,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = Iterable[tuple[bytes, bytes]]
 
 PATIENCE = 120.0
 """Seconds that a worker may take to answer: it does between two steps."""
@@ -118,96 +118,88 @@ class Middleware:
                 await send({"type": "lifespan.startup.failed", "message": str(error)})
                 return
         path = str(scope.get("path", "")).removeprefix(scope.get("root_path") or "")
-        if scope["type"] != "http" or scope["method"] != "POST":
+        is_ours = path in (CHAT, COMPLETIONS, *WITHOUT_GUIDE)
+        if scope["type"] != "http" or scope["method"] != "POST" or not is_ours:
             await self._app(scope, receive, send)
-        elif path in (CHAT, COMPLETIONS):
-            await self._blend(path, scope, receive, send)
-        elif path in WITHOUT_GUIDE:
-            await self._refuse(
-                send, f"{path} would answer with the base alone: ask {CHAT} or {COMPLETIONS}"
-            )
-        else:
-            await self._app(scope, receive, send)
-
-    async def _blend(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        if (data := await _whole(receive)) is None:
             return
+        engine = self._engine = self._engine or Engine(scope["app"].state)
+        exchange = _Exchange(path, engine, self._metrics, receive, send)
+        # Without the length of a body that will be another.
+        headers = [each for each in scope["headers"] if each[0].lower() != b"content-length"]
+        try:
+            await self._app({**scope, "headers": headers}, exchange.receive, exchange.send)
+        except Refusal:
+            await exchange.refuse([])
+
+
+class Refusal(Exception):
+    """A request that cannot be answered; what reads its body gets this."""
+
+
+class _Exchange:
+    """One request and its answer.
+
+    The body is rewritten when it is read: by then vLLM has seen the key and the path. The report is
+    put into the answer's JSON, or into the event that ends its text.
+    """
+
+    def __init__(
+        self, path: str, engine: Engine, series: Metrics, receive: Receive, send: Send
+    ) -> None:
+        self._path, self._engine, self._metrics = path, engine, series
+        self._receive, self._send = receive, send
+        self._id = token_hex(16)
+        self._policy: str | None = None
+        self._refusal: tuple[int, str] | None = None
+        self._is_read = self._is_stream = False
+        self._start: Message | None = None
+        self._held = b""
+
+    async def receive(self) -> Message:
+        """The body as vLLM is to read it, then whatever else comes.
+
+        Raises:
+            Refusal: it is not to be read; the answer will say why.
+        """
+        if self._is_read:
+            return await self._receive()
+        self._is_read = True
+        if (data := await _whole(self._receive)) is None:
+            return {"type": "http.disconnect"}
+        try:
+            return {"type": "http.request", "body": await self._rewritten(data), "more_body": False}
+        except (ValueError, RuntimeError) as error:
+            self._refusal = (400 if isinstance(error, ValueError) else 500), str(error)
+            raise Refusal(str(error)) from error
+
+    async def _rewritten(self, data: bytes) -> bytes:
+        if self._path in WITHOUT_GUIDE:
+            raise ValueError(
+                f"{self._path} would answer with the base alone: ask {CHAT} or {COMPLETIONS}"
+            )
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
-            body = None
-        if not isinstance(body, Mapping):  # vLLM says what is wrong with it
-            await self._app(scope, _Again(data, receive), send)
-            return
-        engine = self._engine = self._engine or Engine(scope["app"].state)
-        id = token_hex(16)
-        try:
-            asked = await asyncio.to_thread(read_request, path, body, engine.policy, engine.base)
-            asked = await engine.with_guide_prompt(asked)
-        except ValueError as error:
-            await self._refuse(send, str(error))
-            return
-        except RuntimeError as error:
-            await _error(send, 500, str(error))
-            return
+            return data  # vLLM says what is wrong with it
+        if not isinstance(body, Mapping):
+            return data
+        engine = self._engine
+        asked = await asyncio.to_thread(read_request, self._path, body, engine.policy, engine.base)
+        asked = await engine.with_guide_prompt(asked)
         if asked.policy is not None:
-            policy, counted = type(asked.policy).__name__, self._metrics
+            self._policy = type(asked.policy).__name__
+        return json.dumps(asked.sent(self._id)).encode()
 
-            async def report() -> dict[str, Any]:
-                found = await engine.report(id)
-                counted.finished(policy, found)
-                return found
-
-            send = _Reported(send, partial(counted.began, policy), report)
-        data = json.dumps(asked.sent(id)).encode()
-        sized = {**scope, "headers": _sized(scope["headers"], data)}
-        await self._app(sized, _Again(data, receive), send)
-
-    async def _refuse(self, send: Send, message: str) -> None:
-        self._metrics.refused()
-        await _error(send, 400, message)
-
-
-class _Again:
-    """Gives a body that was read, then whatever else comes."""
-
-    def __init__(self, data: bytes, receive: Receive) -> None:
-        self._data: bytes | None = data
-        self._receive = receive
-
-    async def __call__(self) -> Message:
-        if self._data is None:
-            return await self._receive()
-        data, self._data = self._data, None
-        return {"type": "http.request", "body": data, "more_body": False}
-
-
-class _Reported:
-    """Sends an answer on, with a report in its JSON, or in the event that ends its text."""
-
-    def __init__(
-        self,
-        send: Send,
-        began: Callable[[], None],
-        report: Callable[[], Awaitable[dict[str, Any]]],
-    ) -> None:
-        self._send, self._began, self._report = send, began, report
-        self._start: Message | None = None
-        self._is_stream = self._is_reported = False
-        self._held = b""
-
-    async def __call__(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
+        """Sends vLLM's answer on, with the report in it."""
         if message["type"] == "http.response.start":
-            kind = dict(message["headers"]).get(b"content-type", b"")
-            self._is_stream = kind.startswith(b"text/event-stream")
-            self._is_reported = message["status"] != 200  # there is nothing to report
-            if not self._is_reported:
-                self._began()
-            if self._is_stream or self._is_reported:
-                await self._send(message)
-            else:
-                self._start = message
-        elif message["type"] != "http.response.body" or self._is_reported:
+            await self._begin(message)
+        elif message["type"] != "http.response.body":
+            await self._send(message)
+        elif self._refusal is not None:
+            if not message.get("more_body", False) and self._start is not None:
+                await self.refuse(self._start["headers"])
+        elif self._policy is None:
             await self._send(message)
         elif self._is_stream:
             await self._pass(message)
@@ -215,6 +207,36 @@ class _Reported:
             self._held += message.get("body", b"")
             if not message.get("more_body", False):
                 await self._send_whole()
+
+    async def refuse(self, headers: Headers) -> None:
+        """Answers in the form of OpenAI's errors, as vLLM gives them.
+
+        Args:
+            headers: of the answer that this one replaces.
+        """
+        assert self._refusal is not None
+        status, message = self._refusal
+        if status == 400:
+            self._metrics.refused()
+        kind = "BadRequestError" if status == 400 else "InternalServerError"
+        error = {"message": message, "type": kind, "param": None, "code": status}
+        data = json.dumps({"error": error}).encode()
+        typed = [each for each in headers if each[0].lower() != b"content-type"]
+        sized = _sized([*typed, (b"content-type", b"application/json")], data)
+        await self._send({"type": "http.response.start", "status": status, "headers": sized})
+        await self._send({"type": "http.response.body", "body": data})
+
+    async def _begin(self, message: Message) -> None:
+        if message["status"] != 200:
+            self._policy = None  # there is nothing to report
+        if self._policy is not None:
+            self._metrics.began(self._policy)
+        kind = dict(message["headers"]).get(b"content-type", b"")
+        self._is_stream = kind.startswith(b"text/event-stream")
+        if self._refusal is None and (self._policy is None or self._is_stream):
+            await self._send(message)
+        else:
+            self._start = message
 
     async def _send_whole(self) -> None:
         assert self._start is not None
@@ -228,16 +250,16 @@ class _Reported:
         more = message.get("more_body", False)
         data = b""
         for event in events:
-            if not self._is_reported and event.startswith(b"data: ") and b"finish_reason" in event:
+            if self._policy and event.startswith(b"data: ") and b"finish_reason" in event:
                 event = b"data: " + await self._with_report(event[6:], ends_text=True)
             data += event + b"\n\n"
-        if self._is_reported or not more:
+        if self._policy is None or not more:
             data, self._held = data + self._held, b""
         if data or not more:
             await self._send({**message, "body": data})
 
     async def _with_report(self, data: bytes, ends_text: bool = False) -> bytes:
-        """JSON with the report in it, if it is an answer's.
+        """JSON with the report in it, if it is an answer's; no other gets it after that.
 
         Args:
             data: the JSON.
@@ -249,10 +271,12 @@ class _Reported:
             return data
         choices = answer.get("choices") if isinstance(answer, dict) else None
         ended = isinstance(choices, list) and any(each.get("finish_reason") for each in choices)
-        if choices is None or (ends_text and not ended):
+        if choices is None or self._policy is None or (ends_text and not ended):
             return data
-        self._is_reported = True
-        return json.dumps({**answer, "blendin": await self._report()}).encode()
+        policy, self._policy = self._policy, None
+        report = await self._engine.report(self._id)
+        self._metrics.finished(policy, report)
+        return json.dumps({**answer, NAME: report}).encode()
 
 
 async def _whole(receive: Receive) -> bytes | None:
@@ -267,18 +291,8 @@ async def _whole(receive: Receive) -> bytes | None:
     return data
 
 
-def _sized(headers: Any, data: bytes) -> list[tuple[bytes, bytes]]:
+def _sized(headers: Headers, data: bytes) -> list[tuple[bytes, bytes]]:
     """Headers for another body."""
     replaced = (b"content-length", b"transfer-encoding")
     kept = [(name, value) for name, value in headers if name.lower() not in replaced]
     return [*kept, (b"content-length", str(len(data)).encode())]
-
-
-async def _error(send: Send, status: int, message: str) -> None:
-    """An answer in the form of OpenAI's errors, as vLLM gives them."""
-    kind = "BadRequestError" if status == 400 else "InternalServerError"
-    error = {"message": message, "type": kind, "param": None, "code": status}
-    data = json.dumps({"error": error}).encode()
-    headers = _sized([(b"content-type", b"application/json")], data)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})

@@ -22,7 +22,7 @@ from blendin.policy import named_policy
 from blendin.vllm import middleware as middleware_module
 from blendin.vllm import worker as worker_module
 from blendin.vllm.launch import TEMPLATE
-from blendin.vllm.middleware import Middleware
+from blendin.vllm.middleware import Middleware, Refusal
 from blendin.vllm.requests import CHAT, COMPLETIONS, WITHOUT_GUIDE
 
 LENGTH = 12
@@ -72,7 +72,7 @@ class Server:
         self.extension = worker_module.WorkerExtension()
         self.state = SimpleNamespace(vllm_config=self.config, engine_client=self)
         self.middleware = Middleware(self, self.counted)  # type: ignore[arg-type]
-        self.status = 200
+        self.status, self.key = 200, None
 
     async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[Any]:
         """As `EngineClient`'s; what workers say has gone through msgpack."""
@@ -84,13 +84,29 @@ class Server:
             await receive()
             await send({"type": "lifespan.startup.complete"})
             return
+        sent = dict(scope["headers"])
+        if self.key is not None and sent.get(b"authorization") != b"Bearer " + self.key:
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": b"{}"})
+            return
         data, more = b"", True
-        while more:
-            message = await receive()
-            data += message["body"]
-            more = message["more_body"]
-        headers = dict(scope["headers"])
-        assert int(headers[b"content-length"]) == len(data)
+        try:
+            while more:
+                message = await receive()
+                data, more = data + message["body"], message["more_body"]
+        except KeyError:  # disconnected
+            return
+        except Exception as error:
+            if self.key is not None:
+                raise
+            headers = [(b"access-control-allow-origin", b"*"), (b"content-length", b"2")]
+            await send({"type": "http.response.start", "status": 400, "headers": headers})
+            for body in (b"no", b""):
+                last = {"body": body, "more_body": bool(body)}
+                await send({"type": "http.response.body", **last})
+            assert isinstance(error, Refusal)
+            return
+        assert int(sent.get(b"content-length", len(data))) == len(data)
         body = json.loads(data) if data[:2] == b'{"' else {}
         self.seen.append(body)
         chunks, kind = [b"{}"], b"application/json"
@@ -228,7 +244,7 @@ def shared(gen: BlendInGenerator, folders: tuple[str, str]) -> Server:
 def server(shared: Server) -> Server:
     shared.seen.clear()
     shared.counted.__init__()  # type: ignore[misc]
-    shared.status = 200
+    shared.status, shared.key = 200, None
     return shared
 
 
@@ -458,6 +474,7 @@ def test_what_cannot_be_is_refused_before_it_runs(
     error = answer.json["error"]
     assert message in error["message"] and error["type"] == "BadRequestError"
     assert error["code"] == 400 and not server.seen
+    assert answer.headers[b"access-control-allow-origin"] == b"*"  # what vLLM has added stays
     assert server.counted.refusals == 1 and not server.counted.began_with
 
 
@@ -503,6 +520,20 @@ def test_a_server_without_the_processor_says_so(
     answer = server.ask({"messages": QUESTION})
     assert answer.status == 500 and "--logits-processors" in answer.json["error"]["message"]
     assert not server.seen
+
+
+def test_no_work_is_done_for_who_has_no_key(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.key = b"secret"
+    monkeypatch.setattr(server, "collective_rpc", None)
+    for body in ({"messages": QUESTION}, {"messages": QUESTION, "n": 2}):
+        assert server.ask(body).status == 401
+    assert not server.seen and not server.counted.refusals
+    monkeypatch.undo()
+    headers = [(b"authorization", b"Bearer secret")]
+    assert server.ask({"messages": QUESTION}, headers=headers).status == 200
+    assert server.ask({"messages": QUESTION, "n": 2}, headers=headers).json["error"]["code"] == 400
 
 
 def test_a_client_that_has_gone_is_forgotten(server: Server) -> None:
