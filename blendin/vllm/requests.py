@@ -116,8 +116,10 @@ def read_request(path: str, body: Mapping[str, Any], default: Policy, base: Base
     """
     body = dict(body)
     ours = _ours(body, is_chat=path == CHAT)
-    xargs = body.get("vllm_xargs")
-    if isinstance(xargs, Mapping) and NAME in xargs:
+    xargs = body.get("vllm_xargs") or {}
+    if not isinstance(xargs, Mapping):
+        raise ValueError(f"vllm_xargs is {told(xargs)}: give a mapping")
+    if NAME in xargs:
         raise ValueError(f"vllm_xargs has {NAME}, which is put there from the body's {NAME}")
     if path == CHAT:
         messages, settings = _as_transcript(body, base)
@@ -131,6 +133,8 @@ def read_request(path: str, body: Mapping[str, Any], default: Policy, base: Base
     if ours is None:
         return Asked(body)
     _refuse_unblended(body)
+    if ours.get("messages") is not None:
+        ours["messages"] = _messages(ours["messages"])
     arguments = RequestArguments.of({NAME: ours})
     assert arguments is not None
     return Asked(body, arguments.policy or default, ours)
@@ -173,11 +177,7 @@ def _as_transcript(
     for name, reason in NOT_IN_A_TRANSCRIPT.items():
         if body.get(name) not in (None, [], {}, ""):
             raise ValueError(f"{name}: {reason}")
-    if not isinstance(given := body.get("messages"), list):
-        raise ValueError(f"messages is {told(given)}: give a list of messages")
-    messages = as_messages(given, None)
-    for message in messages:
-        encodable(f"the content of the {message['role']}'s message", message["content"])
+    messages = _messages(body.get("messages"))
     begun = messages[-1]["role"] == "assistant"
     opens, continues = (
         body.pop(name, None) for name in ("add_generation_prompt", "continue_final_message")
@@ -197,6 +197,20 @@ def _as_transcript(
         body["stop"] = [BASE_STOP]
     settings = body.pop("chat_template_kwargs", None) or {}
     return messages, settings
+
+
+def _messages(given: Any) -> list[dict[str, Any]]:
+    """A conversation, checked.
+
+    Raises:
+        ValueError: as `as_messages`; or it is none.
+    """
+    if not isinstance(given, list):
+        raise ValueError(f"messages is {told(given)}: give a list of messages")
+    messages = as_messages(given, None)
+    for message in messages:
+        encodable(f"the content of the {message['role']}'s message", message["content"])
+    return messages
 
 
 def _adds_special_tokens(text: str, base: Base) -> bool:

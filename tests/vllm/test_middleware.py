@@ -426,7 +426,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"blendin": False, "chat_template_kwargs": {"a": 1}}, "no guide is asked"),
     (CHAT, {"blendin": {"guide_prompt_ids": [10**6]}}, "does not know"),
     (CHAT, {"blendin": {"guide_prompt": "x " * 9000}}, "shorten the prompt"),
-    (CHAT, {"vllm_xargs": {"blendin": "{}"}}, "vllm_xargs"),
+    (CHAT, {"blendin": {"messages": 5}}, "messages is 5"),
+    (CHAT, {"blendin": {"messages": [{"role": "user", "content": 5}]}}, "the content 5"),
+    (CHAT, {"blendin": {"trace": "no"}}, "trace"),
+    (CHAT, {"vllm_xargs": {"blendin": "{}"}}, "vllm_xargs has blendin"),
+    (CHAT, {"vllm_xargs": [1]}, "vllm_xargs is [1]"),
     *((CHAT, {name: value}, name) for name, value in {
         "n": 2, "presence_penalty": 0.5, "frequency_penalty": -1, "min_p": 0.1,
         "use_beam_search": True, "logit_bias": {"5": 1}, "thinking_token_budget": 5,
