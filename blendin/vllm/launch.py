@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..models import loader
 from ..models.checkpoint import first_line, tokenizer_place
+from ..models.default_pair import EMBEDDED
 from ..models.remote.loading import is_url
 from ..models.tokenizer import load_tokenizer
 from ..models.vllm_engine import is_installed, is_vllm
@@ -102,7 +103,7 @@ def command(settings: ServerSettings) -> list[str]:
             "prompts: choose an instruction-tuned guide"
         )
     ours = {
-        "guide": str(Path(guide.path, guide.gguf_file)) if guide.gguf_file else guide.path,
+        "guide": _for_the_worker(guide),
         "guide_dtype": settings.guide_dtype,
         "guide_kwargs": trusting,
         "policy": settings.policy,
@@ -150,6 +151,14 @@ def _located(name: str, role: str, options: Mapping[str, Any]) -> loader.Locatio
             "file for vLLM lacks: name a folder or a hub id"
         )
     return place
+
+
+def _for_the_worker(place: loader.Location) -> str:
+    """What names a guide in any folder; of the embedded pair no path, which clients might read."""
+    path = Path(place.path, place.gguf_file or "")
+    if place.name in EMBEDDED or not path.exists():
+        return place.name
+    return str(path.absolute())
 
 
 def _tokenizer(
