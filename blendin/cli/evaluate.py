@@ -94,12 +94,12 @@ def evaluate(
             f"--primer is for {PRIMED}, which is not among the tasks {', '.join(tasks)}: add it, "
             "or leave the option out"
         )
+    for name in tasks:
+        check_folder("out", out / name)
     loaded = [
         load(name, data, limit, seed, primer=primer and name == PRIMED)
         for name in dict.fromkeys(tasks)
     ]
-    for task in loaded:
-        check_folder("out", out / task.name)
     identity: dict[str, str] = {}
     if refusal_model is not None:
         loaded, identity = _refusals_by(refusal_model, loaded)

@@ -34,6 +34,12 @@ def is_vllm(name: str | None) -> bool:
     return name is not None and name.lower().startswith(SCHEME)
 
 
+def is_installed() -> bool:
+    """Whether vLLM can be imported; a folder of that name is not it."""
+    found = find_spec("vllm")
+    return found is not None and found.origin is not None
+
+
 def check(name: str, role: str, options: Mapping[str, Any]) -> None:
     """Refuses what cannot be had, before anything is loaded.
 
@@ -47,7 +53,7 @@ def check(name: str, role: str, options: Mapping[str, Any]) -> None:
         )
     if not name[len(SCHEME) :].strip():
         raise ValueError(f"{role}={name!r} names no model: write {SCHEME}MODEL")
-    if find_spec("vllm") is None:
+    if not is_installed():
         raise ValueError(
             f"{role}={name!r} takes vLLM, which is not installed: install the build for your "
             "machine (https://docs.vllm.ai)"

@@ -116,6 +116,30 @@ class WorkerRequests:
             if row.hosted.sequence.done:
                 self.rows.suspend(row.hosted)
 
+    def guide_ids(self, arguments: RequestArguments) -> list[int]:
+        """The tokens of the guide's prompt.
+
+        Raises:
+            ValueError: there are none, or more than the guide's context holds; or its chat template
+                cannot render the conversation.
+        """
+        guide = self.pair.guide
+        if arguments.messages is not None:
+            rendered = self.pair.prompts.guide(arguments.messages, arguments.chat_template_kwargs)
+            ids = guide.encode_prompt(rendered)
+        elif arguments.guide_prompt is not None:
+            ids = guide.encode_prompt(arguments.guide_prompt)
+        else:
+            ids = list(arguments.guide_prompt_ids or ())
+        if ids and max(ids) >= len(guide.vocabulary):
+            raise ValueError(f"the guide's prompt has the token {max(ids)}, which it does not know")
+        if not ids or (guide.max_length is not None and len(ids) > guide.max_length):
+            raise ValueError(
+                f"the guide's prompt has {len(ids)} tokens and the context of {guide.name} holds "
+                f"{guide.max_length}: shorten the prompt or choose another guide"
+            )
+        return ids
+
     def report(self, id: str) -> dict[str, Any] | None:
         """What was done for the last request with an id of the caller's; None: there is none."""
         with self._lock:
@@ -155,16 +179,21 @@ class WorkerRequests:
         guide: Context | None = None
         if policy.reads_guide:
             try:
-                ids = self._guide_ids(arguments)
+                ids = self.guide_ids(arguments)
                 guide = Context(ids, expected=len(ids) + FIRST_ROOM)
             except ValueError as refused:
                 error = refused
+        masks = params.structured_outputs, params.bad_words, params.allowed_token_ids
+        is_constrained = any(each for each in masks)
+        # vLLM looks for stop texts itself; known here, no step after them is reported. It looks
+        # later where so many tokens are due, and a grammar may not allow an end there.
+        stop = () if is_constrained or params.min_tokens else tuple(params.stop or ())
         sequence = SequenceState(
             self.pair.alignment,
             Context(prompt),
             guide,
             policy=policy,
-            limits=Limits(params.max_tokens or 2**30),
+            limits=Limits(params.max_tokens or 2**30, stop),
             sampling=sampling,
             index=0,
             settings={"policy": described(policy)},
@@ -172,32 +201,13 @@ class WorkerRequests:
         if error is not None:
             logger.error("a request goes on without the guide: %s", error)
             sequence.fail(error)
-        masks = params.structured_outputs, params.bad_words, params.allowed_token_ids
         hosted = HostedSequence(
             sequence,
-            is_constrained=any(each for each in masks),
+            is_constrained=is_constrained,
             stop_ids=frozenset(params.all_stop_token_ids),
             never_ends=bool(params.ignore_eos),
         )
         return _Begun(arguments, hosted)
-
-    def _guide_ids(self, arguments: RequestArguments) -> list[int]:
-        guide = self.pair.guide
-        if arguments.messages is not None:
-            rendered = self.pair.prompts.guide(arguments.messages, arguments.chat_template_kwargs)
-            ids = guide.encode_prompt(rendered)
-        elif arguments.guide_prompt is not None:
-            ids = guide.encode_prompt(arguments.guide_prompt)
-        else:
-            ids = list(arguments.guide_prompt_ids or ())
-        if ids and max(ids) >= len(guide.vocabulary):
-            raise ValueError(f"the guide's prompt has the token {max(ids)}, which it does not know")
-        if not ids or (guide.max_length is not None and len(ids) > guide.max_length):
-            raise ValueError(
-                f"the guide's prompt has {len(ids)} tokens and the context of {guide.name} holds "
-                f"{guide.max_length}: shorten the prompt or choose another guide"
-            )
-        return ids
 
 
 class _Begun:
@@ -269,6 +279,24 @@ def requests_of(vllm_config: Any, device: torch.device) -> Requests:
 
 class WorkerExtension:
     """What `collective_rpc` may ask a worker: name it with `--worker-extension-cls`."""
+
+    def blendin_guide_ids(self, ours: str) -> dict[str, Any] | None:
+        """The guide's prompt of a request, before it runs; None: no guide is in this worker.
+
+        Args:
+            ours: its part of `vllm_xargs`, with a policy that reads the guide.
+
+        Returns:
+            `ids`, its tokens, or `error`, what is wrong with it.
+        """
+        for each in _workers.values():
+            try:
+                arguments = RequestArguments.of({NAME: ours})
+                assert arguments is not None
+                return {"ids": each.guide_ids(arguments)}
+            except ValueError as error:
+                return {"error": str(error)}
+        return None
 
     def blendin_report(self, id: str) -> dict[str, Any] | None:
         """What was done for the request with this id; None: none that is remembered."""

@@ -28,7 +28,7 @@ def params(**given: Any) -> SimpleNamespace:
         "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": None, "repetition_penalty": 1.0,
         "presence_penalty": 0.0, "frequency_penalty": 0.0, "min_p": 0.0, "n": 1, "max_tokens": 16,
         "structured_outputs": None, "bad_words": [], "allowed_token_ids": None, "ignore_eos": False,
-        "all_stop_token_ids": set(), "extra_args": None,
+        "all_stop_token_ids": set(), "extra_args": None, "stop": [], "min_tokens": 0,
     }  # fmt: skip
     made = SimpleNamespace(**values | given)
     validated(made)
