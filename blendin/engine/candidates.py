@@ -98,8 +98,8 @@ def mixed_candidates(
     for row, symbol, probs, *likely in zip(rows, symbols.tolist(), numbers, *lists, strict=True):
         if sequences[row].trace_top:
             chosen = _candidate(pair, symbol, probs[0])
-            p_b, p_g = (None if math.isnan(each) else each for each in probs[1:])
-            found[row] = StepCandidates(chosen, p_b, p_g, base_listed[row], *likely)
+            base_prob, guide_prob = (None if math.isnan(each) else each for each in probs[1:])
+            found[row] = StepCandidates(chosen, base_prob, guide_prob, base_listed[row], *likely)
     return found
 
 
