@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -70,6 +70,11 @@ class ReferenceStep:
     # - how near `Defer` was to consulting or not, or to masking one symbol more or less.
     # Near-ties at the edge of a top-k are not in it.
     margin: float
+    # What the models said, where they were asked, and P that an intervention emits from, over its
+    # own sum; None where a model was alone.
+    base: Prediction | None = field(default=None, repr=False)
+    guide: Prediction | None = field(default=None, repr=False)
+    scores: dict[Symbol, float] | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -422,7 +427,7 @@ class Reference:
 
                 if catch_up is None:
                     margin = min(gate, base.choice_lead)
-                    steps.append(ReferenceStep(None, False, p_b, None, None, None, margin))
+                    steps.append(ReferenceStep(None, False, p_b, None, None, None, margin, base))
                     if base.choice == END:
                         assert base.end_id is not None
                         base_ids.append(base.end_id)
@@ -443,7 +448,7 @@ class Reference:
                 t_g, p_g, lead = guide.best_symbol(self.allowed)
                 agreement = base.by_symbol.get(t_g, 0.0)
                 if policy == "blend":
-                    symbol, used_alpha, margin = self._blend(
+                    symbol, used_alpha, margin, scores = self._blend(
                         base, guide, p_b, p_g, agreement, lead, agreement_bonus, top_k, alpha
                     )
                     step = ReferenceStep(
@@ -460,6 +465,11 @@ class Reference:
                     in_word = policy == "nudge-word"
 
             # An intervention, of whatever kind: the symbol enters both contexts.
+            if policy.startswith("nudge"):
+                scores = {s: p for s, p in guide.by_symbol.items() if s in self.allowed}
+            total = sum(scores.values())
+            step.base, step.guide = base, guide
+            step.scores = {s: score / total for s, score in scores.items()}
             steps.append(step)
             if isinstance(symbol, str):
                 if base is None:  # only to name the base's end id
@@ -583,8 +593,8 @@ class Reference:
         agreement_bonus: float,
         top_k: int | None,
         alpha: float | None,
-    ) -> tuple[Symbol, float, float]:
-        """The blend's symbol, its alpha and its margin."""
+    ) -> tuple[Symbol, float, float, dict[Symbol, float]]:
+        """The blend's symbol, its alpha, its margin, and the blend."""
         margin = float("inf")
         if alpha is None:
             alpha = min(1.0, max(0.0, p_g / (p_b + p_g) + agreement_bonus * agreement))
@@ -604,7 +614,7 @@ class Reference:
         total = sum(scores.values())
         scores = {symbol: score / total for symbol, score in scores.items()}
         symbol, lead = _best(scores, rank)
-        return symbol, alpha, min(margin, lead)
+        return symbol, alpha, min(margin, lead), scores
 
     def _alone(
         self,
@@ -627,6 +637,7 @@ class Reference:
             assert isinstance(token_id, int)
             emitted = None if ended else vocabulary.bytes_at(token_id)
             steps.append(ReferenceStep(emitted, is_guide, p_b, p_g, None, None, own.choice_lead))
+            steps[-1].base, steps[-1].guide = (None, own) if is_guide else (own, None)
             ids.append(token_id)
             if emitted is None:
                 stop_reason = "end"

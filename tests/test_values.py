@@ -22,7 +22,7 @@ from blendin.settings import DEFAULTS, KINDS, SchedulingSettings, ScoreSettings,
 from blendin.values import Integer, Kind, for_json, spelled
 
 INTEGERS: dict[str, int] = {"max_new_tokens": 3, "seed": 3, "sampling_top_k": 3}
-INTEGERS |= {"max_batch_size": 3, "max_cached_tokens": 3, "speculate": 3}
+INTEGERS |= {"max_batch_size": 3, "max_cached_tokens": 3, "speculate": 3, "trace_top": 3}
 REALS: dict[str, float] = {"temperature": 0.5, "top_p": 0.5, "repetition_penalty": 0.5}
 
 

@@ -79,6 +79,7 @@ class HostedModel:
         driver: what drives it; set by the engine room.
     """
 
+    top: int | None = None
     engine: Engine | None = None
     driver: Driver | None = None
 

@@ -47,6 +47,7 @@ class LanguageModel:
     varlen: VarlenForward | None
 
     is_async, can_draft, writes_ahead, reads_whole_texts = False, True, False, False
+    top: int | None = None
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ def test_every_option_arrives(pair_folders: list[str], tmp_path: Path) -> None:
     options = (
         "--policy cap --max-rate 0.5 --threshold 0.7 --alpha 0.25 --agreement-bonus 0.3 --top-k 0 "
         "--max-new-tokens 5 --system Sys --do-sample --temperature 0.5 --top-p 0.9 "
-        "--sampling-top-k 7 --repetition-penalty 1.5 --seed 4 --speculate 3 "
+        "--sampling-top-k 7 --repetition-penalty 1.5 --seed 4 --speculate 3 --trace-top 2 "
         "--dtype float32"
     ).split()
     options += ["--stop", "a\\nb", "--stop", "c", "--trace", str(trace), "--json"]
@@ -73,6 +73,7 @@ def test_every_option_arrives(pair_folders: list[str], tmp_path: Path) -> None:
         "repetition_penalty": 1.5,
         "seed": 4,
         "speculate": 3,
+        "trace_top": 2,
         "base_prompt": "Sys\nQuestion: Hi\nAnswer:",
         "guide_prompt": "<bos><start_of_turn>user\nSys\n\nHi<end_of_turn>\n<start_of_turn>model\n",
     }
@@ -92,6 +93,8 @@ def test_the_prompt_may_come_from_standard_input(pair_folders: list[str], policy
         (["generate", " "], "prompt is empty"),
         (["generate", "x", "--policy", "best"], "policy 'best' is unknown"),
         (["generate", "x", "--threshold", "-1"], "threshold"),
+        (["generate", "x", "--trace-top", "-1", "--json"], "--trace-top is -1"),
+        (["generate", "x", "--trace-top", "3"], "--trace-top goes into a trace: add --trace"),
         (["generate", "x", "--trace", "/absent/t.jsonl"], "--trace /absent/t.jsonl cannot be"),
         (["generate", "x", "--base", "./absent.gguf"], "no such GGUF file"),
         (["chat", "--policy", "base", "--alpha", "1"], "'base' has no setting alpha"),

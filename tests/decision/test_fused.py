@@ -52,7 +52,7 @@ def steps_of_both(base: str, guide: str, **settings: Any) -> tuple[Any, Any]:
     outs = []
     for pair in pairs:
         gen.pair = pair
-        outs.append(gen.generate("How many?", **settings).steps)
+        outs.append(gen.generate("How many?", trace_top=4, **settings).steps)
     return outs[0], outs[1]
 
 
@@ -62,6 +62,12 @@ def assert_same(plain: Any, fused: Any) -> None:
             assert getattr(step, name) == getattr(one, name)
         for name in ("base_top_prob", "guide_top_prob", "alpha", "agreement"):
             assert getattr(step, name) == pytest.approx(getattr(one, name), abs=1e-5)
+        for name in ("base", "guide", "emitted"):
+            lists = [[c.prob for c in getattr(each.candidates, name)] for each in (one, step)]
+            assert lists[1] == pytest.approx(lists[0], abs=1e-5)
+        for name in ("base_prob", "guide_prob"):
+            expected = getattr(one.candidates, name)
+            assert getattr(step.candidates, name) == pytest.approx(expected, abs=1e-5)
         rank = one.agreement_rank  # a near-tie may fall either way
         assert step.agreement_rank == (rank and pytest.approx(rank, abs=1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -83,6 +84,34 @@ def test_what_is_listed_is_exact_and_the_rest_is_left_out(case: Case, k: int) ->
     for row, complete in enumerate(ends_listed):
         if complete:  # else P(END) is cut short, and may be too small to be the choice
             assert int(short.choice[row]) == int(whole.choice[row])
+
+
+@given(cases().filter(is_plain), st.integers(1, 6), st.integers(1, 8))
+def test_the_likeliest_are_those_of_the_whole_as_far_as_they_are_listed(
+    case: Case, k: int, n: int
+) -> None:
+    """By brute force: all tokens, end tokens together, from the likeliest down."""
+    model = case.tables.base
+    ends, probs = model.ends.tolist(), torch.softmax(case.base_logits.double(), -1).tolist()
+    whole, short = case.base(), predict(listed(case.base_logits, k), model)
+    for row, own in enumerate(probs):
+        known = set(listed(case.base_logits, k).tokens[row, :-1].tolist())
+        for prediction, tokens in ((whole, set(range(len(own)))), (short, known)):
+            expected = {id: own[id] for id in tokens - set(ends)}
+            expected[model.end] = sum(own[id] for id in tokens & set(ends))
+            found = prediction.likeliest(n)
+            pairs = zip(found.symbols[row].tolist(), found.probs[row].tolist(), strict=True)
+            told = {symbol: prob for symbol, prob in pairs if prob > 0}
+            best = sorted((p for p in expected.values() if p > 0), reverse=True)[:n]
+            assert list(told.values()) == pytest.approx(best, abs=1e-5)
+            for symbol, prob in told.items():
+                assert prob == pytest.approx(expected[symbol], abs=1e-5)
+            lacked = model.end - 1  # of the guide alone, or its own second symbol
+            for symbol in [*range(len(own)), model.end, lacked]:
+                symbols = torch.full((len(probs),), symbol)
+                is_known = symbol in tokens or symbol == lacked
+                is_known |= symbol == model.end and bool(tokens & set(ends))
+                assert bool(prediction.knows(symbols)[row]) == is_known
 
 
 @given(cases())

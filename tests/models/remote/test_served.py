@@ -97,6 +97,42 @@ def test_servers_emit_what_local_models_emit(served: Served, where: str, policy:
         same(gen.generate(PROMPTS[1], speculate=speculate, **settings), plain)
 
 
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+@pytest.mark.parametrize("where", ["remote", "base_here", "guide_here"])
+def test_servers_tell_the_candidates_that_local_models_tell(
+    served: Served, where: str, policy: Any
+) -> None:
+    asked: dict[str, Any] = {"policy": policy, "max_new_tokens": 16, "trace_top": 4}
+    plain = served.here.generate(PROMPTS[0], **asked)
+    out = getattr(served, where).generate(PROMPTS[0], **asked)
+    same(out, plain)
+    for theirs, ours in zip(out.steps, plain.steps, strict=True):
+        assert theirs.candidates is not None and ours.candidates is not None
+        for name in ("base", "guide", "emitted"):
+            told, expected = (getattr(each.candidates, name) for each in (theirs, ours))
+            rough = 0.02 if name == "emitted" else 1e-4  # lists are cut short, and normalised so
+            assert [each.prob for each in told] == pytest.approx(
+                [each.prob for each in expected], abs=rough
+            )
+        for name in ("base_prob", "guide_prob"):
+            prob = getattr(theirs.candidates, name)
+            assert prob is None or prob == pytest.approx(getattr(ours.candidates, name), abs=1e-4)
+
+
+@pytest.mark.parametrize(("where", "role"), [("base_here", "guide"), ("guide_here", "base")])
+def test_more_candidates_than_a_server_lists_are_refused(
+    served: Served, where: str, role: str
+) -> None:
+    gen = getattr(served, where)
+    asked = gen.pair.model(role).forwards
+    with pytest.raises(ValueError, match=f"trace_top is 101 and .* 100 .*{role}_kwargs"):
+        gen.generate(PROMPTS[0], trace_top=101)
+    assert gen.pair.model(role).forwards == asked
+    outs = gen.generate(PROMPTS[:2], trace_top=[101, 2], max_new_tokens=3, progress=False)
+    assert "trace_top is 101" in outs[0].error
+    assert [len(each.candidates.base) for each in outs[1].steps] == [2, 2, 2]
+
+
 @pytest.mark.parametrize("where", ["remote", "guide_here"])
 def test_a_list_in_flight_is_what_each_is_alone(served: Served, where: str) -> None:
     prompts = [f"{text} {number}" for number in range(4) for text in PROMPTS]
