@@ -15,7 +15,7 @@ from ..policy import Blend, GuideOnly, Policy, all_parameters, named_policy
 from ..prompts.messages import as_messages
 from ..prompts.template_kwargs import checked_template_kwargs
 from ..spelling import did_you_mean
-from ..values import Flag, Integer, Kind, Text, told
+from ..values import Integer, Kind, Text, told
 
 NAME = "blendin"
 """Of our part of `--additional-config`, of `SamplingParams.extra_args` and of `vllm_xargs`."""
@@ -92,7 +92,7 @@ class RequestArguments:
         policy: what to do at a step; None: the engine's. Its settings stand beside its name;
             without a name they are Blend's.
         id: what the caller knows the request by, to fetch its report; None for no report.
-        trace: whether the report has every step.
+        trace: whether the report has every step; a number: with so many candidates each.
         key: of this request alone, for the engine tells us none.
     """
 
@@ -102,7 +102,7 @@ class RequestArguments:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy | None = None
     id: str | None = None
-    trace: bool = False
+    trace: bool | int = False
     key: str = ""
 
     @classmethod
@@ -184,6 +184,12 @@ def _token_ids(name: str, value: Any) -> tuple[int, ...]:
     return tuple(Integer(0)(name, id) for id in value)  # type: ignore[misc]
 
 
+def _trace(name: str, value: Any) -> bool | int:
+    if isinstance(value, bool):
+        return value
+    return Integer(0)(name, value)  # type: ignore[return-value]
+
+
 def _as_it_is(name: str, value: Any) -> Any:
     return value
 
@@ -195,6 +201,6 @@ KINDS: Mapping[str, Kind] = {
     "chat_template_kwargs": lambda _, value: checked_template_kwargs(value),
     "policy": _as_it_is,
     "id": Text(),
-    "trace": Flag(),
+    "trace": _trace,
     "key": Text(),
 }

@@ -197,6 +197,7 @@ class WorkerRequests:
             sampling=sampling,
             index=0,
             settings={"policy": described(policy)},
+            trace_top=0 if arguments.trace is True else arguments.trace,
         )
         if error is not None:
             logger.error("a request goes on without the guide: %s", error)
@@ -253,7 +254,8 @@ class EngineRequests:
 
     def begin(self, params: Any, prompt: Sequence[int]) -> Any:
         """As `Requests.begin`."""
-        return self._engine.decisions.begin(params.extra_args["blendin_key"])
+        key = (params.extra_args or {}).get("blendin_key")
+        return None if key is None else self._engine.decisions.begin(key)
 
     def suspend(self, hosted: Any) -> None:
         """Nothing: what has ended or waits is left by whoever drives the engine."""
