@@ -176,3 +176,21 @@ def test_drafts_are_the_engines_own_affair(speculate: Any) -> None:
     gen, _ = driven()
     with pytest.raises(ValueError, match="speculate"):
         gen.generate("Hi", speculate=speculate)
+
+
+def test_requests_beside_the_driven_ones_are_the_engines_own() -> None:
+    gen, engine = driven(trouble=0.0)
+    params = SimpleNamespace(
+        extra_args=None, all_stop_token_ids=set(), ignore_eos=True, max_tokens=6
+    )
+    beside = Request(gen.base.encode_prompt("Question: Hi\nAnswer:"), params)
+    alone = Request(list(beside.prompt), params)
+    engine.add(beside)
+    out = gen.generate(PROMPTS[0], max_new_tokens=12, stop=(), policy=Blend(1.1))
+    while not alone.finished:
+        alone.take(int(engine.logits(alone, [], len(alone.ids))[-1].argmax()))
+    assert beside.outputs == alone.outputs
+    expected = generator(BASE, GUIDE).generate(
+        PROMPTS[0], max_new_tokens=12, stop=(), policy=Blend(1.1), speculate="off"
+    )
+    assert out.steps == expected.steps
