@@ -74,13 +74,25 @@ def generate(
     trace: Annotated[
         Path | None, typer.Option(help="Write every step to this file as JSON lines.")
     ] = None,
+    trace_top: Annotated[
+        int,
+        typer.Option(
+            help="With --trace or --json: the likeliest tokens of every step to keep, so many of "
+            "base, guide and what was emitted from."
+        ),
+    ] = 0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON object.")
     ] = False,
 ) -> None:
     """Answer one prompt; tokens coloured by the model that chose them."""
+    from ..settings import checked
+
     chosen, settings = policy.build(), decoding.settings()
+    settings |= checked({"trace_top": trace_top})
     check_file("trace", trace)
+    if trace_top and trace is None and not as_json:
+        raise ValueError("--trace-top goes into a trace: add --trace FILE or --json")
     text = checked_prompt(standard_input.read().strip() if prompt is None else prompt)
     stream = models.load().stream(text, policy=chosen, **settings)
     try:
