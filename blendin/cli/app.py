@@ -19,6 +19,7 @@ from .errors import check_file, errors_in_one_line
 from .evaluate import evaluate, report
 from .options import DecodingOptions, ModelOptions, PolicyOptions, takes_options
 from .score import paradox, score_app
+from .serve import serve
 from .streams import Commands, console, messages
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ app.command()(diagnose)
 app.command()(evaluate)
 app.command()(report)
 app.command()(paradox)
+app.command()(serve)
 
 
 @app.command()

@@ -35,11 +35,14 @@ class Live:
 
     Attributes:
         sequence: the request, read.
+        prompt_ids: what the model that writes (the guide under `GuideOnly`) reads before it.
         output: the generation so far.
     """
 
     def __init__(self, owner: LiveQueue, sequence: SequenceState) -> None:
         self._owner, self.sequence, self.output = owner, sequence, sequence.output
+        context = sequence.base or sequence.guide
+        self.prompt_ids = () if context is None else tuple(context.ids)
         self._changed = Future[None]()
         self._taken = self._told = 0
         self._is_over = False
@@ -284,7 +287,7 @@ class LiveQueue:
                 live = self._waiting.popleft() if self._waiting else None
                 if live is not None:
                     self._begun[live.sequence] = live
-            yield live and live.sequence
+            yield None if live is None else live.sequence
 
     def _run(self) -> None:
         try:
