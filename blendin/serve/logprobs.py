@@ -114,8 +114,11 @@ class TokenLog:
     def _of_completion(self, tokens: Sequence[Token]) -> dict[str, Any]:
         offsets, tops = list[int](), list[dict[str, float] | None]()
         for token in tokens:
-            offsets.append(self.offset)
-            self.offset += len(self._characters.decode(token.chosen.token_bytes))
+            data = token.chosen.token_bytes
+            is_continued = data[:1] and data[0] & 0xC0 == 0x80
+            is_broken = self._characters.getstate()[0] and not is_continued
+            offsets.append(self.offset + bool(is_broken))  # a character that stays half is one
+            self.offset += len(self._characters.decode(data))
             if token.top is None:
                 tops.append(None)
                 continue

@@ -44,7 +44,6 @@ SPELLINGS = {
     "sampling_top_k": "top_k",
     "trace_top": "top_logprobs",
     "base_prompt": "prompt",
-    "prompt": "messages",
 }
 """Fields that are called otherwise than the settings that they set."""
 
@@ -88,7 +87,7 @@ def read_chat(body: Mapping[str, Any], settings: ServeSettings, pair: Pair) -> A
     Raises:
         ApiError: naming what to change.
     """
-    with refusing():
+    with refusing(prompt="messages"):
         given = check(body, CHAT)
         model, policy, own = chosen_policy(given, settings)
         messages = read_messages(given)
@@ -164,11 +163,11 @@ def read_completion(body: Mapping[str, Any], settings: ServeSettings, pair: Pair
 
 
 @contextlib.contextmanager
-def refusing() -> Iterator[None]:
+def refusing(**spellings: str) -> Iterator[None]:
     """Refusals of values become answers, in which fields have their names."""
 
     def spelling(name: str, value: Any) -> str:
-        name = SPELLINGS.get(name, name)
+        name = (SPELLINGS | spellings).get(name, name)
         return name if value is None else f"{name}: {value}"
 
     try:
@@ -182,15 +181,11 @@ def chosen_policy(
     given: Mapping[str, Any], settings: ServeSettings
 ) -> tuple[str, Policy, Mapping[str, Any]]:
     """The model's name, the policy, and what else stands in `blendin`."""
-    model = (
-        Text()("model", given.get("model", settings.served_model_name))
-        or settings.served_model_name
-    )
+    own_name = settings.served_model_name
+    model = Text()("model", given.get("model", own_name)) or own_name
     served, _, named = model.partition(":")
-    if served != settings.served_model_name or (named and named not in POLICY_NAMES):
-        names = ", ".join(
-            (settings.served_model_name, *(f"{settings.served_model_name}:{p}" for p in POLICIES))
-        )
+    if served != own_name or (named and named not in POLICY_NAMES):
+        names = ", ".join((own_name, *(f"{own_name}:{policy}" for policy in POLICIES)))
         raise ApiError(
             404,
             f"the model {told(model)} does not exist here: use one of {names}",

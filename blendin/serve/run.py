@@ -36,6 +36,10 @@ class Server(uvicorn.Server):
         )
         self._service = service
 
+    def give_up(self) -> None:
+        """Ends, for there is nothing to be served."""
+        self.should_exit = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends what runs, then the connections."""
         patience = 0.0 if self.force_exit else self._service.settings.stop_timeout
@@ -60,19 +64,19 @@ def run(
         ValueError: the address cannot be listened on.
         Exception: as `load`.
     """
-    with _listen(settings) as listening:
+    with listen(settings) as listening:
         host, port = listening.getsockname()[:2]
         on_listening(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         service = Service(settings, load)
         server = Server(service)
-        service.start(on_failure=lambda: setattr(server, "should_exit", True))
+        service.start(on_failure=server.give_up)
         with suppress(KeyboardInterrupt):  # raised again, once everything has ended
             server.run(sockets=[listening])
     if service.failure is not None:
         raise service.failure
 
 
-def _listen(settings: ServeSettings) -> socket.socket:
+def listen(settings: ServeSettings) -> socket.socket:
     """The socket, before anything is loaded.
 
     Raises:
@@ -83,6 +87,7 @@ def _listen(settings: ServeSettings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))
+        listening.listen()
     except OSError as error:
         listening.close()
         address = f"{settings.host}:{settings.port}"
