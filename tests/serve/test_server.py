@@ -204,10 +204,10 @@ def test_stopping_lets_texts_end_or_hands_back_what_there_is(
     with served(gen, stop_timeout=patience, max_batch_size=2) as server:
         with ThreadPoolExecutor(3) as pool:
             asked = []
-            for stream in (True, False, False):  # the last one has to wait
+            for place, stream in enumerate((True, False, False)):  # the last one has to wait
                 body = endless(max_tokens=60, stream=stream)
                 asked.append(pool.submit(server.client.post, "/v1/chat/completions", json=body))
-                until(lambda count=len(asked): in_flight(server) == count)
+                until(lambda count=place + 1: in_flight(server) == count)
             time.sleep(0.2)
             server.stop()
             stream, *others = (each.result() for each in asked)
