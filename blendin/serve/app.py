@@ -24,7 +24,8 @@ from ..values import Flag, encodable, told
 from .answers import Answer
 from .errors import ApiError, refused
 from .fields import CHAT, COMPLETIONS, schema
-from .requests import chosen_policy, read_chat, read_completion, read_messages, refusing
+from .ours import chosen_policy, refusing
+from .requests import read_chat, read_completion, read_messages
 from .service import Reader, Service
 
 T = TypeVar("T")

@@ -22,7 +22,8 @@ from .answers import DONE, FINISH, Answer, Text, as_event
 from .errors import ApiError
 from .logprobs import Token, TokenLog, prompt_tokens
 from .metrics import Metrics
-from .requests import Asked, refusing
+from .ours import refusing
+from .requests import Asked
 from .settings import ServeSettings
 
 logger = logging.getLogger("blendin")
@@ -72,7 +73,8 @@ class Service:
                 max_waiting=self.settings.max_waiting,
             )
             self._watch(pair, live)
-            self._pair, self._queue = pair, live
+            self._queue = live
+            self._pair = pair  # with it, all is there
         except BaseException as error:
             self.failure = error
             on_failure()
@@ -167,10 +169,16 @@ class Service:
                 headers={"Retry-After": str(self._wait(live_queue))},
             ) from error  # fmt: skip
         prompts = [live.prompt_ids for live in (lives if asked.generates else begun) if live]
-        texts = [
-            self._text(asked, index, live, prompt)
-            for index, (live, prompt) in enumerate(zip(lives, prompts, strict=True))
-        ]
+        try:
+            texts = [
+                self._text(asked, index, live, prompt)
+                for index, (live, prompt) in enumerate(zip(lives, prompts, strict=True))
+            ]
+        except BaseException:
+            for live in lives:
+                if live is not None:
+                    live.cancel()
+            raise
         each = len(texts) // asked.prompts
         return Answer(asked, texts, sum(map(len, prompts[::each])), arrived)
 
@@ -206,12 +214,14 @@ class Service:
                 text.add(steps)
 
         with self._limited(answer):
-            try:
-                await asyncio.gather(*map(finish, answer.texts))
-            except ApiError as error:
-                error.further["partial"] = answer.whole()
-                raise
-        return answer.whole()
+            ended = await asyncio.gather(*map(finish, answer.texts), return_exceptions=True)
+        whole = answer.whole()
+        for error in ended:
+            if isinstance(error, ApiError):
+                error.further["partial"] = whole
+            if error is not None:
+                raise error
+        return whole
 
     async def events(self, answer: Answer) -> AsyncGenerator[bytes]:
         """The answer as it comes."""
@@ -296,23 +306,20 @@ async def merged(streams: Sequence[AsyncGenerator[bytes]]) -> AsyncGenerator[byt
             async for each in only:
                 yield each
         return
-    come: asyncio.Queue[bytes | None] = asyncio.Queue(len(streams))
-
-    async def pass_on(stream: AsyncGenerator[bytes]) -> None:
-        try:
-            async with aclosing(stream) as all:
-                async for each in all:
-                    await come.put(each)
-        finally:
-            await come.put(None)
-
-    tasks = [asyncio.create_task(pass_on(stream)) for stream in streams]
+    coming = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
     try:
-        for _ in streams:
-            while (one := await come.get()) is not None:
-                yield one
-        await asyncio.gather(*tasks)
+        while coming:
+            done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                stream = coming.pop(task)
+                try:
+                    yield task.result()
+                except StopAsyncIteration:
+                    continue
+                coming[asyncio.ensure_future(anext(stream))] = stream
     finally:
-        for task in tasks:
+        for task in coming:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*coming, return_exceptions=True)
+        for stream in streams:
+            await stream.aclose()

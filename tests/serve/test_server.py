@@ -163,22 +163,25 @@ def test_too_many_wait_no_longer(gen: BlendInGenerator, slow: None) -> None:
         assert server.chat(max_tokens=2).status_code == 200
 
 
+@pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_hangs_up_frees_the_place(gen: BlendInGenerator, slow: None, stream: bool) -> None:
-    with served(gen, max_batch_size=1) as server:
+def test_who_hangs_up_frees_the_place(
+    gen: BlendInGenerator, slow: None, stream: bool, n: int
+) -> None:
+    with served(gen, max_batch_size=4) as server:
         with socket.create_connection(server.url.removeprefix("http://").split(":")) as line:
-            body = json.dumps(endless(stream=stream, n=1)).encode()
+            body = json.dumps(endless(stream=stream, n=n)).encode()
             line.sendall(
                 b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
                 b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
                 % (len(body), body)
             )
-            until(lambda: server.service.queue.running == 1)
+            until(lambda: server.service.queue.running == n)
             if stream:
                 line.recv(100)
         until(lambda: in_flight(server) == 0)
         assert server.chat(max_tokens=2).status_code == 200
-        until(lambda: 'reason="gone"} 1.0' in server.client.get("/metrics").text)
+        until(lambda: f'reason="gone"}} {n}.0' in server.client.get("/metrics").text)
 
 
 def test_a_text_has_a_time(gen: BlendInGenerator, slow: None) -> None:
