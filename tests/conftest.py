@@ -41,7 +41,7 @@ def generator(base: tuple[str, str, int], guide: tuple[str, str, int]) -> BlendI
 
 
 SLOW_FILES = {"test_access.py", "test_lies.py", "test_remote.py", "test_served.py"}
-SLOW_FILES |= {"test_source.py", "test_terminals.py", "test_threads.py"}
+SLOW_FILES |= {"test_server.py", "test_source.py", "test_terminals.py", "test_threads.py"}
 """Files that take long together: `scripts/test --fast` leaves them out, and `adversarial/`."""
 
 

@@ -30,7 +30,7 @@ class AsyncSteps:
     def __init__(self, pair: Pair) -> None:
         self._pair, self._generation = pair, generation()
         self._steps: dict[SequenceState, PendingStep] = {}
-        self._answered: SimpleQueue[Answered] = SimpleQueue()
+        self._answered: SimpleQueue[Answered | None] = SimpleQueue()
         self._local: dict[Model, list[tuple[SequenceState, PendingStep, Context]]] = {}
 
     def advance(self, sequences: Sequence[SequenceState]) -> None:
@@ -41,9 +41,13 @@ class AsyncSteps:
                 self._steps[sequence] = begun = step(self._pair, [sequence])
                 self._resume(sequence, begun, None)
         if not self._read_here() and all(each in self._steps for each in sequences):
-            self._take(*self._answered.get())
+            self._take_answer()
         while not self._answered.empty():
-            self._take(*self._answered.get())
+            self._take_answer()
+
+    def wake(self) -> None:
+        """Lets `advance` wait no longer; from any thread."""
+        self._answered.put(None)
 
     def forget(self, sequence: SequenceState) -> None:
         """Ends a sequence's step, if it is in one."""
@@ -71,6 +75,10 @@ class AsyncSteps:
             self._take(sequence, begun, asked)
         else:
             asked.add_done_callback(partial(self._put, sequence, begun))
+
+    def _take_answer(self) -> None:
+        if (answered := self._answered.get()) is not None:
+            self._take(*answered)
 
     def _put(self, sequence: SequenceState, begun: PendingStep, asked: Future[NextTokens]) -> None:
         self._answered.put((sequence, begun, asked))

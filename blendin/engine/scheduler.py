@@ -12,7 +12,7 @@ from ..settings import checked
 from .async_steps import AsyncSteps
 from .loop import advance
 from .pair import Pair
-from .sequence import SequenceState
+from .sequence import Role, SequenceState
 
 
 class Scheduler:
@@ -31,7 +31,7 @@ class Scheduler:
     def __init__(
         self,
         pair: Pair,
-        waiting: Iterable[SequenceState],
+        waiting: Iterable[SequenceState | None],
         *,
         max_batch_size: int = 32,
         max_cached_tokens: int | None = None,
@@ -40,7 +40,8 @@ class Scheduler:
 
         Args:
             pair: the models.
-            waiting: sequences, ended ones among them where they failed before they began.
+            waiting: sequences, ended ones among them where they failed before they began; None
+                where there is none for now.
             max_batch_size: sequences in flight at most.
             max_cached_tokens: tokens in each model's cache at most, reserved room included; None is
                 unbounded.
@@ -68,14 +69,38 @@ class Scheduler:
                 yield from self._admit()
                 if not self.running:
                     return
-                before = [len(sequence.output.steps) for sequence in self.running]
-                self._advance()
-                self._count(before)
-                after_step()
-                yield from self._ended()
-                self._preempt()
+                yield from self._step(after_step)
         finally:
             self.close()
+
+    def turn(self) -> Iterator[SequenceState]:
+        """Admits what waits and decodes one step of all; yields those that ended."""
+        yield from self._admit()
+        if self.running:
+            yield from self._step()
+
+    def remove(self, sequence: SequenceState) -> None:
+        """Takes one out that is not to go on, between two steps; it keeps what it has."""
+        for those in (self.running, self._preempted):
+            if sequence in those:
+                those.remove(sequence)
+                self._leave(sequence)
+                sequence.finish(None)
+
+    def wake(self) -> None:
+        """Lets a step end that waits for servers; from any thread."""
+        if self._async_steps is not None:
+            self._async_steps.wake()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in flight."""
+        return not self.running and not self._preempted
+
+    @property
+    def pools(self) -> dict[Role, Pool]:
+        """What both models' caches lie in."""
+        return {"base": self._pools[0], "guide": self._pools[1]}
 
     def close(self) -> None:
         """Frees everything; the sequences keep what they have."""
@@ -95,7 +120,7 @@ class Scheduler:
                 if self.running:
                     self._preempted.appendleft(sequence)
                     return
-                self._refuse(sequence)
+                sequence.fail(self._refusal(sequence))  # not even alone
             if sequence.done:
                 yield sequence
             else:
@@ -115,6 +140,14 @@ class Scheduler:
         if self._async_steps is not None:
             self._async_steps.forget(sequence)
         self.pair.leave(sequence.base, sequence.guide)
+
+    def _step(self, after_step: Callable[[], None] = lambda: None) -> Iterator[SequenceState]:
+        before = [len(sequence.output.steps) for sequence in self.running]
+        self._advance()
+        self._count(before)
+        after_step()
+        yield from self._ended()
+        self._preempt()
 
     def _advance(self) -> None:
         """One step of all, or where servers have a part of those that need not wait."""
@@ -139,14 +172,19 @@ class Scheduler:
             self._leave(sequence)
             self._preempted.appendleft(sequence)
 
-    def _refuse(self, sequence: SequenceState) -> None:
-        """It does not fit even alone."""
-        needed = max(len(context.ids) for _, context, _ in self._places(sequence))
-        sequence.fail(
-            ValueError(
-                f"the sequence has {needed} tokens and max_cached_tokens is {self._limit}: raise "
-                "it, or shorten the prompt or max_new_tokens"
-            )
+    def check_fits(self, sequence: SequenceState) -> None:
+        """Refuses what does not fit even alone.
+
+        Raises:
+            ValueError: it is longer than `max_cached_tokens`.
+        """
+        if self._limit is not None and _longest(sequence) > self._limit:
+            raise self._refusal(sequence)
+
+    def _refusal(self, sequence: SequenceState) -> ValueError:
+        return ValueError(
+            f"the sequence has {_longest(sequence)} tokens and max_cached_tokens is {self._limit}: "
+            "raise it, or shorten the prompt or max_new_tokens"
         )
 
     def _count(self, before: list[int]) -> None:
@@ -161,3 +199,9 @@ class Scheduler:
         for model, context, pool in zip(models, contexts, self._pools, strict=True):
             if context is not None:
                 yield model, context, pool
+
+
+def _longest(sequence: SequenceState) -> int:
+    """The tokens of its longer context."""
+    contexts = sequence.base, sequence.guide
+    return max(len(context.ids) for context in contexts if context is not None)

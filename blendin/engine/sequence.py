@@ -285,7 +285,7 @@ class SequenceState:
         """
         end = len(self.data) if cut is None else cut
         if not final:
-            end -= max((_overlap(self.data, stop) for stop in self._stops), default=0)
+            end -= max((overlap(self.data, stop) for stop in self._stops), default=0)
         released, self._released = self._released, end
         return self._decoder.decode(bytes(self.data[released:end]), final=final)
 
@@ -298,7 +298,7 @@ class SequenceState:
             self.output.seconds = time.perf_counter() - self._started
 
 
-def _overlap(data: bytearray, stop: bytes) -> int:
+def overlap(data: bytearray, stop: bytes) -> int:
     """How many of the last bytes are the first ones of a stop text that is not complete."""
     longest = min(len(stop) - 1, len(data))
     return next((count for count in range(longest, 0, -1) if data.endswith(stop[:count])), 0)

@@ -152,7 +152,13 @@ class Pool:
     @property
     def bytes(self) -> int:
         """The size of the tensors."""
-        return sum(tensor.nbytes for stored in self._layers.values() for tensor in stored)
+        layers = list(self._layers.values())  # another thread may write meanwhile
+        return sum(tensor.nbytes for stored in layers for tensor in stored)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens' keys and values it holds, finished sequences' included."""
+        return sum(segment.length for segment in list(self._segments))
 
     def _used(self) -> int:
         return sum(segment.capacity for segment in self._segments)

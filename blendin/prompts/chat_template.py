@@ -137,14 +137,15 @@ class ChatTemplate:
         marked = [marked_message(place, message) for place, message in enumerate(messages)]
         neutral = self._hidden_in_settings(settings, "x")
         key = json.dumps([self._source(settings), marked, neutral], default=repr)
-        if key not in self._layouts:
-            if len(self._layouts) == LAYOUTS_KEPT:
+        if (known := self._layouts.get(key)) is None:  # another thread may clear them
+            if len(self._layouts) >= LAYOUTS_KEPT:
                 self._layouts.clear()
             try:
-                self._layouts[key] = self._found(marked, neutral)
+                known = self._found(marked, neutral)
             except TemplateLimitError as error:
-                self._layouts[key] = Layout(error=str(error))
-        return self._layouts[key]
+                known = Layout(error=str(error))
+            self._layouts[key] = known
+        return known
 
     def content_positions(
         self, text: str, messages: Sequence[Message], settings: Settings

@@ -89,12 +89,12 @@ class PromptRenderer:
 
     def _controls_of(self, layout: Layout) -> list[int]:
         """The control tokens that the template itself writes in conversations of a form."""
-        if layout not in self._own_controls:
-            if len(self._own_controls) == 512:
+        if (known := self._own_controls.get(layout)) is None:  # another thread may clear them
+            if len(self._own_controls) >= 512:
                 self._own_controls.clear()
             marked = EncodedText(layout.text, *self._guide)
-            self._own_controls[layout] = [control.id for control in marked.controls]
-        return self._own_controls[layout]
+            known = self._own_controls[layout] = [control.id for control in marked.controls]
+        return known
 
     def _check(self, unexplained: Counter[int]) -> None:
         """Refuses special tokens that contents have brought about; warns once of markup."""

@@ -167,7 +167,7 @@ def test_without_vllm_it_says_what_to_install(
     pair_folders: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vllm_engine, "find_spec", lambda name: ModuleSpec(name, None))  # a folder
-    result = CliRunner().invoke(app, ["serve", *pair_folders])
+    result = CliRunner().invoke(app, ["serve", "--engine", "vllm", *pair_folders])
     assert result.exit_code == 2 and "vLLM is not installed" in result.stderr
 
 
@@ -177,7 +177,18 @@ def test_the_command_line_starts_what_it_prints(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(serve_module.os, "execv", lambda path, words: started.append(words))
-    arguments = ["serve", *pair_folders, "--policy", "nudge", "--threshold", "0.4", "--port", "9"]
+    arguments = [
+        "serve",
+        "--engine",
+        "vllm",
+        *pair_folders,
+        "--policy",
+        "nudge",
+        "--threshold",
+        "0.4",
+        "--port",
+        "9",
+    ]
     further = ["--", "--max-model-len", "512"]
     result = CliRunner().invoke(app, [*arguments, *further])
     assert result.exit_code == 0, result.output
@@ -201,5 +212,24 @@ def test_the_command_line_starts_what_it_prints(
     ],
 )
 def test_options_are_checked(pair_folders: list[str], arguments: list[str], message: str) -> None:
-    result = CliRunner().invoke(app, ["serve", *pair_folders, *arguments])
+    result = CliRunner().invoke(app, ["serve", "--engine", "vllm", *pair_folders, *arguments])
     assert result.exit_code == 2 and message in result.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--engine", "tgi"], "use local, vllm"),
+        (["--engine", "vllm", "--batch-size", "4"], "--batch-size has no part"),
+        (["--engine", "vllm", "--cors", "*"], "--cors has no part"),
+        (["--engine", "vllm", "--device-map", "cpu"], "--device-map has no part"),
+        (["--engine", "local", "--print-command"], "--print-command has no part"),
+        (["--guide-dtype", "float32"], "--guide-dtype has no part"),
+        (["--", "--max-model-len", "9"], "add --engine vllm"),
+    ],
+)
+def test_options_of_the_other_engine_are_refused(
+    arguments: list[str], told: str, pair_folders: list[str]
+) -> None:
+    result = CliRunner().invoke(app, ["serve", *pair_folders, *arguments])
+    assert result.exit_code == 2 and told in result.output
