@@ -9,6 +9,7 @@ from .policy import *  # noqa: F403  # what policy.py lists as public, so that i
 from .visible import VisibleMessages
 
 if TYPE_CHECKING:
+    from .candidates import Candidate, StepCandidates
     from .engine.scoring import Score
     from .engine.stream import Batch, Interrupted, Stream
     from .generator import BlendInGenerator
@@ -20,11 +21,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "BlendInGenerator",
+    "Candidate",
     "Generation",
     "Interrupted",
     "Sampling",
     "Score",
     "Step",
+    "StepCandidates",
     "Stream",
 ]
 __all__ += policy.__all__
@@ -32,6 +35,7 @@ __all__ += policy.__all__
 logging.getLogger("blendin").addFilter(VisibleMessages())
 
 _ROOMS = {
+    "candidates": ("Candidate", "StepCandidates"),
     "generator": ("BlendInGenerator",),
     "sampling": ("Sampling",),
     "engine.scoring": ("Score",),

@@ -367,6 +367,8 @@ class BlendInGenerator:
                 `sampling_top_k`, `repetition_penalty`, `seed` (the i-th prompt of a list draws with
                 seed + i; without one it comes from torch's global generator, and
                 `Generation.settings` records it).
+                `trace_top` (0) keeps the likeliest candidates of each step, so many of base, guide
+                and what was emitted from (`Step.candidates`), which changes no output.
                 `speculate` reads draft tokens ahead, which changes no output:
                 "auto" where it pays, "off", "lookup" (in the text so far), "guide" (its greedy
                 continuation), or a number of tokens. Of a server windows of tokens are asked for,

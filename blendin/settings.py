@@ -35,6 +35,7 @@ class GenerationSettings(TypedDict, total=False):
     max_new_tokens: int
     stop: str | Iterable[str] | None
     speculate: Speculate
+    trace_top: int
     do_sample: bool
     temperature: float
     top_p: float
@@ -52,6 +53,7 @@ class BatchSettings(TypedDict, total=False):
     max_new_tokens: int | Iterable[int]
     stop: str | Iterable[str] | Iterable[Iterable[str]] | None
     speculate: Speculate | Iterable[Speculate]
+    trace_top: int | Iterable[int]
     do_sample: bool | Iterable[bool]
     temperature: float | Iterable[float]
     top_p: float | Iterable[float]
@@ -75,6 +77,7 @@ DEFAULTS: dict[str, Any] = {
     "max_new_tokens": 256,
     "stop": None,
     "speculate": "auto",
+    "trace_top": 0,
     **{field.name: field.default for field in fields(Sampling)},
     "max_batch_size": 32,
     "max_cached_tokens": None,
@@ -133,6 +136,7 @@ KINDS: dict[str, Kind] = {
     "max_new_tokens": Integer(1),
     "stop": stop_texts,
     "speculate": speculation,
+    "trace_top": Integer(0),
     **{field.name: field.metadata["kind"] for field in fields(Sampling)},
     "max_batch_size": Integer(1),
     "max_cached_tokens": Integer(1, none="no bound"),

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from .candidates import StepCandidates
 from .files import write_whole
 from .shades import INK, shade
 from .visible import to_json, visible
@@ -51,6 +52,7 @@ class Step:
         is_end: whether the symbol is END.
         draft: whether the draft token for this place, if there was one, was this one. Drafts
             depend on measured times, so equal steps may differ in it.
+        candidates: what else was likely, and how likely; None where `trace_top` did not ask for it.
 
     Numbers are None where they were not computed.
     """
@@ -67,6 +69,7 @@ class Step:
     token_ids: tuple[int, ...] = ()
     is_end: bool = False
     draft: DraftOutcome | None = field(default=None, compare=False)
+    candidates: StepCandidates | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; the bytes in hexadecimal."""
@@ -74,6 +77,7 @@ class Step:
         return fields | {
             "token_bytes": self.token_bytes.hex(),
             "token_ids": list(self.token_ids),
+            "candidates": self.candidates and self.candidates.to_dict(),
         }
 
     @classmethod
@@ -83,9 +87,12 @@ class Step:
         Raises:
             KeyError, TypeError, ValueError: it is not of that form.
         """
-        own = {name: told[name] for name in cls.__slots__}
+        own = {name: told[name] for name in cls.__slots__ if name != "candidates"}
         data, ids = bytes.fromhex(own["token_bytes"]), tuple(own["token_ids"])
-        return cls(**own | {"token_bytes": data, "token_ids": ids})
+        candidates = told.get("candidates")  # of late: older files have none
+        if candidates is not None:
+            candidates = StepCandidates.from_dict(candidates)
+        return cls(**own | {"token_bytes": data, "token_ids": ids, "candidates": candidates})
 
 
 @dataclass(repr=False)

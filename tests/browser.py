@@ -142,9 +142,7 @@ class Tab:
         """Clicks an element."""
         x, y = self.move(selector)
         for kind in ("mousePressed", "mouseReleased"):
-            self.call(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1
-            )
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def drop(self, *files: Path) -> None:
         """Drops files on the page."""

@@ -12,6 +12,7 @@ import typer
 from .. import __version__
 from ..files import write_whole
 from ..models import default_pair
+from ..page import ALTERNATIVES
 from ..policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Nudge
 from ..values import encodable
 from ..visible import to_json
@@ -83,14 +84,28 @@ def generate(
         Path | None,
         typer.Option(help="Write every step to this file as a page that stands alone."),
     ] = None,
+    trace_top: Annotated[
+        int | None,
+        typer.Option(
+            help="With --trace, --html or --json: the likeliest tokens of every step to keep, so "
+            f"many of base, guide and what was emitted from; {ALTERNATIVES} with --html."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON object.")
     ] = False,
 ) -> None:
     """Answer one prompt; tokens coloured by the model that chose them."""
+    from ..settings import checked
+
     chosen, settings = policy.build(), decoding.settings()
+    if trace_top is None:
+        trace_top = 0 if html is None else ALTERNATIVES
+    settings |= checked({"trace_top": trace_top})
     check_file("trace", trace)
     check_file("html", html)
+    if trace_top and trace is None and html is None and not as_json:
+        raise ValueError("--trace-top goes into a trace: add --trace FILE, --html FILE or --json")
     text = checked_prompt(standard_input.read().strip() if prompt is None else prompt)
     stream = models.load().stream(text, policy=chosen, **settings)
     try:
@@ -140,6 +155,8 @@ def compare(
     arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}
     prompt, settings = checked_prompt(prompt), decoding.settings()
     check_file("html", html)
+    if html is not None:
+        settings["trace_top"] = ALTERNATIVES
     gen = models.load()
     from . import terminal
 

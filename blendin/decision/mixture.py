@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..forks import cached_property
-from .cpu import row_max
+from .cpu import row_max, row_top
+from .likeliest import Likeliest, likeliest
 
 MAX_LISTED = 512
 """More candidates of a model than this are mixed as vectors over all symbols, not as lists."""
@@ -132,6 +133,12 @@ class Mixture:
         """`[N]` float32, the normalised log-probability of one symbol a row."""
         base, guide = self.shares(symbols)
         return ((base + guide) / self.total).log()
+
+    def likeliest(self, n: int) -> Likeliest:
+        """The n likeliest symbols, their probabilities normalised."""
+        weight, places = row_top(self.weight, min(n, self.weight.shape[1]))
+        symbols = self.symbols.gather(-1, places)
+        return likeliest(symbols, weight / self.total[:, None], weight, symbols, n)
 
     def dense(self) -> Tensor:
         """`[N, S]` float32 probabilities over all symbols up to the highest listed."""

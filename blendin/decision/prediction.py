@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..forks import cached_property
 from .cpu import log_sum_exp, row_max, row_top
+from .likeliest import Likeliest, likeliest
 from .mixture import Candidates
 from .symbols import ModelSymbols
 
@@ -50,6 +51,14 @@ class Prediction(Protocol):
 
     def top(self, k: int | None) -> Candidates:
         """The top k candidates (all of them where k is None) and END."""
+        ...
+
+    def likeliest(self, n: int) -> Likeliest:
+        """The n likeliest symbols: all tokens, no candidates too, and END."""
+        ...
+
+    def knows(self, symbols: Tensor) -> Tensor:
+        """Where `prob_of` is what the model says, not 0 for want of a longer list; `[N]` bool."""
         ...
 
     def is_shared(self, symbols: Tensor) -> Tensor:
@@ -123,6 +132,19 @@ class DensePrediction:
         probs = (scores - self.log_total[:, None]).exp()
         symbols = self.model.symbols[tokens]
         return with_end(probs, symbols, self._end_prob, self.model.end, is_cut=True)
+
+    def likeliest(self, n: int) -> Likeliest:
+        ends, width = self.model.ends, self.logits.shape[1]
+        scores, tokens = row_top(self.logits, min(n + len(ends), width))
+        scores = scores.float().masked_fill(torch.isin(tokens, ends), -torch.inf)
+        scores = torch.cat([scores, self._end_score[:, None]], dim=-1)
+        end = torch.full_like(tokens[:, :1], self.model.end)
+        symbols = torch.cat([self.model.symbols[tokens], end], dim=-1)
+        places = torch.cat([tokens, end], dim=-1)  # `choice`, too, prefers the lower token
+        return likeliest(symbols, (scores - self.log_total[:, None]).exp(), scores, places, n)
+
+    def knows(self, symbols: Tensor) -> Tensor:
+        return torch.ones_like(symbols, dtype=torch.bool)
 
     def candidate_probs(self, symbols: Tensor) -> Tensor:
         """Of `[N, C]` symbols, as `top(None)` lists them: 0 for what is no candidate."""

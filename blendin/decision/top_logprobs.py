@@ -13,6 +13,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from .likeliest import Likeliest, likeliest
 from .mixture import Candidates
 from .prediction import with_end
 from .symbols import ModelSymbols
@@ -91,6 +92,21 @@ class ListedPrediction:
             return found
         unlisted = (1 - listed.log_probs.exp().sum(dim=-1)).clamp(min=0)
         return found._replace(unlisted=unlisted)
+
+    def likeliest(self, n: int) -> Likeliest:
+        listed, model = self.listed, self.model
+        tokens = listed.tokens.clamp(min=0, max=listed.width - 1)
+        probs = listed.log_probs.exp().masked_fill(self._is_end, 0)
+        probs = torch.cat([probs, self._end_prob[:, None]], dim=-1)
+        end = torch.full_like(tokens[:, :1], model.end)
+        symbols = torch.cat([model.symbols[tokens], end], dim=-1)
+        return likeliest(symbols, probs, probs, torch.cat([tokens, end], dim=-1), n)
+
+    def knows(self, symbols: Tensor) -> Tensor:
+        token = self.model.tokens[symbols]
+        is_end = symbols == self.model.end
+        is_listed = (self.listed.tokens == token[:, None]).any(dim=-1)
+        return torch.where(is_end, self._is_end.any(dim=-1), is_listed | (token < 0))
 
     def is_shared(self, symbols: Tensor) -> Tensor:
         return self.model.shared[symbols]

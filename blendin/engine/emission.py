@@ -13,6 +13,7 @@ from ..decision.mixture import Mixture
 from ..decision.prediction import Prediction
 from ..models.protocol import Model
 from ..trace import Source
+from .candidates import Listed, own_candidates
 from .pair import Pair
 from .sequence import Role, SequenceState
 
@@ -56,6 +57,7 @@ def emit_own(
     row: int,
     choice: int,
     top_prob: float,
+    likeliest: Listed,
 ) -> None:
     """A model alone: the base where it is confident or goes on, the guide under `GuideOnly`."""
     model, context = pair.model(role), sequence.context(role)
@@ -75,6 +77,10 @@ def emit_own(
     else:
         context.ids.append(id)
         fields |= {"intervened": True, "guide_top_prob": top_prob, "alpha": 1.0}
+    if sequence.trace_top:
+        symbol = pair.tables.end if is_end else pair.alignment.symbol(role, id)
+        prob = top_prob if sequence.sampling.is_argmax else None
+        fields["candidates"] = own_candidates(pair, role, prediction, row, likeliest, symbol, prob)
     sequence.record(data, source=role, **fields)
 
 

@@ -28,6 +28,7 @@ from ..decision.prediction import Prediction
 from ..models.context import Context
 from ..models.protocol import Model
 from ..policy import Policy
+from .candidates import Listed, likeliest, mixed_candidates
 from .emission import check_finite, choose, emit_mixed, emit_own
 from .pair import Pair
 from .sequence import Role, SequenceState
@@ -81,12 +82,14 @@ class Asked(NamedTuple):
         base: what the base says of some sequences; None where it was not asked.
         row: this sequence's among them.
         base_top_prob: p_b.
+        likeliest: the base's likeliest symbols, where it asks for them.
     """
 
     sequence: SequenceState
     base: Prediction | None = None
     row: int = 0
     base_top_prob: float | None = None
+    likeliest: Listed = ()
 
 
 def advance(pair: Pair, sequences: Sequence[SequenceState]) -> None:
@@ -127,14 +130,15 @@ def step(pair: Pair, sequences: Sequence[SequenceState]) -> Generator[Read, Answ
             base = everything.rows(rows)
             intervenes = policy.intervenes(base, greedy)  # p_b < τ
             numbers = _on_host(base.top_prob, base.choice, intervenes)
+            lists = likeliest(pair, base, [left[row] for row in rows])
             for row, (p_b, choice, is_intervention) in enumerate(numbers):
                 sequence = left[rows[row]]
                 with sequence.failing_alone():
                     check_finite(p_b, pair.base, sequence)
                     if is_intervention and sequence.may_intervene() and sequence.guide_catches_up():
-                        asked.append(Asked(sequence, base, row, p_b))
+                        asked.append(Asked(sequence, base, row, p_b, lists[row]))
                     else:
-                        emit_own(pair, sequence, "base", base, row, int(choice), p_b)
+                        emit_own(pair, sequence, "base", base, row, int(choice), p_b, lists[row])
     left, returned = yield from _read(pair, "guide", [each.sequence for each in asked])
     if left:
         _intervene(pair, [each for each in asked if each.sequence in left], returned)
@@ -148,10 +152,11 @@ def _intervene(pair: Pair, asked: Sequence[Asked], returned: NextTokens) -> None
         everything = pair.predict_guide(rows_of(returned, rows), candidates_only=not alone)
         if alone:
             numbers = _on_host(everything.top_prob, everything.choice)
+            lists = likeliest(pair, everything, [sequences[row] for row in rows])
             for row, (p_g, choice) in enumerate(numbers):
                 with (sequence := sequences[rows[row]]).failing_alone():
                     check_finite(p_g, pair.guide, sequence)
-                    emit_own(pair, sequence, "guide", everything, row, int(choice), p_g)
+                    emit_own(pair, sequence, "guide", everything, row, int(choice), p_g, lists[row])
             continue
         at_once = ROWS_AT_ONCE if pair.device.type == "cpu" else len(rows)
         for begin in range(0, len(rows), at_once):
@@ -170,8 +175,11 @@ def _mix(
     guide: Prediction,
 ) -> None:
     """α, the blend and the choice, for sequences of one policy."""
+    sequences = [each.sequence for each in asked]
     mixture = policy.mix(base, guide, greedy)
-    symbols = choose(pair, mixture, guide, [each.sequence for each in asked], greedy)
+    symbols = choose(pair, mixture, guide, sequences, greedy)
+    lists, whole = [each.likeliest for each in asked], None if greedy else mixture
+    candidates = mixed_candidates(pair, policy, sequences, base, lists, guide, whole, symbols)
     base_share, guide_share = mixture.shares(symbols)
     numbers = [symbols, base_share, guide_share, guide.top_prob, mixture.alpha]
     if base is not None and mixture.agreement is not None:
@@ -195,6 +203,7 @@ def _mix(
                 alpha=alpha,
                 agreement=agreement[0] if agreement else None,
                 agreement_rank=int(agreement[1]) or None if agreement else None,
+                candidates=candidates[row],
             )
 
 

@@ -44,6 +44,7 @@ class Request:
         limits: when it ends without END.
         sampling: how a symbol is taken.
         speculate: whether and how the next tokens are drafted.
+        trace_top: how many candidates of each step the trace keeps.
         index: its place in the caller's list; it draws with `seed + index`.
         chat_template_kwargs: settings for the guide's chat template.
         error: what is wrong with this row of a list; the others go on.
@@ -57,6 +58,7 @@ class Request:
     limits: Limits
     sampling: Sampling
     speculate: Speculate = "auto"
+    trace_top: int = 0
     index: int = 0
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     error: Exception | None = None
@@ -109,6 +111,7 @@ class Request:
             Limits(given["max_new_tokens"], stop),
             sampling,
             given["speculate"],
+            given["trace_top"],
             index,
             chat_template_kwargs=given["chat_template_kwargs"] or {},
         )
@@ -131,6 +134,7 @@ class Request:
             )
         base = guide = None
         settings = self._settings(pair)
+        self._check_trace_top(pair)
         if self.policy.reads_base:
             text = self.base_prompt
             if text is None and messages is not None:
@@ -166,6 +170,7 @@ class Request:
             sampling=self.sampling,
             index=self.index,
             settings=settings,
+            trace_top=self.trace_top,
             speculator=None if self.speculate == "off" else Speculator(self.speculate),
         )
 
@@ -174,15 +179,28 @@ class Request:
         models = {"base": pair.base.name, "guide": pair.guide.name}
         if self.error is not None:
             return models
-        further = {"chat_template_kwargs": dict(self.chat_template_kwargs)}
+        further: dict[str, Any] = {"trace_top": self.trace_top} if self.trace_top else {}
+        if self.chat_template_kwargs:
+            further["chat_template_kwargs"] = dict(self.chat_template_kwargs)
         return {
             **models,
             "policy": described(self.policy),
             **asdict(self.limits),
             **asdict(self.sampling),
             "speculate": self.speculate,
-            **(further if self.chat_template_kwargs else {}),
+            **further,
         }
+
+    def _check_trace_top(self, pair: Pair) -> None:
+        asked = {"base": self.policy.reads_base, "guide": self.policy.reads_guide}
+        for role in (role for role, is_read in asked.items() if is_read and self.trace_top):
+            model = pair.model(role)
+            if model.top is not None and model.top < min(self.trace_top, len(model.vocabulary)):
+                raise ValueError(
+                    f"{shown('trace_top')} is {self.trace_top} and {model.name} is asked for "
+                    f"{model.top} tokens of each position: ask for no more, or pass top_logprobs= "
+                    f"in {role}_kwargs"
+                )
 
     def _context(self, role: str, model: Model, text: str | None) -> Context:
         """A context that begins with a whole prompt, not yet fed."""
@@ -298,7 +316,7 @@ def requests(
         except ValueError as error:
             made = Request(
                 None, None, None, None, as_policy(default_policy), Limits(), Sampling(), "off",
-                index, error=error,
+                index=index, error=error,
             )  # fmt: skip
         rows.append(made)
     return rows

@@ -54,6 +54,7 @@ class SequenceState:
         policy: what to do at a step.
         memory: what the policy keeps of this sequence.
         sampling: how a symbol is taken.
+        trace_top: how many candidates of each step its trace keeps.
         generator: for its draws alone, so that company does not change them.
         interventions: steps at which it intervened.
         preempted: its caches found no room at this step; it has to wait for others to end.
@@ -76,9 +77,10 @@ class SequenceState:
         index: int,
         settings: dict[str, Any],
         speculator: Speculator | None = None,
+        trace_top: int = 0,
     ) -> None:
         self.alignment, self.base, self.guide, self.limits = alignment, base, guide, limits
-        self.index, self.speculator = index, speculator
+        self.index, self.speculator, self.trace_top = index, speculator, trace_top
         self.policy, self.memory = policy, policy.memory()
         self.sampling, self.generator = sampling, sampling.generator(index)
         self.preempted, self.interventions = False, 0

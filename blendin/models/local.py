@@ -46,6 +46,7 @@ class LanguageModel:
     varlen: VarlenForward | None
 
     is_async, can_draft, reads_whole_texts = False, True, False
+    top: int | None = None
 
     def __init__(
         self,

@@ -39,6 +39,11 @@ class Model(Protocol):
     max_length: int | None
 
     @property
+    def top(self) -> int | None:
+        """How many of the likeliest tokens it lists at each position; None: all of them."""
+        ...
+
+    @property
     def forwards(self) -> int: ...
 
     @property

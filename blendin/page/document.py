@@ -16,6 +16,9 @@ from typing import Any
 from ..trace import Generation
 from ..visible import to_json
 
+ALTERNATIVES = 5
+"""What `trace_top` is where a trace is made for the page: as many as a reader compares."""
+
 EMPTY = '{"traces": []}'
 """What stands in the file where the traces go."""
 

@@ -62,6 +62,24 @@ class Alignment:
         """The token of a symbol that is one model's own: the "base"'s or the "guide"'s."""
         return symbol if role == "base" else int(self.tables.guide.tokens[symbol])
 
+    def symbol(self, role: str, id: int) -> int:
+        """The symbol of a token of the "base"'s or the "guide"'s, which is no end token."""
+        return id if role == "base" else int(self.tables.guide_symbols[id])
+
+    def ids(self, symbol: int) -> tuple[int | None, int | None]:
+        """The base's and the guide's own token of a symbol, but for END; None where there is none.
+
+        In one vocabulary also of tokens that are no candidates, which have two symbols.
+        """
+        width = len(self.base)
+        if symbol >= width:
+            id = symbol - width
+            return (id if self.same and id < width else None), id
+        partner = self.guide_of_base.get(symbol)
+        if partner is None and self.same and symbol < len(self.guide):
+            partner = symbol
+        return symbol, partner
+
     def base_ids(self, symbol: int) -> list[int]:
         """How a chosen symbol enters the base's context."""
         if symbol < len(self.base):
