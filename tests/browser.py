@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -32,6 +33,12 @@ def run(page: str, folder: Path) -> str:
     return done.stdout.decode()
 
 
+SHORTHAND = """
+  globalThis.one = selector => document.querySelector(selector);
+  globalThis.all = selector => [...document.querySelectorAll(selector)];
+"""
+
+
 class Tab:
     """A page in a browser that is driven by Chrome's DevTools protocol, over pipes.
 
@@ -43,15 +50,17 @@ class Tab:
 
     def __init__(self, folder: Path) -> None:
         """Starts a browser, its profile in a folder."""
-        (inward, self._to), (self._from, outward) = os.pipe(), os.pipe()
+        (read, self._to), (self._from, write) = os.pipe(), os.pipe()
+        # Out of the way of 3 and 4, from which a browser reads and to which it writes.
+        inward, outward = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read, write))
         command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
         command += ["--remote-debugging-pipe", "--hide-scrollbars", f"--user-data-dir={folder}"]
-        self._process = subprocess.Popen(  # a browser reads from 3 and writes to 4
-            ["sh", "-c", f'exec "$@" 3<&{inward} 4>&{outward}', "sh", *command, "about:blank"],
+        self._process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3<&{inward} 4>&{outward}', "bash", *command, "about:blank"],
             pass_fds=(inward, outward), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        os.close(inward)
-        os.close(outward)
+        for end in (read, write, inward, outward):
+            os.close(end)
         self._held, self._count, self._session = b"", 0, {}
         self.problems: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -59,6 +68,7 @@ class Tab:
         self._session = {"sessionId": attached["sessionId"]}
         for domain in ("Page", "Runtime", "Log", "DOM"):
             self.call(f"{domain}.enable")
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=SHORTHAND)
 
     def close(self) -> None:
         self._process.kill()
