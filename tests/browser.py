@@ -71,8 +71,14 @@ class Tab:
         self.call("Page.addScriptToEvaluateOnNewDocument", source=SHORTHAND)
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        """Ends the browser."""
+        try:
+            self._session = {}
+            self.call("Browser.close")
+            self._process.wait(10)
+        except (AssertionError, OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
         os.close(self._to)
         os.close(self._from)
 

@@ -178,6 +178,25 @@ def test_text_is_readable_on_every_shade(tab: Tab, tmp_path: Path) -> None:
         assert min(tab.do(contrasts)) >= 4.5, scheme  # WCAG 2, AA
 
 
+def test_each_token_shows_its_own_bytes_though_its_text_came_later(
+    tab: Tab, tmp_path: Path
+) -> None:
+    half = "é".encode()
+    steps = [
+        step("a"), step("", token_bytes=b"\n", source="guide"), step("\nQ", token_bytes=b"Q"),
+        step("", token_bytes=half[:1]), step("é", token_bytes=half[1:]),
+        step("", token_bytes=b"\n"), step("", token_bytes=b"Question"), step("", token_bytes=b":"),
+    ]  # fmt: skip
+    open_page(tab, tmp_path / "page.html", one=trace(*steps))
+    texts = ["a", "\n", "Q", "⟨c3⟩", "é", "↵", "Question", ":"]
+    assert tab.do(TEXTS) == texts
+    assert marked(tab, "chip") == [3, 5, 6, 7]  # the last three are of the stop text
+    assert marked(tab, "guide") == [1]
+    other = [step("a", token_bytes=b"xyz"), step("b")]  # bytes that are not the text's
+    open_page(tab, tmp_path / "page.html", one=trace(*other))
+    assert tab.do(TEXTS) == ["a", "b"]
+
+
 # -- keys ------------------------------------------------------------------------------------------
 
 
@@ -267,7 +286,7 @@ def test_files_are_dropped_and_side_by_side(tab: Tab, tmp_path: Path) -> None:
     message = tab.do("one('#message').textContent")
     assert message.startswith("bad.jsonl: no step of a trace") and "\n" not in message
     assert marked(tab, "fork", 1) == [4]
-    assert "parts from one.json at token 5" in tab.do("all('.panel')[1].innerText")
+    assert "parts from “one.json” at token 5" in tab.do("all('.panel')[1].innerText")
     boxes = tab.do("all('.panel').slice(0, 2).map(e => e.getBoundingClientRect().top)")
     assert boxes[0] == boxes[1]
     tab.show(380, 700)
@@ -306,9 +325,10 @@ def test_four_thousand_tokens_scroll_and_hover_without_stutter(tab: Tab, tmp_pat
         "keys": "() => one('#next').click()",
     }
     for name, each in work.items():
-        tries = [tab.do(f"{frames}({each})") for _ in range(3)]
-        median, most = min(tries, key=lambda times: times[1])
-        assert median < SMOOTH and most < 2 * SMOOTH, (name, tries)
+        tries: list[list[float]] = []
+        while not any(median < SMOOTH and most < 2 * SMOOTH for median, most in tries):
+            assert len(tries) < 3, (name, tries)
+            tries.append(tab.do(f"{frames}({each})"))
     assert "blended from both" in tab.do(TIP) or "the guide" in tab.do(TIP)
 
 
