@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from traces import CANDIDATES, SAMPLE, candidate, step, trace
 
 from blendin import Generation
 from blendin.candidates import StepCandidates
-from blendin.page import page
+from blendin.page import page, read_traces
 from blendin.visible import visible
 
 pytestmark = [browser.needs_browser, pytest.mark.slow]
@@ -85,9 +86,7 @@ def test_tokens_show_who_chose_them_and_how_strongly(tab: Tab, tmp_path: Path) -
     assert shown == "One␣two␣three↵\n⟨3⟩four␣five⟨END⟩"
     tab.press("w")
     strip = tab.do("['p_b', 'p_g', 'alpha', 'tau'].map(n => one('path.' + n).getAttribute('d'))")
-    assert (
-        strip[0].startswith("M0.5 0.100V0.100L1.5 0.700") and strip[1] == "M1.5 0.250h0M4.5 0.200h0"
-    )
+    assert strip[0].startswith("M0.5 0.100L1.5 0.700") and strip[1] == "M1.5 0.250h0M4.5 0.200h0"
     assert strip[2:] == ["M1.5 1V0.500M4.5 1V0.000M6.5 1V0.100", "M0 0.6H7"]
 
 
@@ -361,6 +360,12 @@ def ask(tab: Tab, prompt: str, *policies: str) -> None:
     tab.click("#send")
 
 
+def finished(tab: Tab, panels: int) -> None:
+    """Waits until there are so many texts, and none is running."""
+    tab.wait(f"all('.panel').length === {panels} && one('#stop').disabled")
+    tab.do(FRAME)
+
+
 def streamed(*steps: Any, finish: str = "stop", policy: str = "Blend") -> Iterator[bytes]:
     """An answer with its trace, a chunk a step, split within characters and events."""
     yield event(choices=[{"delta": {"role": "assistant"}}])
@@ -373,7 +378,7 @@ def streamed(*steps: Any, finish: str = "stop", policy: str = "Blend") -> Iterat
 
 
 def test_policies_stream_side_by_side_and_a_branch_goes_on_beside_the_first(
-    tab: Tab, served: Any
+    tab: Tab, served: Any, tmp_path: Path
 ) -> None:
     may_go_on = threading.Event()
     after = [step("größer", base_top_prob=0.9), step(" 👩.", base_top_prob=0.8)]
@@ -403,7 +408,7 @@ def test_policies_stream_side_by_side_and_a_branch_goes_on_beside_the_first(
     tab.wait("all('.panel')[0].querySelectorAll('.t').length > 1")
     assert "running" in tab.do("one('.panel').innerText")
     may_go_on.set()
-    tab.wait("!one('.running') && one('#stop').disabled")
+    finished(tab, 2)
     assert tab.do(TEXTS) == ["One", " two", " three\n", "⟨3⟩", "four", " five", "⟨END⟩"] * 2
     assert [(each["model"], each["messages"], each["blendin"]) for each in sorted(
         server.asked, key=lambda body: body["blendin"]["policy"])] == [
@@ -416,7 +421,7 @@ def test_policies_stream_side_by_side_and_a_branch_goes_on_beside_the_first(
     words = "all('#tip button.word')"
     assert tab.do(f"{words}.map(each => each.textContent)") == ["␣two", "␣one", "␣three"]
     tab.press("ArrowDown", "ArrowDown", "Enter")
-    tab.wait("all('.panel').length === 3 && !one('.running')")
+    finished(tab, 3)
     assert server.asked[-1]["messages"] == [
         {"role": "user", "content": "Why <b>?"},
         {"role": "assistant", "content": "One three"},
@@ -429,11 +434,23 @@ def test_policies_stream_side_by_side_and_a_branch_goes_on_beside_the_first(
     assert marked(tab, "you", 1) == marked(tab, "fork", 1) == [1] and marked(tab, "kept", 1) == [0]
 
     tab.press("Escape")
+    folder = tmp_path / "saved"
+    tab.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    tab.click(".panel:nth-child(2) button")
+    for _ in range(500):
+        if saved := list(folder.glob("*.json")):
+            break
+        time.sleep(0.01)
+    (kept,) = read_traces(saved[0])
+    assert [each.text for each in kept.steps] == ["One", " three", "größer", " 👩."]
+    assert [each.source for each in kept.steps] == ["base", "you", "base", "base"]
+    assert kept.steps[0] == SAMPLE.steps[0] and kept.steps[1].candidates == CANDIDATES
+
     tab.click(".panel:nth-child(2) .t[data-i='2']")  # a branch of the branch, in own words
     tab.do("one('#own input').focus()")
     tab.write(" hundred")
     tab.press("Enter")
-    tab.wait("all('.panel').length === 4 && !one('.running')")
+    finished(tab, 4)
     assert server.asked[-1]["messages"][-1]["content"] == "One three hundred"
 
 
@@ -445,7 +462,7 @@ def test_a_character_that_is_half_written_begins_no_branch(tab: Tab, served: Any
     ]
     served(lambda body: streamed(*steps))
     ask(tab, "Why?", "blend")
-    tab.wait("all('.text .t').length === 2 && !one('.running')")
+    finished(tab, 1)
     tab.click(".t[data-i='1']")
     assert "only half written" in tab.do(TIP) and not tab.do("one('#own')")
 
@@ -470,8 +487,7 @@ def test_every_kind_of_answer_is_shown_or_its_error(kind: str, tab: Tab, served:
 
     served(answer)
     ask(tab, "Why?", "blend")
-    tab.wait("one('.panel') && one('#stop').disabled")
-    tab.do(FRAME)
+    finished(tab, 1)
     text, told = "".join(tab.do(TEXTS)), tab.do("one('.head').innerText")
     if kind == "trace at the end":
         assert marked(tab, "both") == [1] and "3 interventions" in told
