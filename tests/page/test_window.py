@@ -367,11 +367,13 @@ def finished(tab: Tab, panels: int) -> None:
 
 
 def streamed(*steps: Any, finish: str = "stop", policy: str = "Blend") -> Iterator[bytes]:
-    """An answer with its trace, a chunk a step, split within characters and events."""
+    """An answer with its trace, a chunk a step, split within a character or an event."""
     yield event(choices=[{"delta": {"role": "assistant"}}])
     told = b"".join(said(each.text, new_steps=[each.to_dict()]) for each in steps)
-    for at in range(0, len(told), 97):
-        yield told[at : at + 97]
+    within = next((at for at, byte in enumerate(told) if byte >= 0x80), 40) + 1
+    yield told[:within]
+    time.sleep(0.05)  # or both would come as one
+    yield told[within:]
     settings = {"policy": {"name": policy, "threshold": 0.4}}
     yield said("", finish, policy=settings["policy"], settings=settings, steps=len(steps))
     yield DONE
@@ -389,20 +391,12 @@ def test_policies_stream_side_by_side_and_a_branch_goes_on_beside_the_first(
         elif body["blendin"]["policy"] == "nudge":
             yield from streamed(*SAMPLE.steps, policy="Nudge")
         else:
-            yield from streamed(*SAMPLE.steps[:2])
-            if not may_go_on.wait(30):
-                raise OSError
-
-    def answer_slowly(body: dict[str, Any]) -> Iterator[bytes]:
-        pieces = list(streamed(*SAMPLE.steps))
-        if body["messages"][-1]["role"] == "user" and body["blendin"]["policy"] == "blend":
-            yield b"".join(pieces[:-4])
+            for each in SAMPLE.steps[:2]:
+                yield said(each.text, new_steps=[each.to_dict()])
             assert may_go_on.wait(30)
-            yield b"".join(pieces[-4:])
-        else:
-            yield from answer(body)
+            yield from streamed(*SAMPLE.steps[2:])
 
-    server = served(answer_slowly)
+    server = served(answer)
     ask(tab, "Why <b>?", "blend", "nudge")
     tab.wait("all('.panel').length === 2")
     tab.wait("all('.panel')[0].querySelectorAll('.t').length > 1")
