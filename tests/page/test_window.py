@@ -370,7 +370,7 @@ def streamed(*steps: Any, finish: str = "stop", policy: str = "Blend") -> Iterat
     """An answer with its trace, a chunk a step, split within a character or an event."""
     yield event(choices=[{"delta": {"role": "assistant"}}])
     told = b"".join(said(each.text, new_steps=[each.to_dict()]) for each in steps)
-    within = next((at for at, byte in enumerate(told) if byte >= 0x80), 40) + 1
+    within = max((at for at, byte in enumerate(told) if byte >= 0x80), default=40)
     yield told[:within]
     time.sleep(0.05)  # or both would come as one
     yield told[within:]
