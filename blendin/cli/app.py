@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import __version__
+from ..files import write_whole
 from ..models import default_pair
+from ..page import ALTERNATIVES
 from ..policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Nudge
 from ..values import encodable
 from ..visible import to_json
@@ -21,9 +24,11 @@ from .options import DecodingOptions, ModelOptions, PolicyOptions, takes_options
 from .score import paradox, score_app
 from .serve import serve
 from .streams import Commands, console, messages
+from .view import view
 
 if TYPE_CHECKING:
     from ..engine.stream import Stream
+    from ..trace import Generation
 
 
 def show_version(is_asked: bool) -> None:
@@ -62,6 +67,7 @@ app.command()(evaluate)
 app.command()(report)
 app.command()(paradox)
 app.command()(serve)
+app.command()(view)
 
 
 @app.command()
@@ -76,13 +82,17 @@ def generate(
     trace: Annotated[
         Path | None, typer.Option(help="Write every step to this file as JSON lines.")
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write every step to this file as a page that stands alone."),
+    ] = None,
     trace_top: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="With --trace or --json: the likeliest tokens of every step to keep, so many of "
-            "base, guide and what was emitted from."
+            help="With --trace, --html or --json: the likeliest tokens of every step to keep, so "
+            f"many of base, guide and what was emitted from; {ALTERNATIVES} with --html."
         ),
-    ] = 0,
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything as one JSON object.")
     ] = False,
@@ -91,10 +101,13 @@ def generate(
     from ..settings import checked
 
     chosen, settings = policy.build(), decoding.settings()
+    if trace_top is None:
+        trace_top = 0 if html is None else ALTERNATIVES
     settings |= checked({"trace_top": trace_top})
     check_file("trace", trace)
-    if trace_top and trace is None and not as_json:
-        raise ValueError("--trace-top goes into a trace: add --trace FILE or --json")
+    check_file("html", html)
+    if trace_top and trace is None and html is None and not as_json:
+        raise ValueError("--trace-top goes into a trace: add --trace FILE, --html FILE or --json")
     text = checked_prompt(standard_input.read().strip() if prompt is None else prompt)
     stream = models.load().stream(text, policy=chosen, **settings)
     try:
@@ -106,6 +119,8 @@ def generate(
             console.put(to_json(stream.output.to_dict(), encoding=console.encoding), end="\n")
         if trace is not None:
             stream.output.write_jsonl(trace)
+        if html is not None:
+            write_page(html, {text: stream.output})
 
 
 @app.command()
@@ -134,12 +149,18 @@ def compare(
     decoding: DecodingOptions,
     prompt: Annotated[str, typer.Argument(help="The question.")],
     threshold: Annotated[float, typer.Option(help="τ of NUDGING and BlendIn.")] = DEFAULT_THRESHOLD,
+    html: Annotated[
+        Path | None, typer.Option(help="Write all three to this file as a page that stands alone.")
+    ] = None,
 ) -> None:
     """Show the base alone, NUDGING and BlendIn on one prompt, side by side."""
     arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}
     prompt, settings = checked_prompt(prompt), decoding.settings()
+    check_file("html", html)
+    if html is not None:
+        settings["trace_top"] = ALTERNATIVES
     gen = models.load()
-    from . import terminal as view
+    from . import terminal
 
     outputs = {}
     with messages.status("decoding") as status:
@@ -147,8 +168,10 @@ def compare(
             status.update(f"decoding: {title}")
             outputs[title] = gen.generate(prompt, policy=arm, **settings)
     console.print(prompt, style="bold")
-    console.print(view.side_by_side(outputs, console.width), soft_wrap=False)
-    console.print(view.legend())
+    if html is not None:
+        write_page(html, outputs)
+    console.print(terminal.side_by_side(outputs, console.width), soft_wrap=False)
+    console.print(terminal.legend())
 
 
 @app.command("models")
@@ -207,27 +230,34 @@ def checked_prompt(text: str) -> str:
     return encodable("PROMPT", text)
 
 
+def write_page(path: Path, outputs: Mapping[str, Generation]) -> None:
+    """Writes the page of some generations, by the names that they are shown under."""
+    from ..page import page
+
+    write_whole(path, page(outputs))
+
+
 def show(stream: Stream, quiet: bool = False) -> None:
     """Runs a stream to its end, or until Ctrl-C, and shows it as it comes."""
-    from . import terminal as view
+    from . import terminal
 
     try:
         for step in stream:
             if not quiet:
-                console.put(step.text, style=view.token_style(step))
+                console.put(step.text, style=terminal.token_style(step))
     except KeyboardInterrupt:
         messages.print("\ninterrupted", style="yellow")
     if not quiet:
         console.put("\n")
-        messages.print(view.figures(stream.output))
+        messages.print(terminal.figures(stream.output))
 
 
 def show_legend() -> None:
     """What the colours mean, where there are colours."""
-    from . import terminal as view
+    from . import terminal
 
     if console.is_terminal:
-        messages.print(view.legend())
+        messages.print(terminal.legend())
 
 
 def size_of(folder: Path) -> str:

@@ -7,17 +7,17 @@ import hmac
 import json
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing
-from importlib import import_module
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
+from ..page import page
 from ..policy import POLICY_NAMES, GuideOnly
 from ..prompts.encoding import prompt_ids
 from ..values import Flag, encodable, told
@@ -115,13 +115,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.shown(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
-    async def page() -> Response:
+    async def window() -> Response:
+        """The page, which asks this server."""
         headers = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-        try:
-            text = import_module("blendin.page").page()
-        except ModuleNotFoundError:
-            return PlainTextResponse("blendin: the API is at /v1, its documentation at /docs\n")
-        return HTMLResponse(text, headers=headers)
+        return HTMLResponse(page(), headers=headers)
 
 
 class Guard:

@@ -205,7 +205,6 @@ def test_the_command_line_starts_what_it_prints(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--engine", "local"], "--engine is 'local': use vllm"),
         (["--policy", "best"], "policy 'best' is unknown"),
         (["--policy", "nudge", "--alpha", "1"], "has no setting alpha"),
         (["--port", "70000"], "--port is 70000"),

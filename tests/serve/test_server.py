@@ -88,6 +88,7 @@ def test_the_key_is_asked_for(gen: BlendInGenerator) -> None:
                     assert answer.json()["error"]["code"] == "invalid_api_key"
                 assert stranger.post("/v1/completions", json={}).status_code == 401
                 assert stranger.get("/health").status_code == stranger.get("/").status_code == 200
+                assert "<title>blendin" in stranger.get("/").text
         assert "s3cret" not in repr(server.service.settings)
 
 
