@@ -15,12 +15,14 @@ import blendin
 from blendin import Generation, Interrupted, Step
 from blendin.evaluation.tasks.chat_server import NoReply
 from blendin.models.remote.completions import PassingError, ServerError
+from blendin.serve.errors import ApiError
 
 LEFT_OUT = (
     "blendin.kernels",
     "blendin.__main__",
     "blendin.cli.__main__",
     "blendin.models.conversion",
+    "blendin.vllm.processor",  # imports vLLM
 )
 
 
@@ -47,6 +49,7 @@ MADE: dict[type[BaseException], tuple[Any, ...]] = {
     Interrupted: (OUTPUTS,),
     PassingError: ("no server", 3.0),
     NoReply: ("is lost", "start it"),
+    ApiError: (404, "no such model"),
 }
 
 

@@ -43,6 +43,9 @@ class ApiError(Exception):
         self.status, self.param, self.code = status, param, code
         self.headers, self.further = dict(headers or {}), dict(further or {})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.status, str(self)), self.__dict__
+
     @property
     def body(self) -> dict[str, Any]:
         """As JSON."""

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from blendin.cli import serve as serve_module
+from blendin.cli import serve_vllm
 from blendin.cli.app import app
 from blendin.models import vllm_engine
 from blendin.prompts import as_messages, base_text
@@ -176,7 +176,7 @@ def test_the_command_line_starts_what_it_prints(
     pair_folders: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[list[str]] = []
-    monkeypatch.setattr(serve_module.os, "execv", lambda path, words: started.append(words))
+    monkeypatch.setattr(serve_vllm.os, "execv", lambda path, words: started.append(words))
     arguments = [
         "serve",
         "--engine",

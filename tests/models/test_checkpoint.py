@@ -375,7 +375,7 @@ def test_a_gguf_is_handed_on_under_a_name_that_transformers_knows(
         tok = model("llama", "byte-level")[1]
         return tok if len(read) == 1 else (model("llama", "byte-level")[0], {})
 
-    monkeypatch.setattr("blendin.models.loader.AutoTokenizer.from_pretrained", from_pretrained)
+    monkeypatch.setattr("blendin.models.tokenizer.AutoTokenizer.from_pretrained", from_pretrained)
     monkeypatch.setattr(
         "blendin.models.loader.AutoModelForCausalLM.from_pretrained", from_pretrained
     )

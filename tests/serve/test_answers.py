@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import generator
+from conftest import model
 from serving import Served, events, served
 
 from blendin import (
@@ -37,9 +37,9 @@ POLICIES: dict[str, tuple[dict[str, Any], Any]] = {
 
 @pytest.fixture(scope="module")
 def gen() -> BlendInGenerator:
-    made = generator(("llama", "byte-level", 0), ("llama", "sentencepiece", 1))
-    made.policy = Blend(0.6)
-    return made
+    return BlendInGenerator(
+        model("llama", "byte-level"), model("llama", "sentencepiece", 1), Blend(0.6)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -435,8 +435,8 @@ def test_tokens_models_and_documentation(server: Served, gen: BlendInGenerator) 
     assert ask.get("/v1/models/pair:nudge").json()["max_model_len"] == 2048
     assert ask.get("/v1/models/other").status_code == 404
     text = "How many 你?"
-    for model, role in (("pair", gen.base), ("pair:guide", gen.guide)):
-        told = ask.post("/tokenize", json={"model": model, "prompt": text}).json()
+    for name, role in (("pair", gen.base), ("pair:guide", gen.guide)):
+        told = ask.post("/tokenize", json={"model": name, "prompt": text}).json()
         assert told["tokens"] == role.encode_prompt(text) and told["count"] == len(told["tokens"])
     chat = ask.post("/tokenize", json={"messages": QUESTION, "return_token_strs": True}).json()
     assert chat["tokens"] == gen.base.encode_prompt("Question: How many?\nAnswer:")

@@ -11,6 +11,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -25,6 +26,8 @@ from typer.testing import CliRunner
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly
 from blendin.cli.app import app
+from blendin.evaluation.tasks import registry
+from blendin.evaluation.tasks.task import Item
 from blendin.models.remote.address import address, is_url, page, refuse_what_should_be_a_url
 from blendin.models.remote.credentials import headers_from_environment
 from blendin.models.remote.errors import PassingError, ServerError, retry_after
@@ -288,7 +291,8 @@ def test_all_commands_take_headers_and_authorities(
         raise ValueError("enough")
 
     monkeypatch.setattr("blendin.generator.BlendInGenerator", load)
-    monkeypatch.setattr("blendin.evaluation.tasks.registry.load", lambda *_, **__: None)
+    task = registry.TASKS["gsm8k"].task([Item("0", "How many?", Fraction(1), ())])
+    monkeypatch.setattr(registry, "load", lambda *_, **__: task)
     monkeypatch.setenv("TEAM_TOKEN", SECRET)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("Hi\n")
