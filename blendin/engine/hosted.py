@@ -8,9 +8,8 @@ answer, the others are the answers to the next rows.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,11 +18,9 @@ from torch import Tensor
 from ..models.context import Context
 from ..models.hosted import HostedModel
 from ..models.kv_pool import Pool
-from .loop import Answer, read, step
+from .loop import Answer, Read, drive, read, step
 from .pair import Pair
 from .sequence import Checkpoint, SequenceState
-
-logger = logging.getLogger("blendin")
 
 
 class HostedSequence:
@@ -226,10 +223,14 @@ class HostedRows:
             each.will_decide()
         while hosted:
             made = [len(each.sequence.output.steps) for each in hosted]
-            for each, row in zip(hosted, logits, strict=True):
-                if each.is_constrained:
-                    each.sequence.guide_is_silent = not self._may_speak(self._mask(each, row))
-            self._step(hosted, logits)
+            masks = {
+                place: self._mask(each, logits[place])
+                for place, each in enumerate(hosted)
+                if each.is_constrained
+            }
+            for place, mask in masks.items():
+                hosted[place].sequence.guide_is_silent = not self._may_speak(mask)
+            self._step(hosted, logits, masks)
             left = [
                 place
                 for place, each in enumerate(hosted)
@@ -238,33 +239,42 @@ class HostedRows:
             ]
             hosted, logits = [hosted[place] for place in left], logits[left]
 
-    def _step(self, hosted: Sequence[HostedSequence], logits: Tensor) -> None:
-        """The loop's step, the guide's words held to what the engine allows."""
+    def _step(
+        self, hosted: Sequence[HostedSequence], logits: Tensor, masks: Mapping[int, Tensor]
+    ) -> None:
+        """The loop's step, the guide's words held to what the engine allows.
+
+        Args:
+            hosted: whose step it is.
+            logits: `[len(hosted), V]` of the base.
+            masks: `_mask` of those that are constrained, by their place.
+        """
         self._base.offer([each.context for each in hosted], logits)
         places = {each.sequence.guide: place for place, each in enumerate(hosted)}
-        waiting = step(self.pair, [each.sequence for each in hosted])
-        answer: Answer | None = None
-        while True:
-            try:
-                role, model, contexts = waiting.send(answer)  # type: ignore[arg-type]
-            except StopIteration:
-                return
+
+        def answer(asked: Read) -> Answer:
+            role, model, contexts = asked
             if role == "base":
-                answer = read(model, contexts)
-                continue
+                return read(model, contexts)
             self._make_room(contexts)
             began = time.perf_counter()
-            answer = read(model, contexts)
+            told = read(model, contexts)
             self.guide_seconds += time.perf_counter() - began
             heard = [
-                places[each] for place, each in enumerate(contexts) if place not in answer.failed
+                places[each] for place, each in enumerate(contexts) if place not in told.failed
             ]
             is_masked = torch.isneginf(logits[heard]).any(dim=1).tolist()
-            for row, place in enumerate(heard):
-                if is_masked[row] or hosted[place].is_constrained:
-                    mask = self._mask(hosted[place], logits[place])
-                    assert isinstance(answer.returned, Tensor)
-                    answer = Answer(_masked(answer.returned, row, mask), answer.failed)
+            of_rows = {
+                row: masks[place] if place in masks else self._mask(hosted[place], logits[place])
+                for row, place in enumerate(heard)
+                if place in masks or is_masked[row]
+            }
+            if not of_rows:
+                return told
+            assert isinstance(told.returned, Tensor)
+            return told._replace(returned=_masked(told.returned, of_rows))
+
+        drive(step(self.pair, [each.sequence for each in hosted]), answer)
 
     def _mask(self, hosted: HostedSequence, logits: Tensor) -> Tensor:
         """`[V_g]` bool, the guide's tokens that the engine does not allow.
@@ -302,8 +312,9 @@ class HostedRows:
             self.pair.guide.leave(context)
 
 
-def _masked(returned: Tensor, row: int, mask: Tensor) -> Tensor:
-    """Rows of logits, -inf in one of them where a `[V]` mask says so; what models keep stays."""
+def _masked(returned: Tensor, masks: Mapping[int, Tensor]) -> Tensor:
+    """Rows of logits, -inf where a row's `[V]` mask says so; what models keep stays."""
     masked = returned.clone()
-    masked[row].masked_fill_(mask.to(masked.device), -torch.inf)
+    for row, mask in masks.items():
+        masked[row].masked_fill_(mask.to(masked.device), -torch.inf)
     return masked

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -100,21 +100,31 @@ def advance(pair: Pair, sequences: Sequence[SequenceState]) -> None:
         if not sequences:
             return
     verifications = pair.speculation.before_step(sequences)
-    began, base_seconds = time.perf_counter(), None
-    waiting = step(pair, sequences)
-    answer: Answer | None = None
-    while True:
-        try:
-            role, model, contexts = waiting.send(answer)  # type: ignore[arg-type]
-        except StopIteration:
-            break
-        if role == "guide":
+    began = time.perf_counter()
+    base_seconds: float | None = None
+
+    def answer(asked: Read) -> Answer:
+        nonlocal base_seconds
+        if asked.role == "guide":
             base_seconds = time.perf_counter() - began
-        answer = read(model, contexts)
+        return read(asked.model, asked.contexts)
+
+    drive(step(pair, sequences), answer)
     seconds = time.perf_counter() - began
     pair.speculation.after_step(
         verifications, seconds if base_seconds is None else base_seconds, seconds
     )
+
+
+def drive(waiting: Generator[Read, Answer, None], answer: Callable[[Read], Answer]) -> None:
+    """Takes a step to its end, each read answered at once."""
+    told: Answer | None = None
+    while True:
+        try:
+            asked = waiting.send(told)  # type: ignore[arg-type]
+        except StopIteration:
+            return
+        told = answer(asked)
 
 
 def step(pair: Pair, sequences: Sequence[SequenceState]) -> Generator[Read, Answer, None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,6 @@ import torch
 from ..spelling import did_you_mean
 from .hosted import HostedModel, Progress, model_of_vllm
 from .identity import digest, weights_digest
-
-logger = logging.getLogger("blendin")
 
 SCHEME = "vllm:"
 
