@@ -13,6 +13,7 @@ from tiny import byte_level_tokenizer, sentencepiece_tokenizer, tiny_model
 from transformers import PreTrainedTokenizerFast
 
 from blendin import BlendInGenerator
+from blendin.engine.sequence import SequenceState
 from blendin.models import default_pair as pairs
 
 TOKENIZERS = {
@@ -38,6 +39,18 @@ def model(architecture: Any, kind: str, seed: int = 0) -> tuple[Any, PreTrainedT
 def generator(base: tuple[str, str, int], guide: tuple[str, str, int]) -> BlendInGenerator:
     """Each of (architecture, tokenizer kind, seed)."""
     return BlendInGenerator(model(*base), model(*guide))
+
+
+def fail_third_step(monkeypatch: pytest.MonkeyPatch, length: int, message: str) -> None:
+    """Sequences with this `max_new_tokens` fail at their third step."""
+    record = SequenceState.record
+
+    def faulty(self: SequenceState, *args: Any, **fields: Any) -> Any:
+        if self.limits.max_new_tokens == length and len(self.output.steps) == 2:
+            raise FloatingPointError(message)
+        return record(self, *args, **fields)
+
+    monkeypatch.setattr(SequenceState, "record", faulty)
 
 
 SLOW_FILES = {"test_access.py", "test_lies.py", "test_remote.py", "test_served.py"}

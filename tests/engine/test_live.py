@@ -14,14 +14,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import generator, model, tokenizer
+from conftest import fail_third_step, generator, model, tokenizer
 from fake_server import FakeServer
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Defer, GuideOnly, InterventionCap, Nudge
 from blendin.engine import scheduler as scheduler_module
 from blendin.engine.live import Live, LiveQueue, Stopped
 from blendin.engine.request import Request
-from blendin.engine.sequence import SequenceState
 
 PROMPTS = ("How many?", "def add(a, b):", "Où est le café?", "a", "48 + 24 = 72. The answer")
 POLICIES = (
@@ -212,15 +211,8 @@ def test_what_cannot_run_is_refused_at_once(
 def test_an_error_in_one_stays_its_own(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = SequenceState.record
-
-    def faulty(self: SequenceState, *args: Any, **fields: Any) -> Any:
-        if self.limits.max_new_tokens == 33 and len(self.output.steps) == 2:
-            raise FloatingPointError("not numbers")
-        return record(self, *args, **fields)
-
     expected = gen.generate("a", max_new_tokens=12, stop=()).token_ids
-    monkeypatch.setattr(SequenceState, "record", faulty)
+    fail_third_step(monkeypatch, 33, "not numbers")
     with LiveQueue(gen.pair) as live_queue:
         bad = live_queue.submit(request(gen, max_new_tokens=33, stop=()))
         good = live_queue.submit(request(gen, "a", max_new_tokens=12, stop=()))

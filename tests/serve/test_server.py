@@ -21,12 +21,11 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import generator
+from conftest import fail_third_step, generator
 from serving import Served, events, served
 
 from blendin import BlendInGenerator
 from blendin.engine import scheduler as scheduler_module
-from blendin.engine.sequence import SequenceState
 from blendin.serve import ServeSettings
 from blendin.serve.run import listen, run
 
@@ -233,14 +232,7 @@ def test_stopping_lets_texts_end_or_hands_back_what_there_is(
 def test_an_error_is_told_and_stays_with_its_own(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = SequenceState.record
-
-    def faulty(self: SequenceState, *args: Any, **fields: Any) -> Any:
-        if self.limits.max_new_tokens == 33 and len(self.output.steps) == 2:
-            raise FloatingPointError("gave logits that are not numbers")
-        return record(self, *args, **fields)
-
-    monkeypatch.setattr(SequenceState, "record", faulty)
+    fail_third_step(monkeypatch, 33, "gave logits that are not numbers")
     with served(gen) as server:
         expected = server.chat(max_tokens=8).json()["choices"]
         with ThreadPoolExecutor(2) as pool:
