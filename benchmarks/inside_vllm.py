@@ -54,7 +54,7 @@ def main(
         int, typer.Option(help="Under every policy, with the most in flight.")
     ] = 100,
     max_new_tokens: int = 64,
-    fewer: Annotated[int, typer.Option(help="Prompts with fewer in flight, Blend alone.")] = 24,
+    fewer: Annotated[int, typer.Option(help="Prompts with fewer in flight.")] = 24,
     in_flight: Annotated[list[int] | None, typer.Option(help="Sequences at once.")] = None,
     rounds: Annotated[int, typer.Option(help="Of the timed arms; 0 times nothing.")] = 5,
     policies: Annotated[list[str] | None, typer.Option(help="Of " + ", ".join(POLICIES))] = None,
@@ -91,8 +91,6 @@ def main(
     table = Table("policy", "in flight", "prompts", "equal traces", "interventions")
     for width in reversed(widths):
         for name, policy in chosen.items():
-            if width != max(widths) and name != "blend":
-                continue
             few = asked if width == max(widths) else asked[:: max(1, len(asked) // fewer)]
             outs = gen.generate(few, policy=policy, max_batch_size=width, progress=True, **settings)
             pairs = [
