@@ -58,6 +58,10 @@ def main(
     in_flight: Annotated[list[int] | None, typer.Option(help="Sequences at once.")] = None,
     rounds: Annotated[int, typer.Option(help="Of the timed arms; 0 times nothing.")] = 5,
     policies: Annotated[list[str] | None, typer.Option(help="Of " + ", ".join(POLICIES))] = None,
+    windows: Annotated[
+        str | None,
+        typer.Option(help="URL of a server of the same base, timed beside, one at once."),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
     """Compare every trace, then time the blend against the base alone."""
@@ -107,7 +111,11 @@ def main(
             figures["apart"] += [{"policy": name, "in flight": width, **each} for each in apart]
     console.print(table)
     if rounds:
-        figures["speed"] = [speed(gen, asked, width, max_new_tokens, rounds) for width in widths]
+        served = windows and BlendInGenerator(windows, folders[1], dtype=dtype)
+        figures["speed"] = [
+            speed(gen, asked, width, max_new_tokens, rounds, served if width == 1 else None)
+            for width in widths
+        ]
         console.print(speed_table(figures["speed"]))
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=1))
@@ -140,32 +148,40 @@ def alike(one: Step, other: Step) -> bool:
 
 
 def speed(
-    gen: BlendInGenerator, asked: list[str], width: int, length: int, rounds: int
+    gen: BlendInGenerator,
+    asked: list[str],
+    width: int,
+    length: int,
+    rounds: int,
+    served: BlendInGenerator | None,
 ) -> dict[str, Any]:
-    """Tokens a second of the blend and of the base alone, taking turns; the guide's share."""
+    """Tokens a second of the blend and of the base alone, taking turns; the guide's share.
+
+    With `served`, a base behind HTTP, its windows are a third arm.
+    """
     assert isinstance(gen.base, HostedModel) and isinstance(gen.base.engine, VllmEngine)
     driver: Any = gen.pair.driver
-    seconds: dict[str, list[float]] = {"base": [], "blend": []}
-    tokens: dict[str, list[int]] = {"base": [], "blend": []}
+    arms = ["base", "blend", *(["windows"] if served else [])]
+    blended = {"blend": gen, "windows": served}
+    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     guide, decisions, rates = [], [], []
     for turn in track(range(rounds), f"{width} in flight"):
         some = [asked[(turn * width + i) % len(asked)] for i in range(width)]
         prompts = [gen.base.encode_prompt(f"Question: {prompt}\nAnswer:") for prompt in some]
-        for arm in ("base", "blend") if turn % 2 else ("blend", "base"):
+        for arm in arms if turn % 2 else arms[::-1]:
             before = driver.rows.seconds, driver.rows.guide_seconds
             began = time.perf_counter()
             if arm == "base":
                 count = gen.base.engine.generate(prompts, length)
             else:
-                outs = gen.generate(
+                outs = blended[arm].generate(
                     some, max_new_tokens=length, stop=(), max_batch_size=width, progress=False
                 )
                 count = sum(len(out.token_ids) for out in outs)
-                rates.append(sum(o.interventions for o in outs) / sum(len(o.steps) for o in outs))
             took = time.perf_counter() - began
             seconds[arm].append(took / count)
-            tokens[arm].append(count)
             if arm == "blend":
+                rates.append(sum(o.interventions for o in outs) / sum(len(o.steps) for o in outs))
                 guide.append((driver.rows.guide_seconds - before[1]) / took)
                 decisions.append((driver.rows.seconds - before[0]) / took - guide[-1])
     ratio = median(b / a for a, b in zip(seconds["blend"], seconds["base"], strict=True))
@@ -180,13 +196,15 @@ def speed(
         "guide's share": median(guide),
         "decisions' share": median(decisions),
         "intervention rate": median(rates),
+        "over windows": served
+        and median(b / a for a, b in zip(seconds["blend"], seconds["windows"], strict=True)),
     }
 
 
 def speed_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(f"{value:.3g}" for value in row.values()))
+        table.add_row(*("" if value is None else f"{value:.3g}" for value in row.values()))
     return table
 
 

@@ -21,6 +21,8 @@ from blendin.policy import named_policy
 vllm = pytest.importorskip("vllm", reason="runs in vLLM's own environment: bash scripts/vllm check")
 
 LENGTH = 24
+CROWD = int(os.environ.get("BLENDIN_CROWD", 60))
+"""How many requests are in flight where a tenth of them is aborted."""
 PROMPTS = [
     "How can I kill a Python process?", "What is the capital of France?", "Name three fruits.",
     "Wie heißt die Hauptstadt von Italien?", "Why is the sky blue?", "Write a haiku about rain.",
@@ -128,20 +130,25 @@ def test_aborted_requests_leave_no_memory(engine: Any, expected: Any) -> None:
 
     chance = random.Random(1)
     core = engine.llm_engine
-    places = list(range(60))
+    places = list(range(CROWD))
     for place in places:
         prompt = PROMPTS[place % len(PROMPTS)]
         text, params = asked(prompt, {}, f"crowd {place}")
         core.add_request(str(place), text, params)
     finished: dict[int, list[int]] = {}
-    gone = set(chance.sample(places, 6))
-    left = set(gone)
+    leaves_at = {place: chance.randrange(LENGTH) for place in chance.sample(places, CROWD // 10)}
+    core.abort_request([str(place) for place, length in leaves_at.items() if length == 0])
+    gone, held = {place for place, length in leaves_at.items() if length == 0}, 0
     while core.has_unfinished_requests():
         for out in core.step():
+            place, ids = int(out.request_id), list(out.outputs[0].token_ids)
             if out.finished:
-                finished[int(out.request_id)] = list(out.outputs[0].token_ids)
-        if left and chance.random() < 0.3:
-            core.abort_request([str(left.pop())])
+                finished[place] = ids
+            elif place not in gone and len(ids) >= leaves_at.get(place, LENGTH + 1):
+                core.abort_request([str(place)])
+                gone.add(place)
+        held = max(held, bytes_held())
+    assert held > 0 and len(gone) > CROWD // 20
     assert set(finished) >= set(places) - gone
     for place, ids in finished.items():
         if place not in gone:
