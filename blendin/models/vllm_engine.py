@@ -144,18 +144,18 @@ class VllmEngine:
         )
         self._engine.add_request(key, {"prompt_token_ids": list(ids)}, params)
 
-    def generate(self, prompts: Sequence[Sequence[int]], tokens: int) -> int:
-        """The base alone, greedy and to this length, as vLLM does it; how many tokens it wrote."""
+    def generate(self, prompts: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+        """The base alone, greedy, as vLLM does it, each to its length; how many tokens it wrote."""
         from vllm import SamplingParams
 
-        for place, ids in enumerate(prompts):
+        for place, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
             params = SamplingParams(
-                temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False
+                temperature=0, max_tokens=length, ignore_eos=True, detokenize=False
             )
             self._engine.add_request(f"alone-{place}", {"prompt_token_ids": list(ids)}, params)
         while self._engine.has_unfinished_requests():
             self._engine.step()
-        return len(prompts) * tokens
+        return sum(lengths)
 
     def withdraw(self, keys: Sequence[str]) -> None:
         """Ends what was submitted, if it has not ended."""
