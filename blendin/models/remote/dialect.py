@@ -1,4 +1,4 @@
-"""What an engine's server is asked and how it answers: each engine that tells token ids has a dialect.
+"""How the servers of an engine are asked; each engine that tells token ids has a dialect.
 
 A module is one: `completions` (vLLM), `sglang`, `llama_cpp`.
 """
@@ -78,4 +78,11 @@ class Dialect(Protocol):
     async def tokenized(
         self, client: httpx.AsyncClient, url: str, model: str, text: str
     ) -> tuple[list[int] | None, Any]:
-        """A text in the server's tokens, and its context's length; None for what it does not say."""
+        """A text in the server's tokens, and its context's length; None for what it does not say.
+
+        Args:
+            client: to ask with.
+            url: the server's.
+            model: what the server calls it.
+            text: to be tokenized, with what the tokenizer adds to a prompt.
+        """

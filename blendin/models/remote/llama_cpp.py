@@ -152,12 +152,9 @@ async def _row(
     own = dict(zip(whole.tokens, whole.log_probs, strict=True)).get(token)
     if own is None:
         raise ServerError(f"{url} lists {len(whole.tokens)} tokens, and not token {token}")
-    kept = sorted(zip(whole.log_probs, whole.tokens, strict=True), reverse=True)[: request.top]
-    tokens = [id for _, id in kept]
-    missing = [] if token in tokens else [token]
-    return Row(
-        token, [*tokens, *missing], [*(value for value, _ in kept), *([own] if missing else [])]
-    )
+    listed = sorted(zip(whole.log_probs, whole.tokens, strict=True), reverse=True)
+    kept = {id: value for value, id in listed[: request.top]} | {token: own}
+    return Row(token, list(kept), list(kept.values()))
 
 
 def _other_form(url: str, what: str) -> ServerError:
