@@ -28,6 +28,7 @@ from speculation import differing
 from blendin import BlendInGenerator, Generation
 from blendin.evaluation.tasks import registry as tasks
 from blendin.models.remote import completions
+from blendin.models.remote.dialect import Request
 from blendin.models.remote.model import RemoteModel
 
 WAYS = ("off", "auto")
@@ -118,7 +119,10 @@ class Waiting:
 def server_alone(model: RemoteModel, ids: list[int], count: int, top: int | None) -> float:
     """Seconds for a number of tokens of the base, streamed in one request."""
     url = model.replicas.all[0].url
-    body = completions.body(model.name, ids, count, 0) | {"logprobs": top, "ignore_eos": True}
+    body = completions.body(Request(model.name, ids, count, 0)) | {
+        "logprobs": top,
+        "ignore_eos": True,
+    }
     began = time.perf_counter()
     with httpx.stream(
         "POST", f"{url}/completions", json=body | {"stream": True}, timeout=600

@@ -47,6 +47,10 @@ class Fault:
     seconds: float = 0.0
 
 
+Page = Callable[[dict[str, Any], Callable[[float], None]], dict[str, Any] | Iterator[Any]]
+"""Answers a body, or streams; what it is given beside is to be called before each token."""
+
+
 class FakeServer:
     """Serves one model on 127.0.0.1, from `start` (or `with`) to `stop`, as often as wanted.
 
@@ -60,6 +64,7 @@ class FakeServer:
         in_flight: how many requests are being answered. A request has left before the last piece
             of its answer is sent, so that a client's next one is never in flight with it.
         most_in_flight: the highest `in_flight` so far.
+        pages: further ones, or instead of its own, by their paths.
     """
 
     def __init__(
@@ -118,6 +123,7 @@ class FakeServer:
         ends = self.model.generation_config.eos_token_id
         self.ends = frozenset([ends] if isinstance(ends, int) else ends or ())
 
+        self.pages: dict[str, Page] = {}
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.generated = self.aborted = self.in_flight = self.most_in_flight = 0
@@ -471,7 +477,9 @@ class _Connection(BaseHTTPRequestHandler):
             body = json.loads(raw)
             if not isinstance(body, dict):
                 raise _Refused("The body must be an object.", None)
-            if self.path == "/v1/completions":
+            if self.path in self.server.fake.pages:
+                self._page(self.server.fake.pages[self.path], body)
+            elif self.path == "/v1/completions":
                 self._completion(body)
             elif not self._may_enter():
                 self._answer(401, {"error": "Unauthorized"})
@@ -483,6 +491,32 @@ class _Connection(BaseHTTPRequestHandler):
             self._answer(refusal.status, refusal.answer)
         except json.JSONDecodeError as error:
             self._answer(400, _Refused(str(error), None).answer)
+
+    def _page(self, page: Page, body: dict[str, Any]) -> None:
+        """A page of another engine: one answer, or a stream of them."""
+        fake = self.server.fake
+        fake.arrived(body, {name.lower(): v for name, v in self.headers.items()})
+        self.in_flight = True
+        try:
+            answer = page(body, self._wait)
+            if isinstance(answer, dict):
+                self._answer(200, fake.lie(answer))
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for each in answer:
+                told = fake.lie(each)
+                self.wfile.write(_event(told if isinstance(told, str) else json.dumps(told)))
+            self._leave()
+            self.wfile.write(_event("[DONE]") + b"0\r\n\r\n")
+        except ConnectionError:
+            self.close_connection = True
+            with fake.counting:
+                fake.aborted += not self.server.dying
+        finally:
+            self._leave()
 
     def _may_enter(self) -> bool:
         key = self.server.fake.api_key

@@ -14,7 +14,7 @@ import pytest
 import blendin
 from blendin import Generation, Interrupted, Step
 from blendin.evaluation.tasks.chat_server import NoReply
-from blendin.models.remote.completions import PassingError, ServerError
+from blendin.models.remote.errors import PassingError, ServerError
 from blendin.serve.errors import ApiError
 
 LEFT_OUT = (

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blendin import BaseOnly, Blend, BlendInGenerator
-from blendin.models.remote.completions import ServerError
+from blendin.models.remote.errors import ServerError
 
 BASE, GUIDE = ("llama", "byte-level", 0), ("llama", "byte-level", 1)
 PROMPT = "How many apples are there?"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...values import told
@@ -215,7 +215,34 @@ def _row(token: int, log_prob: Any, top: Any, url: str, size: int) -> Row | None
         return None
     if not isinstance(top, dict):
         raise _other_form(url, f"`top_logprobs` that are no object: {told(top)}")
-    listed = _listed_at_once(top, size) or _listed(top, url, size)
+    return _checked(
+        token, log_prob, _listed_at_once(top, size) or _listed(top, url, size), url, size
+    )
+
+
+def row_of(token: Any, log_prob: Any, top: Sequence[tuple[Any, Any]], url: str, size: int) -> Row:
+    """A row from a server that gives ids as numbers.
+
+    Args:
+        token: what stands there.
+        log_prob: its own.
+        top: the likeliest with theirs.
+        url: the server's, for messages.
+        size: of the vocabulary.
+
+    Raises:
+        ServerError: an id or a log-probability that cannot be.
+    """
+    listed: dict[int, float] = {}
+    for id, value in top:
+        if _number_id(id, url, size) in listed:
+            raise ServerError(f"{url} lists token {id} twice at one position: {told(top)}")
+        listed[id] = _log_prob(value, url)
+    return _checked(_number_id(token, url, size), log_prob, listed, url, size)
+
+
+def _checked(token: int, log_prob: Any, listed: dict[int, float], url: str, size: int) -> Row:
+    """A row, where its numbers can be."""
     own = _log_prob(log_prob, url)
     if abs(listed.setdefault(token, own) - own) > LISTED_TWICE:
         raise ServerError(
@@ -285,6 +312,17 @@ def _id(token: Any, url: str, size: int) -> int:
         raise ServerError(
             f"{url} gives the token {told(token)}, which is none of the vocabulary's {size}: "
             "pass the model's own tokenizer as tokenizer="
+        )
+    return id
+
+
+def _number_id(id: Any, url: str, size: int) -> int:
+    if isinstance(id, bool) or not isinstance(id, int):
+        raise ServerError(f"{url} gives {told(id)} for a token's id")
+    if not 0 <= id < size:
+        raise ServerError(
+            f"{url} gives the token {id}, which is none of the vocabulary's {size}: pass the "
+            "model's own tokenizer as tokenizer="
         )
     return id
 

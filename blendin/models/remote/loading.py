@@ -17,11 +17,13 @@ from ...values import Integer, Real, told
 from ...vocab.end_tokens import end_ids
 from .. import default_pair as pairs
 from ..identity import LIKELIEST
-from . import completions
+from . import completions, llama_cpp, sglang
 from .address import Address, address, is_url, refuse_what_should_be_a_url
 from .connection import Access, run, tls_context
 from .credentials import headers as checked_headers
+from .dialect import Dialect
 from .errors import PassingError, ServerError, one_line
+from .exchange import get
 from .model import RemoteModel
 
 __all__ = ["Address", "address", "is_url", "load", "refuse_what_should_be_a_url"]
@@ -36,6 +38,8 @@ PROBE = "The quick brown fox: 3 + 4 = 7,\n\tnaïve café — 你好 🙂"
 PROBE_TOKENS = 8
 PROBE_TRIES, LONGEST_PROBE_WAIT = 4, 30.0
 """How often a server that is busy at loading is asked again, and seconds between."""
+DIALECTS: Mapping[str, Dialect] = {"llamacpp": llama_cpp, "sglang": sglang}
+"""By what a server says of its model, `owned_by`; all others are asked as vLLM is."""
 LISTING_SECONDS, PROBE_SECONDS = 60.0, 600.0
 """How long a server may take for its list of models, and for its first answer."""
 
@@ -71,7 +75,7 @@ def load(source: str, role: str, **options: Any) -> RemoteModel:
         )
     top, patience, access = _access(role, ours)
     cards = run(_within(LISTING_SECONDS, _cards(where, role, access), where)).result()
-    served = next(iter(cards.values()))
+    served, dialect = next(iter(cards.values())), _dialect(cards)
     name = str(served["id"])
     place = _place(tokenizer, name, served.get("root"), role)
     read = place if isinstance(place, PreTrainedTokenizerBase) else _tokenizer(place, role, hub)
@@ -84,6 +88,7 @@ def load(source: str, role: str, **options: Any) -> RemoteModel:
         end_ids=ends,
         max_length=_shortest([card.get("max_model_len") for card in cards.values()]),
         top=top,
+        dialect=dialect,
         access=access,
         patience=patience,
     )
@@ -150,7 +155,7 @@ async def _cards(where: Address, role: str, access: Access) -> dict[str, dict[st
     """The servers' own descriptions of the model, by URL; logs those that do not answer."""
     async with access.client() as asking:
         replies = await asyncio.gather(
-            *(completions.get(asking, url, "models") for url in where.urls), return_exceptions=True
+            *(get(asking, url, "models") for url in where.urls), return_exceptions=True
         )
     answers = []
     for url, answer in zip(where.urls, replies, strict=True):
@@ -174,6 +179,20 @@ async def _cards(where: Address, role: str, access: Access) -> dict[str, dict[st
     return found
 
 
+def _dialect(cards: Mapping[str, Mapping[str, Any]]) -> Dialect:
+    """Of the engine that all of the servers run."""
+    found = {
+        url: DIALECTS.get(str(card.get("owned_by")), completions) for url, card in cards.items()
+    }
+    if len({each.NAME for each in found.values()}) > 1:
+        told_of = ", ".join(f"{url} is {each.NAME}'s" for url, each in found.items())
+        raise ServerError(
+            f"replicas of one model must run one engine, which rounds alike, and {told_of}: name "
+            "those of one"
+        )
+    return next(iter(found.values()))
+
+
 def _models(answer: Any, url: str) -> dict[str, dict[str, Any]]:
     """A server's models by their names, each with the length of its context where that is known.
 
@@ -189,7 +208,9 @@ def _models(answer: Any, url: str) -> dict[str, dict[str, Any]]:
     }
     for card in models.values():
         parent = models.get(str(card.get("parent")), {})
+        meta = card.get("meta")  # llama.cpp's
         length = card.get("max_model_len") or parent.get("max_model_len")
+        length = length or (meta.get("n_ctx") if isinstance(meta, dict) else None)
         card["max_model_len"] = _length(length, url)
     return models
 
@@ -271,7 +292,9 @@ async def _check(where: Address, model: RemoteModel, access: Access) -> list[tup
     """
     ids = model.tokenizer.encode(PROBE)
     async with access.client() as asking:
-        described = [await _tokenized(asking, url, model.name) for url in where.urls]
+        described = [
+            await model.dialect.tokenized(asking, url, model.name, PROBE) for url in where.urls
+        ]
     for url, (tokens, _) in zip(where.urls, described, strict=True):
         if tokens is not None and tokens != ids:
             raise ValueError(
@@ -320,17 +343,6 @@ async def _probe(model: RemoteModel, url: str, ids: list[int]) -> dict[int, floa
         logger.warning("%s lists %d tokens, not %d", url, listed, model.top)
     model.listed(rows)
     return dict(zip(rows[0].tokens, rows[0].log_probs, strict=True))
-
-
-async def _tokenized(asking: Any, url: str, name: str) -> tuple[list[int] | None, Any]:
-    """The probe in the server's tokens, and its context's length; None for what it does not say."""
-    try:
-        answer = await completions.post(asking, url, "/tokenize", {"model": name, "prompt": PROBE})
-    except ServerError:
-        return None, None
-    if not isinstance(answer, dict) or not isinstance(tokens := answer.get("tokens"), list):
-        return None, None
-    return tokens, answer.get("max_model_len")
 
 
 def _advice(message: str, model: RemoteModel) -> str:

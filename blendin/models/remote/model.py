@@ -23,6 +23,7 @@ from ..kv_pool import Pool
 from . import completions
 from .answers import Row
 from .connection import Access, loop, run
+from .dialect import Dialect, Request
 from .errors import ContextFullError, PassingError, ServerError
 from .replicas import Replicas
 from .session import Session
@@ -62,6 +63,7 @@ class RemoteModel:
 
     Attributes:
         top: how many tokens of each position are listed.
+        dialect: how their engine is asked.
         requests: made so far.
         described: what its servers say of it and answered at loading, for `identity`.
     """
@@ -78,6 +80,7 @@ class RemoteModel:
         end_ids: frozenset[int],
         max_length: int | None,
         top: int = 100,
+        dialect: Dialect = completions,
         access: Access | None = None,
         patience: float = 600.0,
     ) -> None:
@@ -91,10 +94,12 @@ class RemoteModel:
             end_ids: the tokens that end a sequence.
             max_length: how many tokens of a context a server can continue; None: not bounded.
             top: tokens to list of each position.
+            dialect: of their engine.
             access: how they are asked.
             patience: seconds without any token for a sequence after which it fails.
         """
         self.tokenizer, self.name, self.top = tokenizer, name, top
+        self.dialect = dialect
         self.vocabulary = Vocabulary(tokenizer, size=size)
         self.end_ids, self.max_length = end_ids, max_length
         self.requests = 0
@@ -218,11 +223,11 @@ class RemoteModel:
 
         Each position's row also lists the token that stands there, whatever its rank.
         """
-        asked = [run(self._echo(context)) for context in contexts]
-        return [
-            self.listed(each.result()[-count:])
-            for each, count in zip(asked, positions, strict=True)
+        asked = [
+            run(self._echo(context, count))
+            for context, count in zip(contexts, positions, strict=True)
         ]
+        return [self.listed(each.result()) for each in asked]
 
     def join(self, context: Context, pool: Pool) -> bool:
         """There is always room: servers make their own."""
@@ -300,11 +305,11 @@ class RemoteModel:
         return max(0, min(asked - 1, limit - length))
 
     async def _stream(self, url: str, ids: Sequence[int], length: int) -> AsyncGenerator[Row, None]:
-        live, request = self._live, completions.body(self.name, ids, length, self.top)
+        live, request = self._live, Request(self.name, ids, length, self.top)
         self.requests += 1
         async with (
             live.places,
-            aclosing(completions.stream(live.client, url, request, self._texts)) as rows,
+            aclosing(self.dialect.stream(live.client, url, request, self._texts)) as rows,
         ):
             while True:
                 try:
@@ -316,22 +321,21 @@ class RemoteModel:
                     raise PassingError(f"{url} gives no token, and does not end") from None
                 yield row
 
-    async def _echo(self, context: Context) -> list[Row]:
-        """A row for each token of a context but the first, and what follows it."""
+    async def _echo(self, context: Context, positions: int) -> list[Row]:
+        """What follows a context at its last positions."""
         live = self._live
-        request = completions.body(self.name, context.ids, 1, self.top)
+        request = Request(self.name, context.ids, 1, self.top)
 
         async def ask(url: str, ids: Sequence[int], length: int) -> AsyncGenerator[Row, None]:
             self.requests += 1
             async with live.places:
-                rows = await completions.read(live.client, url, request, self._texts.size)
+                rows = await self.dialect.read(live.client, url, request, self._texts, positions)
             for row in rows:
                 yield row
 
         session = Session(live.replicas, ask, self._acceptance, self._patience)
         try:
-            count = len(context.ids)  # a row for each, and none for the first
-            await session.row(context.ids, max_tokens=count, length=count)
+            await session.row(context.ids, max_tokens=positions, length=positions)
             return await session.finish()
         finally:
             context.forwards += session.requests
@@ -341,11 +345,11 @@ class RemoteModel:
         """The rows of one request to one of the servers, made as all are.
 
         Raises:
-            ServerError: as `completions.stream`.
+            ServerError: as `Dialect.stream`.
         """
-        request = completions.body(self.name, ids, length, self.top)
+        request = Request(self.name, ids, length, self.top)
         async with aclosing(
-            completions.stream(self._live.client, url, request, self._texts)
+            self.dialect.stream(self._live.client, url, request, self._texts)
         ) as rows:
             return [row async for row in rows]
 

@@ -28,11 +28,15 @@ class TokenTexts:
     Attributes:
         size: no id of the model reaches it.
         special: the texts of special tokens, which servers show or leave out.
+        plain: a token that is a text by itself.
     """
 
     def __init__(self, vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase) -> None:
         self.size = len(vocabulary) + PADDING
         self._bytes = vocabulary.tokens
+        self.plain = next(
+            (id for id, each in enumerate(vocabulary.tokens) if each and each.isascii()), 0
+        )
         self.special: Mapping[int, str] = {
             id: token.content
             for id, token in tokenizer.added_tokens_decoder.items()
@@ -95,7 +99,7 @@ class Transcript:
         said = [text]
         if self._data and self._data[0] & 0xC0 == 0x80:
             said.append(text[1:])  # the end of a character that the prompt begins
-        is_settled = not _is_within_character(self._data)
+        is_settled = not is_within_character(self._data)
         if tokens in said:
             is_right = True
         elif "\ufffd" in self._text + written:
@@ -131,7 +135,7 @@ class Transcript:
         return "".join(text.replace("\ufffd", "").split())
 
 
-def _is_within_character(data: bytes) -> bool:
+def is_within_character(data: bytes) -> bool:
     """Whether bytes end in the first part of a character."""
     return any(
         byte >= 0xC0 and (0xF0 <= byte) + (0xE0 <= byte) + 2 > place

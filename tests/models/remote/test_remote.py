@@ -31,7 +31,8 @@ from blendin import (
     Nudge,
 )
 from blendin.cli.app import app
-from blendin.models.remote.completions import Row, ServerError
+from blendin.models.remote.answers import Row
+from blendin.models.remote.errors import ServerError
 from blendin.models.remote.window import AcceptanceEstimate, Standing, Window
 
 BASE, GUIDE = ("llama", "byte-level", 0), ("llama", "sentencepiece", 1)
