@@ -64,6 +64,7 @@ def said(line: str) -> str:
 
 async def whole(client: httpx.AsyncClient, prompt: str) -> str:
     answer = await client.post("/v1/chat/completions", json=body(prompt))
+    assert answer.status_code == 200, answer.text
     return answer.json()["choices"][0]["message"]["content"]
 
 
