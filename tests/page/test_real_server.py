@@ -62,7 +62,7 @@ def ask(tab: Tab, prompt: str, *policies: str) -> None:
 
 def finished(tab: Tab, panels: int) -> list[str]:
     """The texts that are shown, once there are so many and none is running."""
-    tab.wait(f"all('.panel').length === {panels} && one('#stop').disabled", 60)
+    tab.wait(f"all('.panel').length === {panels} && one('#stop').disabled", 180)
     return shown(tab)
 
 
