@@ -11,6 +11,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from browser import Tab  # noqa: E402
 from PIL import Image  # noqa: E402
+from serving import served  # noqa: E402
 
 from blendin import Blend, BlendInGenerator, Nudge  # noqa: E402
 from blendin.page import ALTERNATIVES, page  # noqa: E402
@@ -26,6 +27,25 @@ def picture(tab: Tab, name: str) -> None:
     tab.screenshot(path)
     Image.open(path).convert("RGB").quantize(COLOURS).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1000} kB")
+
+
+def live(tab: Tab, gen: BlendInGenerator) -> None:
+    """With a server behind the page: another word where both first chose one, and its branch."""
+    with served(gen) as server:
+        tab.open(f"{server.url}/")
+        tab.wait("one('[name=policy]')")
+        tab.do("one('#max').value = 60; one('#prompt').focus()")
+        tab.write(PROMPT)
+        tab.click("#send")
+        done = "one('#stop').disabled && one('.panel .t')"
+        tab.wait(done, 300)
+        place = tab.do("one('.panel .t.both').dataset.i")
+        tab.click(f".panel .t[data-i='{place}']")
+        tab.press("ArrowDown", "Enter")
+        tab.wait(f"all('.panel').length === 2 && {done}", 300)
+        tab.press("Escape")
+        tab.move("h1")
+        picture(tab, "page-live.png")
 
 
 def main() -> None:
@@ -51,6 +71,8 @@ def main() -> None:
             tab.press("w")
             tab.show(390, 700)
             picture(tab, "page-narrow.png")
+            tab.show(1100, 720)
+            live(tab, gen)
         finally:
             tab.close()
 

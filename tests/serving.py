@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +45,11 @@ class Served:
         """Goes on with a prompt."""
         return self.client.post("/v1/completions", json={"prompt": prompt, **fields})
 
+    @property
+    def in_flight(self) -> int:
+        """How many texts run or wait."""
+        return self.service.queue.running + self.service.queue.waiting
+
     def stop(self) -> None:
         """As a signal does."""
         self.server.should_exit = True
@@ -77,6 +82,14 @@ def served(gen: BlendInGenerator, wait: bool = True, **settings: Any) -> Iterato
             server.should_exit = True
             thread.join(30)
             assert not thread.is_alive()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits, 20 seconds at most, until something is so."""
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def events(text: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -87,6 +88,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "ignore_eos": (),
     "ban_eos_token": (),
     "bad_words": (),
+    "banned_tokens": (),
     "stop_token_ids": (),
     "allowed_token_ids": (),
     "logits_processors": (),
@@ -128,10 +130,18 @@ IDLE = frozenset(
     "priority request_id cache_prompt cache_salt parallel_tool_calls "
     "mirostat_tau mirostat_eta dry_base dry_allowed_length dry_sequence_breakers "
     "dry_penalty_last_n xtc_threshold dynatemp_low dynatemp_high dynatemp_exponent "
-    "smoothing_curve repetition_penalty_range repeat_last_n truncation_length "
-    "early_stopping".split()
+    "smoothing_curve truncation_length early_stopping".split()
 )
 """What changes no text: of accounts and caches, or about something that is off."""
+
+PENALTY = "repetition_penalty"
+PENALIZED: Mapping[str, Any] = {
+    "repetition_penalty_range": 0,
+    "repeat_last_n": -1,
+    "penalize_nl": True,
+}
+"""What `repetition_penalty` looks at elsewhere, and the value that means all of the text, as here.
+Where the penalty is off, no value changes anything."""
 
 
 def check(body: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
@@ -143,6 +153,14 @@ def check(body: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     given = {name: value for name, value in body.items() if value is not None}
     for name, value in given.items():
         if name in known or name in IDLE:
+            continue
+        if name in PENALIZED:
+            if given.get(PENALTY, 1) != 1 and not _same(value, PENALIZED[name]):
+                raise refused(
+                    f"{name} is {told(value)}, and {PENALTY} looks at the whole text here: make it "
+                    f"{json.dumps(PENALIZED[name])}, or leave one of them out",
+                    name,
+                )
             continue
         if name not in NEUTRAL:
             raise refused(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import gc
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -15,14 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 from conftest import fail_third_step, generator
-from serving import Served, events, served
+from serving import events, served, until
 
 from blendin import BlendInGenerator
 from blendin.engine import scheduler as scheduler_module
@@ -55,17 +52,6 @@ def endless(**fields: Any) -> dict[str, Any]:
         "messages": QUESTION, "max_tokens": 1500, "stop": [], "temperature": 1.5, "seed": 3,
         **fields,
     }  # fmt: skip
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def in_flight(server: Served) -> int:
-    return server.service.queue.running + server.service.queue.waiting
 
 
 def test_the_key_is_asked_for(gen: BlendInGenerator) -> None:
@@ -153,7 +139,7 @@ def test_too_many_wait_no_longer(gen: BlendInGenerator, slow: None) -> None:
             pool.submit(server.client.post, "/v1/chat/completions", json=endless(max_tokens=40))
             for _ in range(3)
         ]
-        until(lambda: in_flight(server) == 3)
+        until(lambda: server.in_flight == 3)
         for path, body in (("chat/completions", endless()), ("completions", {"prompt": "a"})):
             answer = server.client.post(f"/v1/{path}", json=body)
             assert answer.status_code == 429 and 1 <= int(answer.headers["Retry-After"]) <= 60
@@ -179,7 +165,7 @@ def test_who_hangs_up_frees_the_place(
             until(lambda: server.service.queue.running == n)
             if stream:
                 line.recv(100)
-        until(lambda: in_flight(server) == 0)
+        until(lambda: server.in_flight == 0)
         assert server.chat(max_tokens=2).status_code == 200
         until(lambda: f'reason="gone"}} {n}.0' in server.client.get("/metrics").text)
 
@@ -210,7 +196,7 @@ def test_stopping_lets_texts_end_or_hands_back_what_there_is(
             for place, stream in enumerate((True, False, False)):  # the last one has to wait
                 body = endless(max_tokens=60, stream=stream)
                 asked.append(pool.submit(server.client.post, "/v1/chat/completions", json=body))
-                until(lambda count=place + 1: in_flight(server) == count)
+                until(lambda count=place + 1: server.in_flight == count)
             time.sleep(0.2)
             server.stop()
             stream, *others = (each.result() for each in asked)
@@ -253,60 +239,6 @@ def test_an_error_is_told_and_stays_with_its_own(
             assert answer.status_code == 503 or "no memory left" in answer.text
         health = server.client.get("/health")
         assert health.status_code == 503 and "no memory left" in health.json()["error"]["message"]
-
-
-def memory() -> int:
-    """Bytes that this process holds."""
-    return int(re.search(r"VmRSS:\s+(\d+)", open("/proc/self/status").read()).group(1)) * 1024  # type: ignore[union-attr]
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux' /proc")
-def test_a_crowd_loses_nothing_and_mixes_nothing_up(gen: BlendInGenerator) -> None:
-    """200 requests, a fifth of them given up on the way, with a reader that is slow."""
-    prompts = [
-        f"{word} {number}" for word in ("How many", "def f(", "Où", "a") for number in range(3)
-    ]
-    expected = {p: gen.generate(p, max_new_tokens=12).text for p in prompts}
-    rng = random.Random(0)
-
-    async def ask(client: httpx.AsyncClient, prompt: str, kind: str) -> str | None:
-        body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 12}
-        if kind == "whole":
-            answer = await client.post("/v1/chat/completions", json=body)
-            return answer.json()["choices"][0]["message"]["content"]
-        text = ""
-        async with client.stream(
-            "POST", "/v1/chat/completions", json={**body, "stream": True}
-        ) as answer:
-            async for line in answer.aiter_lines():
-                if kind == "left" and len(text) > 3:
-                    return None
-                if kind == "slow":
-                    await asyncio.sleep(0.02)
-                if line.startswith("data: {"):
-                    text += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
-        return text
-
-    async def round(server: Served, count: int) -> list[tuple[str, str | None]]:
-        limits = httpx.Limits(max_connections=24)
-        async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
-            jobs = [
-                (rng.choice(prompts), ("left", "slow", "whole", "stream", "stream")[place % 5])
-                for place in range(count)
-            ]
-            texts = await asyncio.gather(*(ask(client, *job) for job in jobs))
-        return [(prompt, text) for (prompt, _), text in zip(jobs, texts, strict=True)]
-
-    with served(gen, max_batch_size=8) as server:
-        asyncio.run(round(server, 40))
-        gc.collect()
-        before = memory()
-        found = asyncio.run(round(server, 200))
-        until(lambda: in_flight(server) == 0)
-        gc.collect()
-        assert memory() - before < 24 * 2**20
-    assert all(text in (None, expected[prompt]) for prompt, text in found)
-    assert sum(text is not None for _, text in found) >= 160
 
 
 def test_openais_own_client(gen: BlendInGenerator) -> None:
