@@ -81,6 +81,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "sampler_order": (),
     "samplers": (),
     "return_token_ids": (),
+    "n": (1,),
     "best_of": (1,),
     "suffix": (),
     "use_beam_search": (),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Self
 
 from ..policy import (
     POLICIES,
@@ -42,7 +42,7 @@ class PolicyChoice:
     """
 
     name: str | None = None
-    settings: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def over(self, default: Policy) -> Policy:
         """The policy, where `default` is the server's.
@@ -51,24 +51,35 @@ class PolicyChoice:
             ValueError: for an unknown name, a value out of range or a setting that it lacks.
         """
         if self.name is not None:
-            return named_policy(self.name, **(self.settings or {}))
+            return named_policy(self.name, **self.settings)
         return changed(default, self.settings) if self.settings else default
 
-    def check(self) -> None:
-        """Checks what can be without knowing the server's policy.
+    def some_policy(self) -> Policy:
+        """A policy that has all of the settings, where the server's is not known.
 
         Raises:
-            ValueError: no policy could be so.
+            ValueError: none has.
         """
-        settings = self.settings or {}
-        if self.name is not None:
-            named_policy(self.name, **settings)
-            return
-        given = {name: value for name, value in settings.items() if value is not None}
-        fitting = [name for name in POLICIES if given.keys() <= parameters(name).keys()]
-        if not fitting:
+        given = {name for name, value in self.settings.items() if value is not None}
+        fitting = (name for name in POLICIES if given <= parameters(name).keys())
+        if (name := next(fitting, None)) is None:
             raise ValueError(f"no policy has all of {', '.join(sorted(given))}: name one")
-        named_policy(fitting[0], **given)
+        return named_policy(name)
+
+    @classmethod
+    def of(cls, own: Mapping[str, Any], name: Any) -> Self:
+        """From a name and those settings in a mapping that say something.
+
+        Raises:
+            ValueError: the name is no text.
+        """
+        # null is what was left out, but an α that adapts where the server's is fixed.
+        settings = {
+            each: own[each]
+            for each in all_parameters()
+            if each in own and (own[each] is not None or each == "alpha")
+        }
+        return cls(None if name is None else Text()("policy", name), settings)
 
 
 @dataclass(frozen=True)
@@ -179,22 +190,7 @@ def _choice(own: Mapping[str, Any], named: str | None) -> PolicyChoice:
             f"the model's name asks for the policy {named} and {NAME} for {told(name)}: name one",
             NAME,
         )
-    return policy_choice(own, name)
-
-
-def policy_choice(own: Mapping[str, Any], name: Any) -> PolicyChoice:
-    """The policy of a name, and of those settings in a mapping that say something.
-
-    Raises:
-        ValueError: the name is no text.
-    """
-    # null is what was left out, but an α that adapts where the server's is fixed.
-    settings = {
-        each: own[each]
-        for each in all_parameters()
-        if each in own and (own[each] is not None or each == "alpha")
-    }
-    return PolicyChoice(None if name is None else Text()("policy", name), settings)
+    return PolicyChoice.of(own, name)
 
 
 def _reads(own: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +201,10 @@ def _reads(own: Mapping[str, Any]) -> dict[str, Any]:
     if "messages" in given:
         return {"messages": checked_messages(own["messages"])}
     if "guide_prompt" in given:
-        return {"guide_prompt": Text()("guide_prompt", own["guide_prompt"])}
+        text = Text()("guide_prompt", own["guide_prompt"]) or ""
+        if not text.strip():
+            raise refused("guide_prompt is empty: give a text with something in it", NAME)
+        return {"guide_prompt": text}
     if "guide_prompt_ids" in given:
         return {"guide_prompt_ids": token_ids("guide_prompt_ids", own["guide_prompt_ids"])}
     return {}
@@ -218,7 +217,7 @@ def checked_messages(given: Any) -> list[dict[str, Any]]:
         ApiError: it is no list.
         ValueError: as `as_messages`; or a content cannot be encoded.
     """
-    if not isinstance(given, list):
+    if not isinstance(given, list | tuple):
         raise refused(f"messages is {told(given)}: give a list of messages", "messages")
     messages = as_messages(given, None)
     for message in messages:
