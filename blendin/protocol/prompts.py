@@ -57,12 +57,15 @@ def read_prompts(given: Mapping[str, Any], tokens: Sequence[bytes | None]) -> li
         )
     else:
         prompts = [prompt] if isinstance(prompt[0], int) else prompt
-    return [
+    read = [
         encodable("prompt", each)
         if isinstance(each, str)
         else token_ids("prompt", each, len(tokens))
         for each in prompts
     ]
+    if not all(text_of(each, tokens).strip() for each in read):
+        raise refused("prompt is empty: give a text with something in it", "prompt")
+    return read
 
 
 def text_of(prompt: str | Tokens, tokens: Sequence[bytes | None]) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from ..models.hosted import HostedModel, model_of_vllm
 from ..protocol.errors import refused
-from .arguments import NAME, EngineArguments
+from .arguments import EngineArguments
 from .requests import Asked
 
 PATIENCE = 120.0
@@ -67,7 +67,7 @@ class Engine:
                 "--logits-processors blendin.vllm:LogitsProcessor"
             )
         if "error" in found:
-            raise refused(found["error"], NAME)
+            raise refused(found["error"])
         return asked.with_guide_prompt(found["ids"])
 
     async def report(self, id: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Server:
         seen: the bodies that came through.
     """
 
-    def __init__(self, gen: BlendInGenerator, base: str, guide: str) -> None:
+    def __init__(self, gen: BlendInGenerator, base: str, guide: str, **own: Any) -> None:
         self.gen, self.counted, self.seen = gen, Counted(), list[dict[str, Any]]()
         lm = gen.base.model
         config = SimpleNamespace(
@@ -87,7 +87,7 @@ class Server:
         )  # fmt: skip
         self.config = SimpleNamespace(
             model_config=config,
-            additional_config={"blendin": {"guide": guide, "default_max_tokens": LENGTH}},
+            additional_config={"blendin": {"guide": guide, "default_max_tokens": LENGTH} | own},
         )
         self.requests = worker_module.requests_of(self.config, torch.device("cpu"))
         self.extension = worker_module.WorkerExtension()
@@ -155,11 +155,13 @@ class Server:
                 add_generation_prompt=body.get("add_generation_prompt", True),
                 continue_final_message=body.get("continue_final_message", False),
             )  # fmt: skip
+        if type(prompt) is list and type(prompt[0]) is not int:
+            (prompt,) = prompt
         adds = body.get("add_special_tokens", path == COMPLETIONS)
         ids = tokenizer.encode(prompt, add_special_tokens=adds) if type(prompt) is str else prompt
         stop = body.get("stop") or []
         told = params(
-            extra_args=body.get("vllm_xargs"), max_tokens=body.get("max_tokens", LENGTH), stop=stop,
+            extra_args=body.get("vllm_xargs"), max_tokens=body.get("max_tokens", 16), stop=stop,
             all_stop_token_ids=set(self.gen.base.end_ids), top_p=body.get("top_p", 1.0),
             temperature=body.get("temperature", 1.0), seed=body.get("seed"),
             top_k=body.get("top_k", 0),
