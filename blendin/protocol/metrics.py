@@ -52,14 +52,13 @@ class PolicyMetrics:
         Args:
             policy: its class.
             reason: why.
-            report: as `protocol.report` makes it; one without steps counts none.
+            report: as `protocol.report` makes it; what it has not is not counted.
         """
         self._finished.labels(policy, reason).inc()
-        if "steps" not in report:
-            return
-        for name, counter in self._counts.items():
-            counter.labels(policy).inc(report[name])
-        self._rates.labels(policy).observe(report["intervention_rate"])
+        for name in self._counts.keys() & report.keys():
+            self._counts[name].labels(policy).inc(report[name])
+        if "intervention_rate" in report:
+            self._rates.labels(policy).observe(report["intervention_rate"])
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         """A counter by policy and further labels."""

@@ -235,11 +235,10 @@ class _Begun:
 
     def report(self) -> dict[str, Any]:
         sequence = self.hosted.sequence
-        made = {  # vLLM may end a text by itself, so that these were not counted last
-            f"{role}_forwards": 0 if context is None else context.forwards
-            for role, context in (("base", sequence.base), ("guide", sequence.guide))
-        }
-        told = report(sequence.output, self.arguments.ours.tells_steps) | made
+        told = report(sequence.output, self.arguments.ours.tells_steps)
+        del told["base_forwards"]  # a row may be decided twice: vLLM alone knows its forwards
+        # vLLM may end a text by itself, so that this was not counted last.
+        told["guide_forwards"] = 0 if sequence.guide is None else sequence.guide.forwards
         if sequence.sampling.do_sample:
             told["seed"] = sequence.sampling.seed
         return told
