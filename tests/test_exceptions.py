@@ -15,7 +15,7 @@ import blendin
 from blendin import Generation, Interrupted, Step
 from blendin.evaluation.tasks.chat_server import NoReply
 from blendin.models.remote.errors import PassingError, ServerError
-from blendin.serve.errors import ApiError
+from blendin.protocol.errors import ApiError
 
 LEFT_OUT = (
     "blendin.kernels",

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..protocol.names import DEFAULT_NAME
+from ..protocol.sampling import CHAT_TOKENS
 from .options import ModelOptions, PolicyOptions, takes_options
 from .serve_local import LocalServerOptions, serve_local
 from .serve_vllm import VllmOptions, serve_vllm
@@ -42,9 +44,11 @@ def serve(
         ),
     ] = None,
     served_model_name: Annotated[
-        str | None,
-        typer.Option(help="What clients call the pair; pair, with vllm the base's name."),
-    ] = None,
+        str, typer.Option(help="What clients call the pair.")
+    ] = DEFAULT_NAME,
+    default_max_tokens: Annotated[
+        int, typer.Option(help="Tokens of a chat that names no limit.")
+    ] = CHAT_TOKENS,
 ) -> None:
     """Serve a pair to any OpenAI client.
 
@@ -55,6 +59,7 @@ def serve(
         "port": port,
         "max_cached_tokens": max_cached_tokens,
         "served_model_name": served_model_name,
+        "default_max_tokens": default_max_tokens,
     }
     if engine == "local":
         _refuse_given(vllm_options, engine)

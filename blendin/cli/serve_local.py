@@ -19,9 +19,6 @@ class LocalServerOptions:
     max_waiting: Annotated[
         int, typer.Option(help="Further texts that may wait; beyond, the answer is 429.")
     ] = 128
-    default_max_tokens: Annotated[
-        int, typer.Option(help="Tokens of a chat that names no limit.")
-    ] = 1024
     request_timeout: Annotated[
         float, typer.Option(help="Seconds after which a text is cut, and says so.")
     ] = 600.0
@@ -53,7 +50,8 @@ def serve_local(
     host: str,
     port: int,
     max_cached_tokens: int | None,
-    served_model_name: str | None,
+    served_model_name: str,
+    default_max_tokens: int,
 ) -> None:
     """Serves a pair until a signal ends it.
 
@@ -66,12 +64,12 @@ def serve_local(
     settings = ServeSettings(
         host=host,
         port=port,
-        served_model_name=served_model_name or "pair",
+        served_model_name=served_model_name,
         policy=policy.build(),
         max_batch_size=options.batch_size,
         max_cached_tokens=max_cached_tokens,
         max_waiting=options.max_waiting,
-        default_max_tokens=options.default_max_tokens,
+        default_max_tokens=default_max_tokens,
         request_timeout=options.request_timeout,
         max_body_bytes=options.max_body_bytes,
         stop_timeout=options.stop_timeout,

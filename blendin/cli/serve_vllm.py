@@ -42,7 +42,8 @@ def serve_vllm(
     host: str,
     port: int,
     max_cached_tokens: int | None,
-    served_model_name: str | None,
+    served_model_name: str,
+    default_max_tokens: int,
     further: tuple[str, ...],
 ) -> None:
     """Starts vLLM's server, which takes this process's place.
@@ -71,6 +72,7 @@ def serve_vllm(
         policy={"name": getattr(policy, "policy", "blend"), **given},
         max_cached_tokens=max_cached_tokens,
         served_model_name=served_model_name,
+        default_max_tokens=default_max_tokens,
         trust_remote_code=models.trust_remote_code,
         further=further,
     )
@@ -79,8 +81,8 @@ def serve_vllm(
         print(shlex.join(words))
         return
     messages.print(
-        f"{settings.name} with the guide {models.guide}: http://{host}:{port}/v1, metrics on "
-        "/metrics",
+        f"{settings.served_model_name} ({models.base} with the guide {models.guide}): "
+        f"http://{host}:{port}/v1, metrics on /metrics",
         soft_wrap=True,
     )
     sys.stdout.flush()

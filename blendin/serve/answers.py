@@ -10,6 +10,7 @@ from secrets import token_hex
 from typing import Any
 
 from ..engine.live import Live
+from ..protocol.report import report
 from ..trace import Generation, Step
 from .logprobs import Token, TokenLog
 from .requests import Asked
@@ -50,24 +51,11 @@ class Text:
     def report(self) -> dict[str, Any]:
         """What was done for it."""
         output = self.output
-        told: dict[str, Any] = {
-            "policy": output.settings.get("policy"),
-            "intervention_rate": output.intervention_rate,
-            "interventions": output.interventions,
-            "steps": len(output.steps),
-            "mean_alpha": output.mean_alpha,
-            "guide_forwards": output.guide_forwards,
-            "base_forwards": output.base_forwards,
-        }
+        told = report(output, self.tells_steps)
         if output.settings.get("do_sample") and self.live is not None:
             told["seed"] = output.settings["seed"] + self.live.sequence.index
         if self.cut is not None:
             told["cut"] = self.cut
-        if output.error is not None:
-            told["error"] = output.error
-        if self.tells_steps:
-            told["settings"] = dict(output.settings)
-            told["trace"] = [step.to_dict() for step in output.steps]
         return told
 
     def add(self, steps: Sequence[Step]) -> None:

@@ -18,14 +18,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
 from ..page import page
-from ..policy import POLICY_NAMES, GuideOnly
+from ..policy import GuideOnly
 from ..prompts.encoding import prompt_ids
+from ..protocol.errors import ApiError, refused, refusing
+from ..protocol.fields import CHAT, CHAT_FIELDS, COMPLETION_FIELDS, COMPLETIONS, schema
+from ..protocol.names import names_of
+from ..protocol.prompts import read_messages
 from ..values import Flag, encodable, told
 from .answers import Answer
-from .errors import ApiError, refused
-from .fields import CHAT, COMPLETIONS, schema
-from .ours import chosen_policy, refusing
-from .requests import read_chat, read_completion, read_messages
+from .requests import read_chat, read_completion, read_model_and_ours
 from .service import Reader, Service
 
 T = TypeVar("T")
@@ -74,12 +75,12 @@ def application(service: Service) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/chat/completions", openapi_extra=schema(CHAT, "messages"))
+    @app.post(CHAT, openapi_extra=schema(CHAT_FIELDS, "messages"))
     async def chat_completions(request: Request) -> Response:
         """Goes on with a conversation."""
         return await _answered(request, service, read_chat)
 
-    @app.post("/v1/completions", openapi_extra=schema(COMPLETIONS, "prompt"))
+    @app.post(COMPLETIONS, openapi_extra=schema(COMPLETION_FIELDS, "prompt"))
     async def completions(request: Request) -> Response:
         """Goes on with prompts."""
         return await _answered(request, service, read_completion)
@@ -253,7 +254,7 @@ def _models(service: Service) -> list[dict[str, Any]]:
             "root": f"{pair.base.name} + {pair.guide.name}",
             "max_model_len": min(lengths, default=None),
         }
-        for id in (name, *(f"{name}:{policy}" for policy in POLICY_NAMES))
+        for id in names_of(name)
     ]  # fmt: skip
 
 
@@ -264,8 +265,8 @@ def _tokens(body: Mapping[str, Any], service: Service) -> dict[str, Any]:
         given = {name: value for name, value in body.items() if value is not None}
         if unknown := sorted(given.keys() - set(TOKENIZE)):
             raise refused(f"{unknown[0]} is no field of /tokenize: leave it out", unknown[0])
-        _, policy, _ = chosen_policy(given, service.settings)
-        role = "guide" if isinstance(policy, GuideOnly) else "base"
+        _, ours = read_model_and_ours(given, service.settings)
+        role = "guide" if isinstance(ours.policy, GuideOnly) else "base"
         model = pair.model(role)
         if ("prompt" in given) == ("messages" in given):
             raise refused("/tokenize takes prompt or messages: give one of them", "prompt")

@@ -17,12 +17,11 @@ from ..engine.live import Live, LiveQueue, Stopped
 from ..engine.pair import Pair
 from ..generator import BlendInGenerator
 from ..models.remote.errors import ServerError
+from ..protocol.errors import ApiError, refusing
 from ..trace import Step
 from .answers import DONE, FINISH, Answer, Text, as_event
-from .errors import ApiError
 from .logprobs import Token, TokenLog, prompt_tokens
 from .metrics import Metrics
-from .ours import refusing
 from .requests import Asked
 from .settings import ServeSettings
 
@@ -185,7 +184,7 @@ class Service:
     def _text(self, asked: Asked, index: int, live: Live | None, prompt: Sequence[int]) -> Text:
         request, echoed = asked.requests[index], asked.echoed[index]
         if live is not None:
-            self.metrics.began(type(request.policy).__name__, len(prompt))
+            self.metrics.queued(type(request.policy).__name__, len(prompt))
         if asked.logprobs is None:
             return Text(live, index, echoed, None, asked.tells_steps)
         tokens: list[Token] = []
@@ -279,7 +278,7 @@ class Service:
             seconds = time.monotonic() - answer.arrived
             if reason != "gone":
                 self._seconds += (seconds - self._seconds) / 8
-            self.metrics.finished(policy, reason, live.output, seconds)
+            self.metrics.ended(policy, reason, live.output, seconds)
 
     @contextmanager
     def _limited(self, answer: Answer) -> Iterator[None]:

@@ -8,19 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..policy import Blend, Policy
+from ..protocol.names import DEFAULT_NAME, served_name
+from ..protocol.sampling import CHAT_TOKENS
 from ..values import Integer, Real, check_fields, setting, shown, told
 
 API_KEY_VARIABLE = "BLENDIN_SERVE_API_KEY"
 """The environment variable that holds the key which clients must send, where it is set."""
-
-
-def _name(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or ":" in value:
-        raise ValueError(
-            f"{shown(name)} is {told(value)}; use a name without a colon, which parts it from a "
-            "policy's"
-        )
-    return value
 
 
 def _origins(name: str, value: Any) -> tuple[str, ...]:
@@ -58,12 +51,12 @@ class ServeSettings:
 
     host: str = "127.0.0.1"
     port: int = setting(8000, Integer(0, 65535))
-    served_model_name: str = setting("pair", _name)
+    served_model_name: str = setting(DEFAULT_NAME, served_name)
     policy: Policy = field(default_factory=Blend)
     max_batch_size: int = setting(32, Integer(1))
     max_cached_tokens: int | None = setting(None, Integer(1, none="no bound"))
     max_waiting: int = setting(128, Integer(1))
-    default_max_tokens: int = setting(1024, Integer(1))
+    default_max_tokens: int = setting(CHAT_TOKENS, Integer(1))
     request_timeout: float = setting(600.0, Real(0, above=True))
     max_body_bytes: int = setting(4 * 2**20, Integer(1024))
     stop_timeout: float = setting(30.0, Real(0))

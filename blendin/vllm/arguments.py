@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from ..policy import Blend, GuideOnly, Policy, all_parameters, named_policy
-from ..prompts.messages import as_messages
-from ..prompts.template_kwargs import checked_template_kwargs
+from ..policy import BaseOnly, Blend, GuideOnly, Policy, named_policy
+from ..protocol.errors import ApiError
+from ..protocol.ours import EXAMPLE, GUIDE_READS, NAME, Ours, PolicyChoice, read_ours
+from ..protocol.sampling import CHAT_TOKENS
 from ..spelling import did_you_mean
-from ..values import Integer, Kind, Text, told
+from ..values import Integer, Text, told
 
-NAME = "blendin"
-"""Of our part of `--additional-config`, of `SamplingParams.extra_args` and of `vllm_xargs`."""
+# NAME is also that of our part of `--additional-config`, `SamplingParams.extra_args` and
+# `vllm_xargs`.
 
-PROMPTS = ("messages", "guide_prompt", "guide_prompt_ids")
-EXAMPLE = '{"messages": [{"role": "user", "content": "Hi"}], "policy": "nudge", "threshold": 0.3}'
+GUIDE_ALONE = "the policy guide asks the base nothing: serve the guide by itself"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class EngineArguments:
         guide_kwargs: further `from_pretrained` arguments.
         policy: of requests that name none; a name, or `{"name": ..., setting: ...}`.
         max_cached_tokens: tokens in the guide's caches; None: as many as run at once need.
+        default_max_tokens: of chats that name no limit.
     """
 
     guide: str
@@ -41,6 +42,7 @@ class EngineArguments:
     guide_kwargs: Mapping[str, Any] = field(default_factory=dict)
     policy: Policy = field(default_factory=Blend)
     max_cached_tokens: int | None = None
+    default_max_tokens: int = CHAT_TOKENS
 
     @classmethod
     def of(cls, additional_config: Any) -> Self:
@@ -72,11 +74,15 @@ class EngineArguments:
             )
         bound = Integer(1, none="no bound")
         given["max_cached_tokens"] = bound("max_cached_tokens", given.get("max_cached_tokens"))
+        if "default_max_tokens" in given:
+            given["default_max_tokens"] = Integer(1)(
+                "default_max_tokens", given["default_max_tokens"]
+            )
         if (policy := given.pop("policy", None)) is not None:
             settings = dict(policy) if isinstance(policy, Mapping) else {"name": policy}
             given["policy"] = named_policy(str(settings.pop("name", "blend")), **settings)
         if isinstance(given.get("policy"), GuideOnly):
-            raise ValueError("the policy guide asks the base nothing: serve the guide by itself")
+            raise ValueError(GUIDE_ALONE)
         return cls(**given)
 
 
@@ -85,29 +91,24 @@ class RequestArguments:
     """What one request asks of us.
 
     Attributes:
-        guide_prompt: the guide's whole prompt; None where messages are given.
-        guide_prompt_ids: or its tokens.
-        messages: or a conversation, for the guide's chat template.
-        chat_template_kwargs: settings for that.
-        policy: what to do at a step; None: the engine's. Its settings stand beside its name;
-            without a name they are Blend's.
+        ours: the policy, what the guide reads, and whether there is to be a trace.
         id: what the caller knows the request by, to fetch its report; None for no report.
-        trace: whether the report has every step; a number: with so many candidates each.
         key: of this request alone, for the engine tells us none.
+        error: what is wrong with it, found when it had begun.
     """
 
-    guide_prompt: str | None = None
-    guide_prompt_ids: tuple[int, ...] | None = None
-    messages: tuple[Mapping[str, Any], ...] | None = None
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    policy: Policy | None = None
+    ours: Ours
     id: str | None = None
-    trace: bool | int = False
     key: str = ""
+    error: ValueError | None = None
 
     @classmethod
-    def of(cls, extra_args: Mapping[str, Any] | None) -> Self | None:
+    def of(cls, extra_args: Mapping[str, Any] | None, default: Policy) -> Self | None:
         """From `SamplingParams.extra_args`; None where the request does not ask for us.
+
+        Args:
+            extra_args: these.
+            default: the engine's policy.
 
         Raises:
             ValueError: for what is misspelt or wrong.
@@ -115,39 +116,40 @@ class RequestArguments:
         given = _mapping(extra_args)
         if given is None:
             return None
-        settings = all_parameters()
-        names = [each.name for each in fields(cls)]
-        known = [*names, *settings]
-        if unknown := sorted(map(str, given.keys() - set(known))):
-            raise ValueError(
-                f"{NAME} has no {unknown[0]!r}: use {', '.join(known)}"
-                f"{did_you_mean(unknown[0], known)}"
-            )
-        own = {name: given[name] for name in names if given.get(name) is not None}
-        of_policy = {name: given[name] for name in settings if name in given}
-        if "policy" in own or of_policy:
-            name = Text()("policy", own.get("policy", "blend"))
-            own["policy"] = named_policy(str(name), **of_policy)
-        if isinstance(own.get("policy"), GuideOnly):
-            raise ValueError("the policy guide asks the base nothing: serve the guide by itself")
-        sources = [each for each in PROMPTS if each in own]
-        if len(sources) > 1:
-            raise ValueError(f"{NAME} has {' and '.join(sources)}: give one of them")
-        if not sources and ("policy" not in own or own["policy"].reads_guide):
-            raise ValueError(f"the guide has nothing to read: give one of {', '.join(PROMPTS)}")
-        if "messages" in own:
-            own["messages"] = tuple(as_messages(own["messages"], None))
-        return cls(**{name: KINDS[name](name, value) for name, value in own.items()})
+        own = {name: value for name, value in given.items() if name not in ("id", "key")}
+        try:
+            ours = read_ours({NAME: own}, default)
+        except ApiError as error:
+            raise ValueError(str(error)) from error
+        if isinstance(ours.policy, GuideOnly):
+            raise ValueError(GUIDE_ALONE)
+        if ours.policy.reads_guide and not ours.reads:
+            raise ValueError(f"the guide has nothing to read: give one of {', '.join(GUIDE_READS)}")
+        return cls(ours, **_names(given))
+
+    @classmethod
+    def begun(cls, extra_args: Mapping[str, Any] | None, default: Policy) -> Self | None:
+        """As `of`, of a request that runs: what does not go with `default` is its error."""
+        try:
+            return cls.of(extra_args, default)
+        except ValueError as error:
+            given = _mapping(extra_args) or {}
+            return cls(Ours(PolicyChoice(), BaseOnly(), {}, {}), **_names(given), error=error)
 
 
 def validated(params: Any) -> None:
     """Checks a request's `SamplingParams`, and gives it a key of its own.
 
+    The engine's policy is not known here: settings without a policy's name are checked for one that
+    has them.
+
     Raises:
         ValueError: naming what to change.
     """
-    if RequestArguments.of(params.extra_args) is None:
+    given = _mapping(params.extra_args)
+    if given is None:
         return
+    RequestArguments.of(params.extra_args, PolicyChoice.of(given, None).some_policy())
     if params.n != 1:
         raise ValueError(f"n is {params.n}: with {NAME} each text is a request of its own")
     for name in ("presence_penalty", "frequency_penalty", "min_p"):
@@ -155,7 +157,6 @@ def validated(params: Any) -> None:
             raise ValueError(f"{name} has no part in a blend: leave it out beside {NAME}")
     if params.seed is None and params.temperature > 0:
         params.seed = secrets.randbits(63)  # every rank draws alike
-    given = _mapping(params.extra_args) or {}
     params.extra_args = {**params.extra_args, NAME: {**given, "key": secrets.token_hex(8)}}
 
 
@@ -178,29 +179,8 @@ def _mapping(extra_args: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return given
 
 
-def _token_ids(name: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list | tuple) or not value:
-        raise ValueError(f"{name} is {told(value)}: give a list of token ids")
-    return tuple(Integer(0)(name, id) for id in value)  # type: ignore[misc]
-
-
-def _trace(name: str, value: Any) -> bool | int:
-    if isinstance(value, bool):
-        return value
-    return Integer(0)(name, value)  # type: ignore[return-value]
-
-
-def _as_it_is(name: str, value: Any) -> Any:
-    return value
-
-
-KINDS: Mapping[str, Kind] = {
-    "guide_prompt": Text(),
-    "guide_prompt_ids": _token_ids,
-    "messages": _as_it_is,
-    "chat_template_kwargs": lambda _, value: checked_template_kwargs(value),
-    "policy": _as_it_is,
-    "id": Text(),
-    "trace": _trace,
-    "key": Text(),
-}
+def _names(given: Mapping[str, Any]) -> dict[str, Any]:
+    """By what a request is known."""
+    return {
+        name: Text()(name, given[name]) for name in ("id", "key") if given.get(name) is not None
+    }

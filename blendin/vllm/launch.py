@@ -19,6 +19,9 @@ from ..models.remote.loading import is_url
 from ..models.tokenizer import load_tokenizer
 from ..models.vllm_engine import is_installed, is_vllm
 from ..prompts import ChatTemplate
+from ..protocol.names import DEFAULT_NAME, served_name
+from ..protocol.sampling import CHAT_TOKENS
+from ..values import Integer, check_fields, setting
 from .arguments import NAME, EngineArguments
 
 TEMPLATE = Path(__file__).with_name("transcript.jinja")
@@ -50,7 +53,8 @@ class ServerSettings:
         guide_dtype: of the guide's.
         policy: of requests that name none: a name, or `{"name": ..., setting: ...}`.
         max_cached_tokens: tokens in the guide's caches; None: as many as run at once need.
-        served_model_name: what clients call it; None: the base's name.
+        served_model_name: what clients call the pair; `NAME:POLICY` asks for a policy.
+        default_max_tokens: of chats that name no limit.
         trust_remote_code: whether code that a checkpoint brings is run.
         further: vLLM's own options.
     """
@@ -63,15 +67,13 @@ class ServerSettings:
     guide_dtype: str = "auto"
     policy: str | Mapping[str, Any] = "blend"
     max_cached_tokens: int | None = None
-    served_model_name: str | None = None
+    served_model_name: str = setting(DEFAULT_NAME, served_name)
+    default_max_tokens: int = setting(CHAT_TOKENS, Integer(1))
     trust_remote_code: bool = False
     further: Sequence[str] = field(default_factory=tuple)
 
-    @property
-    def name(self) -> str:
-        """What clients call the pair."""
-        folder = Path(self.base).expanduser()
-        return self.served_model_name or (folder.resolve().name if folder.is_dir() else self.base)
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def command(settings: ServerSettings) -> list[str]:
@@ -87,7 +89,7 @@ def command(settings: ServerSettings) -> list[str]:
             "(https://docs.vllm.ai), such as `pip install vllm`, and blendin beside it"
         )
     own = {
-        "--served-model-name": settings.name,
+        "--served-model-name": settings.served_model_name,
         "--host": settings.host,
         "--port": str(settings.port),
         "--dtype": settings.dtype,
@@ -108,6 +110,7 @@ def command(settings: ServerSettings) -> list[str]:
         "guide_kwargs": trusting,
         "policy": settings.policy,
         "max_cached_tokens": settings.max_cached_tokens,
+        "default_max_tokens": settings.default_max_tokens,
     }
     EngineArguments.of({NAME: ours})
     options = {**own, **FIXED, "--additional-config": json.dumps({NAME: ours})}

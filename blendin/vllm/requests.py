@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from ..policy import POLICY_NAMES, Policy
-from ..prompts import BASE_STOP, as_messages, base_text
+from ..policy import BaseOnly, GuideOnly, Policy
+from ..prompts import BASE_STOP, base_text
 from ..prompts.encoding import EncodedText, text_prompt
-from ..values import encodable, told
+from ..protocol.errors import refused, refusing
+from ..protocol.fields import CHAT, COMPLETIONS, ECHOED, changes_nothing
+from ..protocol.names import split_name
+from ..protocol.ours import GUIDE_READS, NAME, read_ours
+from ..protocol.prompts import as_turn, read_messages, read_prompts, text_of
+from ..protocol.sampling import read_limit, read_sampling
+from ..values import told
 from ..vocab.vocabulary import Vocabulary
-from .arguments import EXAMPLE, NAME, PROMPTS, RequestArguments
-
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+from .arguments import GUIDE_ALONE, EngineArguments
 
 WITHOUT_GUIDE = (
     "/cohere/v2/chat",
@@ -30,6 +35,8 @@ WITHOUT_GUIDE = (
 NOT_IN_A_TRANSCRIPT = {
     "tools": "blendin runs no tools: leave it out",
     "functions": "blendin runs no tools: leave it out",
+    "tool_choice": "blendin runs no tools: leave it out",
+    "function_call": "blendin runs no tools: leave it out",
     "documents": "the base's plain transcript has no place for it: put it into a message",
     "chat_template": "the base reads a plain transcript: leave it out",
     "reasoning_effort": "the base reads a plain transcript: leave it out",
@@ -54,15 +61,14 @@ NOT_IN_A_BLEND = {
 }
 """What a request that is to be blended may not have."""
 
-INACTIVE: Mapping[str, tuple[Any, ...]] = {"n": (1,), "best_of": (1,), "prompt_logprobs": ()}
-"""Values at which they do nothing, beside None; of the others what is false."""
-
 
 class Base(Protocol):
-    """Of the base, what its prompt is made with."""
+    """Of the base, its name, what its prompt is made with, and how long a text may be."""
 
+    name: str
     tokenizer: PreTrainedTokenizerBase
     vocabulary: Vocabulary
+    max_length: int | None
 
 
 @dataclass(frozen=True)
@@ -71,18 +77,18 @@ class Asked:
 
     Attributes:
         body: what vLLM is to read, but for our part of `vllm_xargs`.
-        policy: what decides; None where vLLM answers alone.
-        ours: that part.
+        policy: what decides.
+        ours: that part; None where vLLM's base answers by itself.
     """
 
     body: Mapping[str, Any]
-    policy: Policy | None = None
+    policy: Policy
     ours: Mapping[str, Any] | None = None
 
     @property
     def prompt(self) -> dict[str, Any]:
         """Of our part, what the guide's prompt is made from."""
-        names = (*PROMPTS, "chat_template_kwargs")
+        names = (*GUIDE_READS, "chat_template_kwargs")
         return {name: value for name, value in (self.ours or {}).items() if name in names}
 
     def with_guide_prompt(self, ids: list[int]) -> Asked:
@@ -102,176 +108,133 @@ class Asked:
         return {**self.body, "vllm_xargs": {**(self.body.get("vllm_xargs") or {}), NAME: ours}}
 
 
-def read_request(path: str, body: Mapping[str, Any], default: Policy, base: Base) -> Asked:
+def read_request(path: str, body: Mapping[str, Any], own: EngineArguments, base: Base) -> Asked:
     """Reads a request to `CHAT` or `COMPLETIONS`.
 
     Args:
         path: one of these.
         body: its JSON.
-        default: the engine's policy.
+        own: how the engine was started.
         base: the model that vLLM runs.
 
     Raises:
-        ValueError: naming what to change.
+        ApiError: naming what to change.
     """
     body = dict(body)
-    ours = _ours(body, is_chat=path == CHAT)
+    with refusing(**({"prompt": "messages"} if path == CHAT else {})):
+        ours = read_ours(body, own.policy)
+        if isinstance(ours.policy, GuideOnly):
+            raise refused(GUIDE_ALONE, NAME)
+        is_base = isinstance(ours.policy, BaseOnly) and not ours.tells_steps
+        for name in (NAME, "chat_template_kwargs"):
+            body.pop(name, None)
+        if body.get("model"):
+            body["model"] = split_name(body["model"])[0]
+        _check_extensions(body)
+        _set_sampling(body)
+        messages = []
+        if path == CHAT:
+            messages = _as_transcript(body, base, own.default_max_tokens)
+        unblended = _not_in_a_blend(body, base)
+        if unblended is not None and not (is_base or ours.is_declined):
+            raise refused(*unblended)
+        makes_nothing = body.get("echo") and body.get("max_tokens") == 0
+        if ours.is_declined or unblended is not None or makes_nothing:
+            return Asked(body, ours.policy)
+        if path == COMPLETIONS:
+            tokens = base.vocabulary.tokens
+            (prompt,) = read_prompts(body, tokens)
+            messages = as_turn(text_of(prompt, tokens))
+        if body["temperature"] and body.get("seed") is None:
+            body["seed"] = secrets.randbits(31)  # JavaScript's numbers hold it: the answer tells it
+        choice = ours.choice
+        named = {} if choice.name is None else {"policy": choice.name}
+        told_of = {"trace": ours.trace} if ours.tells_steps else {}
+        reads = ours.guide_reads(messages)
+        return Asked(body, ours.policy, {**named, **choice.settings, **told_of, **reads})
+
+
+def _check_extensions(body: Mapping[str, Any]) -> None:
+    """Refuses what would stand where our part goes."""
     xargs = body.get("vllm_xargs") or {}
     if not isinstance(xargs, Mapping):
-        raise ValueError(f"vllm_xargs is {told(xargs)}: give a mapping")
+        raise refused(f"vllm_xargs is {told(xargs)}: give a mapping", "vllm_xargs")
     if NAME in xargs:
-        raise ValueError(f"vllm_xargs has {NAME}, which is put there from the body's {NAME}")
-    if path == CHAT:
-        messages, settings = _as_transcript(body, base)
-        if ours is None and settings:
-            raise ValueError(
-                "chat_template_kwargs is for the guide's chat template, and no guide is asked: "
-                "leave it out"
-            )
-        if ours is not None:
-            ours = _with_messages(ours, messages, settings)
-    if ours is None:
-        return Asked(body)
-    _refuse_unblended(body)
-    if ours.get("messages") is not None:
-        ours["messages"] = _messages(ours["messages"])
-    arguments = RequestArguments.of({NAME: ours})
-    assert arguments is not None
-    return Asked(body, arguments.policy or default, ours)
-
-
-def _ours(body: dict[str, Any], is_chat: bool) -> dict[str, Any] | None:
-    """Takes our part out of a body, and a policy out of its model's name; None: vLLM alone."""
-    given = body.pop(NAME, None)
-    served, _, policy = str(body.get("model") or "").rpartition(":")
-    named = policy if served and policy in POLICY_NAMES else None
-    if given is None or given is True:
-        given = {} if is_chat or named or given else None
-    elif given is False and named is None:
-        given = None
-    elif not isinstance(given, Mapping):
-        raise ValueError(f"{NAME} is {told(given)}: give a mapping, such as {EXAMPLE}")
-    if given is None:
-        return None
-    if own := sorted({"id", "key"} & set(given)):
-        raise ValueError(f"{NAME} has {own[0]}, which the server sets itself: leave it out")
-    if named is None:
-        return dict(given)
-    if given.get("policy", named) != named:
-        raise ValueError(
-            f"the model's name asks for the policy {named} and {NAME} for {told(given['policy'])}: "
-            "name one"
+        raise refused(
+            f"vllm_xargs has {NAME}, which is put there from the body's {NAME}", "vllm_xargs"
         )
-    body["model"] = served
-    return {**given, "policy": named}
+
+
+def _set_sampling(body: dict[str, Any]) -> None:
+    """Says to vLLM what is greedy: its own default is a draw."""
+    read_limit(body)
+    body["temperature"] = read_sampling(body)["temperature"]
+    body.pop("do_sample", None)
 
 
 def _as_transcript(
-    body: dict[str, Any], base: Base
-) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
+    body: dict[str, Any], base: Base, default_max_tokens: int
+) -> list[dict[str, Any]]:
     """Prepares a chat's body so that the base reads what the local engine's base reads.
 
     Returns:
-        The conversation, and settings for the guide's chat template.
+        The conversation.
     """
     for name, reason in NOT_IN_A_TRANSCRIPT.items():
-        if body.get(name) not in (None, [], {}, ""):
-            raise ValueError(f"{name}: {reason}")
-    messages = _messages(body.get("messages"))
-    begun = messages[-1]["role"] == "assistant"
-    opens, continues = (
-        body.pop(name, None) for name in ("add_generation_prompt", "continue_final_message")
-    )
-    if opens is not None and bool(opens) == begun:
-        raise ValueError(
-            f"add_generation_prompt is {told(opens)}: the answer goes on with the last message "
-            "where that is the assistant's, and is opened where it is not: leave it out"
-        )
-    if continues and not begun:
-        raise ValueError(
-            "continue_final_message: the last message is not the assistant's: leave it out"
-        )
+        if not changes_nothing(name, body.pop(name, None)):
+            raise refused(f"{name}: {reason}", name)
+    messages = read_messages(body)
+    for name in ("add_generation_prompt", "continue_final_message"):
+        body.pop(name, None)
     body["messages"] = [{name: each[name] for name in ("role", "content")} for each in messages]
-    body["add_special_tokens"] = _adds_special_tokens(base_text(messages), base)
+    ids = list(text_prompt(base_text(messages), base.tokenizer, base.vocabulary).ids)
+    body["add_special_tokens"] = _adds_special_tokens(base_text(messages), ids, base)
     if body.get("stop") is None:
         body["stop"] = [BASE_STOP]
-    settings = body.pop("chat_template_kwargs", None) or {}
-    return messages, settings
-
-
-def _messages(given: Any) -> list[dict[str, Any]]:
-    """A conversation, checked.
-
-    Raises:
-        ValueError: as `as_messages`; or it is none.
-    """
-    if not isinstance(given, list):
-        raise ValueError(f"messages is {told(given)}: give a list of messages")
-    messages = as_messages(given, None)
-    for message in messages:
-        encodable(f"the content of the {message['role']}'s message", message["content"])
+    room = (base.max_length or 0) + 1 - len(ids)
+    if read_limit(body) is None and room > 0:
+        body["max_tokens"] = min(default_max_tokens, room)
     return messages
 
 
-def _adds_special_tokens(text: str, base: Base) -> bool:
+def _adds_special_tokens(text: str, ids: list[int], base: Base) -> bool:
     """The setting with which vLLM reads a transcript as the local engine does.
 
+    Args:
+        text: the transcript.
+        ids: its tokens.
+        base: the model.
+
     Raises:
-        ValueError: there is none.
+        ApiError: there is none.
     """
-    ids = list(text_prompt(text, base.tokenizer, base.vocabulary).ids)
     for adds in (True, False):
         if base.tokenizer.encode(text, add_special_tokens=adds) == ids:
             return adds
     controls = EncodedText(text, base.tokenizer, base.vocabulary).controls
     if controls:
         spelled = text[controls[0].start : controls[0].end]
-        raise ValueError(
+        raise refused(
             f"the messages spell {spelled!r}, which vLLM would read as a control token of the "
-            f"base: write it otherwise, or ask {COMPLETIONS} with the prompt's token ids"
+            f"base: write it otherwise, or ask {COMPLETIONS} with the prompt's token ids",
+            "messages",
         )
-    raise ValueError(
+    raise refused(
         f"the base's tokenizer adds tokens to a text's end, which vLLM would keep: ask "
         f"{COMPLETIONS} with the prompt's token ids"
     )
 
 
-def _with_messages(
-    ours: dict[str, Any], messages: list[dict[str, Any]], settings: Any
-) -> dict[str, Any]:
-    """Our part of a chat with what the guide reads."""
-    if settings and ours.get("chat_template_kwargs"):
-        raise ValueError(f"chat_template_kwargs stands in {NAME} and beside it: give one of them")
-    if settings:
-        ours["chat_template_kwargs"] = settings
-    whole = [name for name in PROMPTS[1:] if ours.get(name) is not None]
-    if whole and ours.get("chat_template_kwargs"):
-        raise ValueError(
-            f"chat_template_kwargs goes into the guide's chat template, which a whole {whole[0]} "
-            "does without: give one of them"
-        )
-    if not any(ours.get(name) is not None for name in PROMPTS):
-        ours["messages"] = messages
-    return ours
-
-
-def _refuse_unblended(body: Mapping[str, Any]) -> None:
-    """Refuses what would not be what it says.
-
-    Raises:
-        ValueError: naming it.
-    """
+def _not_in_a_blend(body: Mapping[str, Any], base: Base) -> tuple[str, str] | None:
+    """What in a request would not be what it says in a blend, told, and the field that it is."""
     alone = f'leave it out, or ask for the base alone with "{NAME}": false'
     for name, reason in NOT_IN_A_BLEND.items():
-        value = body.get(name)
-        is_inactive = value in INACTIVE[name] if name in INACTIVE else not value
-        if value is not None and not is_inactive:
-            raise ValueError(f"{name} is {told(value)}: {reason}; {alone}")
-    asks_logprobs = body.get("logprobs") not in (None, False)
-    if body.get("echo") and (asks_logprobs or body.get("max_tokens") == 0):
-        raise ValueError(f"echo: the prompt's log-probabilities would be the base's own; {alone}")
+        if not changes_nothing(name, body.get(name)):
+            return f"{name} is {told(body[name])}: {reason}; {alone}", name
+    if body.get("echo") and body.get("logprobs") not in (None, False):
+        return ECHOED.format(base.name), "echo"
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int):
-        raise ValueError(
-            f"prompt has {len(prompt)} texts and the guide reads one: send a request for each"
-        )
+        texts = f"prompt has {len(prompt)} texts and the guide reads one: send a request for each"
+        return f'{texts}, or ask for the base alone with "{NAME}": false', "prompt"
+    return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from threading import RLock
 from typing import Any, Protocol
 
@@ -18,7 +20,10 @@ from ..models import loader
 from ..models.context import Context
 from ..models.hosted import Engine, model_of_vllm
 from ..models.vllm_engine import running
-from ..policy import described
+from ..policy import Blend, described
+from ..protocol.errors import ApiError
+from ..protocol.ours import read_ours, token_ids
+from ..protocol.report import report
 from ..sampling import Sampling
 from .arguments import NAME, EngineArguments, RequestArguments
 
@@ -80,7 +85,7 @@ class WorkerRequests:
 
     def begin(self, params: Any, prompt: Sequence[int]) -> HostedSequence | None:
         """As `Requests.begin`."""
-        arguments = RequestArguments.of(params.extra_args)
+        arguments = RequestArguments.begun(params.extra_args, self.policy)
         if arguments is None:
             return None
         with self._lock:
@@ -116,24 +121,28 @@ class WorkerRequests:
             if row.hosted.sequence.done:
                 self.rows.suspend(row.hosted)
 
-    def guide_ids(self, arguments: RequestArguments) -> list[int]:
+    def guide_ids(self, reads: Mapping[str, Any]) -> list[int]:
         """The tokens of the guide's prompt.
+
+        Args:
+            reads: as `Ours.guide_reads` gives it.
 
         Raises:
             ValueError: there are none, or more than the guide's context holds; or its chat template
                 cannot render the conversation.
         """
         guide = self.pair.guide
-        if arguments.messages is not None:
-            rendered = self.pair.prompts.guide(arguments.messages, arguments.chat_template_kwargs)
-            ids = guide.encode_prompt(rendered)
-        elif arguments.guide_prompt is not None:
-            ids = guide.encode_prompt(arguments.guide_prompt)
+        if "messages" in reads:
+            kwargs = reads.get("chat_template_kwargs")
+            ids = guide.encode_prompt(self.pair.prompts.guide(reads["messages"], kwargs))
+        elif "guide_prompt" in reads:
+            ids = guide.encode_prompt(reads["guide_prompt"])
         else:
-            ids = list(arguments.guide_prompt_ids or ())
-        if ids and max(ids) >= len(guide.vocabulary):
-            raise ValueError(f"the guide's prompt has the token {max(ids)}, which it does not know")
-        if not ids or (guide.max_length is not None and len(ids) > guide.max_length):
+            ids = reads["guide_prompt_ids"]
+        if not ids:
+            raise ValueError("the guide's prompt is empty: give a text with something in it")
+        ids = token_ids("guide_prompt_ids", ids, len(guide.vocabulary))
+        if guide.max_length is not None and len(ids) > guide.max_length:
             raise ValueError(
                 f"the guide's prompt has {len(ids)} tokens and the context of {guide.name} holds "
                 f"{guide.max_length}: shorten the prompt or choose another guide"
@@ -166,7 +175,7 @@ class WorkerRequests:
             }
 
     def _begin(self, params: Any, arguments: RequestArguments, prompt: list[int]) -> _Begun:
-        policy = arguments.policy or self.policy
+        policy = arguments.ours.policy
         sampling = Sampling(
             do_sample=params.temperature > 0,
             temperature=params.temperature,
@@ -175,11 +184,11 @@ class WorkerRequests:
             repetition_penalty=params.repetition_penalty,
             seed=params.seed if params.temperature > 0 else None,
         )
-        error: Exception | None = None
+        error: Exception | None = arguments.error
         guide: Context | None = None
         if policy.reads_guide:
             try:
-                ids = self.guide_ids(arguments)
+                ids = self.guide_ids(arguments.ours.guide_reads([]))
                 guide = Context(ids, expected=len(ids) + FIRST_ROOM)
             except ValueError as refused:
                 error = refused
@@ -188,16 +197,23 @@ class WorkerRequests:
         # vLLM looks for stop texts itself; known here, no step after them is reported. It looks
         # later where so many tokens are due, and a grammar may not allow an end there.
         stop = () if is_constrained or params.min_tokens else tuple(params.stop or ())
+        limits = Limits(params.max_tokens or 2**30, stop)
         sequence = SequenceState(
             self.pair.alignment,
             Context(prompt),
             guide,
             policy=policy,
-            limits=Limits(params.max_tokens or 2**30, stop),
+            limits=limits,
             sampling=sampling,
             index=0,
-            settings={"policy": described(policy)},
-            trace_top=0 if arguments.trace is True else arguments.trace,
+            settings={
+                "base": self.pair.base.name,
+                "guide": self.pair.guide.name,
+                "policy": described(policy),
+                **asdict(limits),
+                **asdict(sampling),
+            },
+            trace_top=arguments.ours.candidates,
         )
         if error is not None:
             logger.error("a request goes on without the guide: %s", error)
@@ -219,19 +235,12 @@ class _Begun:
 
     def report(self) -> dict[str, Any]:
         sequence = self.hosted.sequence
-        output = sequence.output
-        told = {
-            "policy": sequence.output.settings["policy"],
-            "intervention_rate": output.intervention_rate,
-            "interventions": output.interventions,
-            "steps": len(output.steps),
-            "mean_alpha": output.mean_alpha,
-            "guide_forwards": 0 if sequence.guide is None else sequence.guide.forwards,
-        }
-        if output.error is not None:
-            told["error"] = output.error
-        if self.arguments.trace:
-            told["trace"] = [step.to_dict() for step in output.steps]
+        told = report(sequence.output, self.arguments.ours.tells_steps)
+        del told["base_forwards"]  # a row may be decided twice: vLLM alone knows its forwards
+        # vLLM may end a text by itself, so that this was not counted last.
+        told["guide_forwards"] = 0 if sequence.guide is None else sequence.guide.forwards
+        if sequence.sampling.do_sample:
+            told["seed"] = sequence.sampling.seed
         return told
 
 
@@ -286,17 +295,16 @@ class WorkerExtension:
         """The guide's prompt of a request, before it runs; None: no guide is in this worker.
 
         Args:
-            ours: its part of `vllm_xargs`, with a policy that reads the guide.
+            ours: of its part of `vllm_xargs`, what the guide is to read.
 
         Returns:
             `ids`, its tokens, or `error`, what is wrong with it.
         """
         for each in _workers.values():
             try:
-                arguments = RequestArguments.of({NAME: ours})
-                assert arguments is not None
-                return {"ids": each.guide_ids(arguments)}
-            except ValueError as error:
+                asked = read_ours({NAME: json.loads(ours)}, Blend())
+                return {"ids": each.guide_ids(asked.guide_reads([]))}
+            except (ValueError, ApiError) as error:
                 return {"error": str(error)}
         return None
 

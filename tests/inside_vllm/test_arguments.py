@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from stand_in import params
 
-from blendin import Blend, InterventionCap, Nudge
+from blendin import BaseOnly, Blend, Defer, InterventionCap, Nudge
 from blendin.vllm.arguments import EngineArguments, RequestArguments, validated
 
 SAID = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -52,29 +52,28 @@ def test_a_configuration_that_cannot_be_is_refused(config: Any, told: str) -> No
 @pytest.mark.parametrize(
     ("given", "policy"),
     [
-        (SAID, None), (SAID | {"threshold": 0.3}, Blend(0.3)),
+        (SAID, Nudge(0.9)), (SAID | {"threshold": 0.3}, Nudge(0.3)),
         (SAID | {"policy": "nudge", "threshold": 0.3}, Nudge(0.3)),
-        ({"guide_prompt": "Hi"}, None), ({"guide_prompt_ids": [1, 2]}, None),
-        ({"policy": "base"}, None),
+        ({"guide_prompt": "Hi"}, Nudge(0.9)), ({"guide_prompt_ids": [1, 2]}, Nudge(0.9)),
+        ({"policy": "base"}, BaseOnly()),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("as_text", [False, True])
 def test_a_request_says_what_the_guide_reads(given: Any, policy: Any, as_text: bool) -> None:
     extra = {"blendin": json.dumps(given) if as_text else given, "other": 1}
-    own = RequestArguments.of(extra)
+    own = RequestArguments.of(extra, Nudge(0.9))
     assert own is not None
-    if policy is not None:
-        assert own.policy == policy
+    assert own.ours.policy == policy
     made = params(extra_args=extra)
     again = params(extra_args=extra)
     assert made.extra_args["other"] == 1 and extra == {**extra}
-    keys = [RequestArguments.of(each.extra_args) for each in (made, again)]
+    keys = [RequestArguments.of(each.extra_args, Blend()) for each in (made, again)]
     assert all(keys) and keys[0].key != keys[1].key  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("extra", [None, {}, {"blendin": None}, {"blendin": False}, {"other": {}}])
 def test_a_request_that_does_not_ask_is_left_alone(extra: Any) -> None:
-    assert RequestArguments.of(extra) is None
+    assert RequestArguments.of(extra, Blend()) is None
     assert params(extra_args=extra, n=3, min_p=0.1).extra_args == extra
 
 
@@ -89,6 +88,7 @@ def test_a_request_that_does_not_ask_is_left_alone(extra: Any) -> None:
         (SAID | {"policy": "guide"}, {}, "serve the guide"),
         (SAID | {"policy": "nudge", "top_k": 4}, {}, "no setting top_k"),
         (SAID | {"threshold": 40}, {}, "threshold"), (SAID | {"trace": "yes"}, {}, "trace"),
+        (SAID | {"rule": "bet", "alpha": 0.5}, {}, "name one"),
         ({"messages": []}, {}, "user"),
         ({"messages": [{"role": "tool", "content": ""}]}, {}, "role"),
         ({"guide_prompt_ids": []}, {}, "token ids"), ({"guide_prompt_ids": [-1]}, {}, "ids"),
@@ -113,3 +113,15 @@ def test_draws_have_one_seed_for_every_rank() -> None:
     seed = made.seed
     validated(made)
     assert made.seed == seed
+
+
+def test_settings_that_the_engines_policy_lacks_are_the_error_of_a_request_that_runs() -> None:
+    """Where no frontend knew that policy."""
+    made = params(extra_args={"blendin": SAID | {"rule": "bet", "id": "x"}})
+    own = RequestArguments.begun(made.extra_args, Blend())
+    assert own is not None and "has no setting rule" in str(own.error)
+    assert own.id == "x" and own.key and own.ours.policy == BaseOnly()
+    fitting = RequestArguments.begun(made.extra_args, Defer())
+    assert (
+        fitting is not None and fitting.error is None and fitting.ours.policy == Defer(rule="bet")
+    )

@@ -93,12 +93,12 @@ def test_the_command_has_all_that_blending_needs(pair_folders: list[str]) -> Non
     told = options(words)
     assert FIXED.items() <= told.items()
     assert told["--host"] == "127.0.0.1" and told["--port"] == "9000"
-    assert told["--served-model-name"] == Path(pair_folders[1]).name
+    assert told["--served-model-name"] == "pair"
     assert told["--max-model-len"] == "512" and "--trust-remote-code" not in words
     assert json.loads(told["--additional-config"]) == {
         "blendin": {
             "guide": pair_folders[3], "guide_dtype": "float32", "guide_kwargs": {},
-            "policy": policy, "max_cached_tokens": None,
+            "policy": policy, "max_cached_tokens": None, "default_max_tokens": 1024,
         }
     }  # fmt: skip
 

@@ -3,236 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import random
-from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from conftest import model
-from stand_in import Request, V1Engine, params
+from api_server import LENGTH, Answer, Server, load_pair, save_pair
 
 from blendin import BlendInGenerator, Generation, Step
-from blendin.models.loader import load_tokenizer
 from blendin.policy import named_policy
-from blendin.vllm import middleware as middleware_module
+from blendin.protocol.fields import CHAT, COMPLETIONS
+from blendin.vllm import engine as engine_module
+from blendin.vllm import exchange as exchange_module
 from blendin.vllm import worker as worker_module
 from blendin.vllm.launch import TEMPLATE
-from blendin.vllm.middleware import Middleware, Refusal
-from blendin.vllm.requests import CHAT, COMPLETIONS, WITHOUT_GUIDE
+from blendin.vllm.middleware import Middleware
+from blendin.vllm.requests import WITHOUT_GUIDE
 
-LENGTH = 12
 QUESTION = [{"role": "user", "content": "How many apples are there?"}]
 ABSENT = object()
 
 
-class Counted:
-    """What would go to Prometheus."""
-
-    def __init__(self) -> None:
-        self.began_with: list[str] = []
-        self.reports: list[tuple[str, Any]] = []
-        self.refusals = 0
-
-    def began(self, policy: str) -> None:
-        self.began_with.append(policy)
-
-    def refused(self) -> None:
-        self.refusals += 1
-
-    def finished(self, policy: str, report: Any) -> None:
-        self.reports.append((policy, report))
-
-
-class Server:
-    """vLLM's application as the middleware sees it: its state, its two routes, its workers.
-
-    Attributes:
-        seen: the bodies that came through.
-    """
-
-    def __init__(self, gen: BlendInGenerator, base: str, guide: str) -> None:
-        self.gen, self.counted, self.seen = gen, Counted(), list[dict[str, Any]]()
-        lm = gen.base.model
-        config = SimpleNamespace(
-            model="base", served_model_name="base", tokenizer=base, tokenizer_mode="auto",
-            tokenizer_revision=None, trust_remote_code=False, max_model_len=4096,
-            dtype=torch.float64, get_vocab_size=lambda: lm.config.vocab_size,
-            try_get_generation_config=lambda: {"eos_token_id": lm.generation_config.eos_token_id},
-            hf_text_config=lm.config,
-        )  # fmt: skip
-        self.config = SimpleNamespace(
-            model_config=config, additional_config={"blendin": {"guide": guide}}
-        )
-        self.requests = worker_module.requests_of(self.config, torch.device("cpu"))
-        self.extension = worker_module.WorkerExtension()
-        self.state = SimpleNamespace(vllm_config=self.config, engine_client=self)
-        self.middleware = Middleware(self, self.counted)  # type: ignore[arg-type]
-        self.status, self.key = 200, None
-
-    async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[Any]:
-        """As `EngineClient`'s; what workers say has gone through msgpack."""
-        answer = getattr(self.extension, method)(*args)
-        return [None, json.loads(json.dumps(answer))]
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            return
-        sent = dict(scope["headers"])
-        if self.key is not None and sent.get(b"authorization") != b"Bearer " + self.key:
-            await send({"type": "http.response.start", "status": 401, "headers": []})
-            await send({"type": "http.response.body", "body": b"{}"})
-            return
-        data, more = b"", True
-        try:
-            while more:
-                message = await receive()
-                data, more = data + message["body"], message["more_body"]
-        except KeyError:  # disconnected
-            return
-        except Exception as error:
-            if self.key is not None:
-                raise
-            headers = [(b"access-control-allow-origin", b"*"), (b"content-length", b"2")]
-            await send({"type": "http.response.start", "status": 400, "headers": headers})
-            for body in (b"no", b""):
-                last = {"body": body, "more_body": bool(body)}
-                await send({"type": "http.response.body", **last})
-            assert isinstance(error, Refusal)
-            return
-        assert int(sent.get(b"content-length", len(data))) == len(data)
-        body = json.loads(data) if data[:2] == b'{"' else {}
-        self.seen.append(body)
-        chunks, kind = [b"{}"], b"application/json"
-        if body and self.status == 200:
-            text, finish = self._complete(scope["path"], body)
-            chunks, kind = answers(text, finish, scope["path"], body.get("stream", False))
-        elif self.status != 200:
-            chunks = [b'{"error": {"message": "vLLM says no"}}']
-        start = {"type": "http.response.start", "status": self.status}
-        length = [] if len(chunks) > 1 else [(b"content-length", str(len(chunks[0])).encode())]
-        await send(start | {"headers": [(b"content-type", kind), *length]})
-        for chunk in chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _complete(self, path: str, body: dict[str, Any]) -> tuple[str, str | None]:
-        """What vLLM does with a request: template, tokens, decoding, stop texts."""
-        tokenizer = self.gen.base.tokenizer
-        prompt = body.get("prompt")
-        if path == CHAT:
-            prompt = tokenizer.apply_chat_template(
-                body["messages"], chat_template=TEMPLATE.read_text(), tokenize=False,
-                add_generation_prompt=body.get("add_generation_prompt", True),
-                continue_final_message=body.get("continue_final_message", False),
-            )  # fmt: skip
-        adds = body.get("add_special_tokens", path == COMPLETIONS)
-        ids = tokenizer.encode(prompt, add_special_tokens=adds) if type(prompt) is str else prompt
-        stop = body.get("stop") or []
-        told = params(
-            extra_args=body.get("vllm_xargs"), max_tokens=body.get("max_tokens", LENGTH), stop=stop,
-            all_stop_token_ids=set(self.gen.base.end_ids),
-        )  # fmt: skip
-        request = Request(ids, told)
-        engine = V1Engine(self.requests, self.gen.base.model, random.Random(0), trouble=0)
-        engine.add(request)
-        engine.run()
-        ends = self.gen.base.end_ids
-        data = b"".join(
-            self.gen.base.vocabulary.tokens[id] or b"" for id in request.outputs if id not in ends
-        )
-        text = data.decode(errors="replace")
-        cut = min((place for each in stop if (place := text.find(each)) >= 0), default=None)
-        return text[:cut], "stop" if cut is not None else request.finished
-
-    def ask(self, body: Any, path: str = CHAT, method: str = "POST", **scope: Any) -> Answer:
-        """One request, its body in two pieces."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        middle = len(data) // 2
-        pieces = [
-            {"type": "http.request", "body": data[:middle], "more_body": True},
-            {"type": "http.request", "body": data[middle:], "more_body": False},
-        ]
-        sent: list[Any] = []
-
-        async def receive() -> Any:
-            return pieces.pop(0) if pieces else {"type": "http.disconnect"}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        whole = {
-            "type": "http", "method": method, "path": path, "root_path": "", "app": self,
-            "headers": [(b"content-length", str(len(data)).encode())],
-        }  # fmt: skip
-        asyncio.run(self.middleware(whole | scope, receive, send))
-        return Answer(sent)
-
-
-class Answer:
-    """What a client got."""
-
-    def __init__(self, sent: list[Any]) -> None:
-        self.status, self.headers = sent[0]["status"], dict(sent[0]["headers"])
-        self.chunks = [each["body"] for each in sent[1:]]
-        self.data = b"".join(self.chunks)
-        assert int(self.headers.get(b"content-length", len(self.data))) == len(self.data)
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.data)
-
-    @property
-    def events(self) -> list[Any]:
-        *events, rest = self.data.split(b"\n\n")
-        assert rest == b"" and events[-1] == b"data: [DONE]"
-        return [json.loads(each[6:]) for each in events[:-1] if not each.startswith(b":")]
-
-
-def answers(text: str, finish: str | None, path: str, stream: bool) -> tuple[list[bytes], bytes]:
-    """An answer as vLLM sends it; a stream is cut at places that mean nothing."""
-    ended = {"index": 0, "finish_reason": finish}
-    if not stream:
-        said = {"message": {"content": text}} if path == CHAT else {"text": text}
-        data = json.dumps({"id": "x", "choices": [ended | said], "usage": {}}).encode()
-        return [data[:7], data[7:]], b"application/json"
-    choices: list[Any] = []
-    for char in text:
-        said = {"delta": {"content": char}} if path == CHAT else {"text": char}
-        choices.append({"index": 0, "finish_reason": None} | said)
-    choices.append(ended | ({"delta": {}} if path == CHAT else {"text": ""}))
-    events = [{"choices": [each]} for each in choices] + [{"choices": [], "usage": {}}]
-    data = b": keep-alive\n\n" + b"".join(b"data: %s\n\n" % json.dumps(e).encode() for e in events)
-    data += b"data: [DONE]\n\n"
-    cuts = [0, *sorted(random.Random(1).sample(range(len(data)), 20)), len(data)]
-    pieces = [data[one:two] for one, two in pairwise(cuts)]
-    return pieces, b"text/event-stream; charset=utf-8"
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Two vocabularies; the base has a beginning of texts and reads Gemma's control tokens."""
-    saved = []
-    for role, architecture, kind in (
-        ("base", "gemma3", "sentencepiece"), ("guide", "llama", "byte-level"),
-    ):  # fmt: skip
-        folder = tmp_path_factory.mktemp(role)
-        for each in model(architecture, kind, len(saved)):
-            each.save_pretrained(folder)
-        saved.append(str(folder))
-    return saved[0], saved[1]
+    return save_pair(tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")
 def gen(folders: tuple[str, str]) -> BlendInGenerator:
-    lm, _ = model("gemma3", "sentencepiece", 0)
-    return BlendInGenerator((lm, load_tokenizer(folders[0], {})), folders[1])
+    return load_pair(*folders)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +113,8 @@ def test_a_chat_is_answered_as_by_the_local_engine(
         told = [(each["token_ids"], each["intervened"]) for each in report["trace"]]
         assert told == [(list(each.token_ids), each.intervened) for each in steps]
     assert server.counted.began_with == [report["policy"]["name"]]
-    assert server.counted.reports == [(report["policy"]["name"], report)]
+    reason = "stop" if out.stop_reason == "end" and out.steps == steps else "length"
+    assert server.counted.reports == [(report["policy"]["name"], reason, report)]
 
 
 def test_texts_stop_where_the_local_engine_stops(server: Server) -> None:
@@ -347,7 +146,7 @@ def test_a_completion_is_blended_with_the_prompt_that_the_guide_is_given(
         ours = {"guide_prompt_ids": server.gen.guide.encode_prompt(told["guide_prompt"])}
     asked = QUESTION if "messages" in ours else None
     out = server.gen.generate(asked, base_prompt=prompt, max_new_tokens=LENGTH, **told)
-    body = {"prompt": prompt, "blendin": ours, "stream": stream}
+    body = {"prompt": prompt, "blendin": ours, "stream": stream, "max_tokens": LENGTH}
     text, report = text_of(server.ask(body, COMPLETIONS), stream)
     assert text == out.text and report["interventions"] == out.interventions
     ids = server.gen.base.encode_prompt(prompt)
@@ -358,30 +157,110 @@ def test_a_completion_is_blended_with_the_prompt_that_the_guide_is_given(
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        (COMPLETIONS, {"prompt": "Hi"}),
-        (COMPLETIONS, {"prompt": ["Hi", "Ho"], "n": 3, "echo": True, "logprobs": 1}),
-        (COMPLETIONS, {"prompt": "Hi", "blendin": False, "best_of": 2}),
         ("/v1/embeddings", {"input": "Hi", "blendin": {}}),
         ("/v1/chat/completions/render", {"messages": []}),
         (CHAT, b"[1]"),
         (CHAT, b"{"),
     ],
 )
-def test_what_does_not_ask_passes_as_it_is(server: Server, path: str, body: Any) -> None:
+def test_what_is_not_ours_passes_as_it_is(server: Server, path: str, body: Any) -> None:
     server.status = 400  # whatever vLLM makes of it
     answer = server.ask(body, path)
     assert answer.json == {"error": {"message": "vLLM says no"}}
-    left = body if isinstance(body, bytes) else {k: v for k, v in body.items() if v is not False}
-    if path == "/v1/embeddings":
-        left = body
-    assert server.seen == [{} if isinstance(left, bytes) else left]
+    assert server.seen == [{} if isinstance(body, bytes) else body]
     assert not server.counted.began_with and not server.counted.refusals
 
 
-def test_a_chat_without_us_is_the_bases_own(server: Server) -> None:
-    text, report = text_of(server.ask({"messages": QUESTION, "blendin": False, "n": 1}), False)
-    assert report is ABSENT and "vllm_xargs" not in server.seen[0]
+SCORED = {"echo": True, "logprobs": 1, "max_tokens": 1}
+
+
+@pytest.mark.parametrize("base", [{"blendin": False}, {"model": "base:base"},
+                                  {"blendin": {"policy": "base"}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "asked",
+    [{"n": 3}, {"prompt": ["Hi", "Ho"]}, {"prompt": [[5, 6]], **SCORED}, {"best_of": 2},
+     {"presence_penalty": 0.5}, {"min_p": 0.1}, {"logit_bias": {"5": 1}}],
+    ids=str,
+)  # fmt: skip
+def test_the_base_alone_is_asked_whatever_vllm_can(
+    server: Server, monkeypatch: pytest.MonkeyPatch, base: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(server, "_complete", lambda path, body: ("said", "stop"))
+    for stream in (False, True):
+        body = {"model": "base", "prompt": "Hi", "stream": stream, **asked}
+        _, report = text_of(server.ask(body | base, COMPLETIONS), stream)
+        assert report["policy"] == {"name": "BaseOnly"} and report["intervention_rate"] == 0
+    drawn = float("n" in asked)
+    for seen in server.seen:
+        stream = seen.pop("stream")
+        assert seen == {"model": "base", "prompt": "Hi", "temperature": drawn, **asked}
+    assert not server.counted.began_with  # vLLM's own series count it
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_without_us_is_the_bases_own(server: Server, stream: bool) -> None:
+    answer = server.ask({"messages": QUESTION, "blendin": False, "stream": stream})
+    text, report = text_of(answer, stream)
+    assert report["policy"] == {"name": "BaseOnly"} and "vllm_xargs" not in server.seen[0]
     assert text == server.gen.generate(QUESTION, policy="base", max_new_tokens=LENGTH).text
+
+
+def test_a_prompt_that_is_only_echoed_is_vllms(server: Server) -> None:
+    server.ask({"prompt": "Hi", "echo": True, "max_tokens": 0}, COMPLETIONS)
+    assert "vllm_xargs" not in server.seen[0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_a_completion_is_blended_and_the_guide_reads_its_prompt_as_a_users_turn(
+    server: Server, as_ids: bool, stream: bool
+) -> None:
+    prompt = "How many apples are there?"
+    out = server.gen.generate(prompt, base_prompt=prompt, max_new_tokens=LENGTH)
+    given = server.gen.base.encode_prompt(prompt) if as_ids else prompt
+    for body in ({}, {"blendin": True}, {"blendin": None}, {"blendin": {}}, {"model": "base"}):
+        asked = {"prompt": given, "stream": stream, "max_tokens": LENGTH, **body}
+        text, report = text_of(server.ask(asked, COMPLETIONS), stream)
+        assert text == in_tokens(server.gen, out)[0] and report["policy"]["name"] == "Blend"
+
+
+def test_a_draw_has_a_seed_that_repeats_it(server: Server) -> None:
+    body: dict[str, Any] = {"messages": QUESTION, "temperature": 1.5}
+    text, report = text_of(server.ask(body), False)
+    again = server.ask(body | {"seed": report["seed"]})
+    assert text_of(again, False)[0] == text
+    out = server.gen.generate(
+        QUESTION, max_new_tokens=LENGTH, do_sample=True, temperature=1.5, seed=report["seed"]
+    )
+    assert text == in_tokens(server.gen, out)[0]
+    assert "seed" not in text_of(server.ask({"messages": QUESTION}), False)[1]
+
+
+def test_chats_have_the_servers_limit_as_far_as_there_is_room(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given, sent in (({}, LENGTH), ({"max_tokens": 5}, 5), ({"max_completion_tokens": 4}, None)):
+        server.ask({"messages": QUESTION, **given})
+        assert server.seen[-1].get("max_tokens") == sent
+    length = len(server.gen.base.encode_prompt("Question: How many apples are there?\nAnswer:"))
+    for most, sent in ((length + 4, 5), (length - 1, None)):  # vLLM says what is too long
+        monkeypatch.setattr(server.middleware._engine.base, "max_length", most)
+        server.status = 400
+        server.ask({"messages": QUESTION})
+        assert server.seen[-1].get("max_tokens") == sent
+
+
+def test_the_models_are_listed_under_each_policy(server: Server) -> None:
+    def listed(path: str) -> list[dict[str, str]]:
+        return server.ask({"data": [{"id": "pair", "root": "r"}]}, path, method="GET").json["data"]
+
+    models = listed("/v1/models")
+    names = [each["id"] for each in models]
+    assert names[0] == "pair" and {"pair:nudge", "pair:base"} < set(names)
+    assert "pair:guide" not in names and {each["root"] for each in models} == {"r"}
+    assert len(listed("/v1/other")) == 1
+    server.status = 401
+    assert len(listed("/v1/models")) == 1
 
 
 def test_the_models_name_may_name_the_policy(server: Server) -> None:
@@ -417,14 +296,19 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"blendin": {"threshold": "high"}}, "threshold"),
     (CHAT, {"blendin": {"policy": "nudge", "alpha": 0.5}}, "has no setting alpha"),
     (CHAT, {"blendin": "nudge"}, "give a mapping"),
-    (CHAT, {"blendin": {"id": "x"}}, "blendin has id"),
-    (CHAT, {"blendin": {"key": "x"}}, "blendin has key"),
+    (CHAT, {"blendin": {"id": "x"}}, "blendin has no 'id'"),
+    (CHAT, {"blendin": {"key": "x"}}, "blendin has no 'key'"),
     (CHAT, {"blendin": {"policy": "base"}, "model": "m:nudge"}, "name one"),
     (CHAT, {"blendin": {"guide_prompt": "a", "messages": QUESTION}}, "give one of them"),
     (CHAT, {"blendin": {"guide_prompt": "a"}, "chat_template_kwargs": {"a": 1}}, "give one"),
     (CHAT, {"blendin": {"chat_template_kwargs": {"messages": 1}}}, "sets itself"),
-    (CHAT, {"blendin": False, "chat_template_kwargs": {"a": 1}}, "no guide is asked"),
-    (CHAT, {"blendin": {"guide_prompt_ids": [10**6]}}, "does not know"),
+    (CHAT, {"blendin": False, "model": "m:nudge"}, "name one"),
+    (CHAT, {"blendin": {"rule": "bet"}}, "name a policy beside it"),
+    (CHAT, {"blendin": {"policy": "base", "trace": 3}, "n": 2}, "n is 2"),
+    (CHAT, {"do_sample": False, "temperature": 1}, "do_sample"),
+    (CHAT, {"max_tokens": 5, "max_completion_tokens": 6}, "differ"),
+    (CHAT, {"temperature": "hot"}, "temperature"),
+    (CHAT, {"blendin": {"guide_prompt_ids": [10**6]}}, "guide_prompt_ids is 1000000"),
     (CHAT, {"blendin": {"guide_prompt": "x " * 9000}}, "shorten the prompt"),
     (CHAT, {"blendin": {"messages": 5}}, "messages is 5"),
     (CHAT, {"blendin": {"messages": [{"role": "user", "content": 5}]}}, "the content 5"),
@@ -452,11 +336,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": [{"role": "user", "content": "a <eos> b"}]}, "spell '<eos>'"),
     (CHAT, {"messages": [{"role": "user", "content": "<bos>"}], "blendin": False}, "'<bos>'"),
     (CHAT, {"echo": True, "logprobs": True, "top_logprobs": 2}, "echo"),
-    (COMPLETIONS, {"prompt": "Hi", "blendin": {}}, "nothing to read"),
-    (COMPLETIONS, {"prompt": "Hi", "blendin": {"policy": "nudge"}}, "nothing to read"),
-    (COMPLETIONS, {"prompt": "Hi", "model": "m:blend"}, "nothing to read"),
-    (COMPLETIONS, {"prompt": "Hi", "echo": True, "max_tokens": 0,
-                   "blendin": {"guide_prompt": "a"}}, "echo"),
+    (COMPLETIONS, {"prompt": " "}, "empty"),
+    (COMPLETIONS, {"prompt": []}, "prompt is []"),
+    (COMPLETIONS, {"prompt": [10**6]}, "prompt is 1000000"),
+    (COMPLETIONS, {"prompt": "Hi", "n": 2}, "n is 2"),
+    (COMPLETIONS, {"prompt": "Hi", "echo": True, "max_tokens": 0, "logprobs": 1}, "base:base"),
+    (COMPLETIONS, {"prompt": "Hi", "blendin": {"guide_prompt": " "}}, "guide_prompt is empty"),
+    (COMPLETIONS, {"prompt": ["a", "b"]}, "request for each"),
     (COMPLETIONS, {"prompt": ["a", "b"], "blendin": {"guide_prompt": "a"}}, "request for each"),
     (COMPLETIONS, {"prompt": [[1], [2]], "blendin": {"guide_prompt": "a"}}, "request for each"),
     (COMPLETIONS, {"prompt_embeds": "AAAA", "blendin": {"guide_prompt": "a"}}, "prompt_embeds"),
@@ -476,8 +362,8 @@ def test_what_cannot_be_is_refused_before_it_runs(
     answer = server.ask(body | changed, path)
     assert answer.status == 400
     error = answer.json["error"]
-    assert message in error["message"] and error["type"] == "BadRequestError"
-    assert error["code"] == 400 and not server.seen
+    assert message in error["message"] and error["type"] == "invalid_request_error"
+    assert error["code"] is None and not server.seen
     assert answer.headers[b"access-control-allow-origin"] == b"*"  # what vLLM has added stays
     assert server.counted.refusals == 1 and not server.counted.began_with
 
@@ -512,7 +398,7 @@ def test_a_report_that_cannot_be_had_says_so(
         raise RuntimeError("the engine is dead")
 
     monkeypatch.setattr(server, "collective_rpc", rpc)
-    monkeypatch.setattr(middleware_module, "PATIENCE", 0.05)
+    monkeypatch.setattr(engine_module, "PATIENCE", 0.05)
     _, report = text_of(server.ask({"messages": QUESTION, "stream": stream}), stream)
     assert list(report) == ["error"] and message in report["error"]
 
@@ -537,7 +423,7 @@ def test_no_work_is_done_for_who_has_no_key(
     monkeypatch.undo()
     headers = [(b"authorization", b"Bearer secret")]
     assert server.ask({"messages": QUESTION}, headers=headers).status == 200
-    assert server.ask({"messages": QUESTION, "n": 2}, headers=headers).json["error"]["code"] == 400
+    assert server.ask({"messages": QUESTION, "n": 2}, headers=headers).status == 400
 
 
 def test_a_client_that_has_gone_is_forgotten(server: Server) -> None:
@@ -593,31 +479,40 @@ def test_paths_are_those_below_the_root_and_methods_count(
     assert ("vllm_xargs" in server.seen[0]) == ("root_path" in scope)
 
 
-def test_prometheus_counts_by_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_its_client_has_left_is_counted_as_gone(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(self: Any, message: Any) -> Any:
+        raise ConnectionError
+
+    server.ask({"messages": QUESTION, "stream": True})
+    assert [reason for _, reason, _ in server.counted.reports] == ["length"]
+    monkeypatch.setattr(exchange_module.Exchange, "_pass", gone)
+    with pytest.raises(ConnectionError):
+        server.ask({"messages": QUESTION, "stream": True})
+    assert server.counted.reports[1:] == [("Blend", "gone", {})]
+
+
+def test_prometheus_counts_by_policy() -> None:
     prometheus = pytest.importorskip("prometheus_client", reason="blendin[vllm] is not installed")
     from blendin.vllm.metrics import Metrics
 
-    registry = prometheus.CollectorRegistry()
-    for name in ("Counter", "Histogram"):
-        made: Callable[..., Any] = getattr(prometheus, name)
-        monkeypatch.setattr(
-            prometheus, name, lambda *a, made=made, **k: made(*a, registry=registry, **k)
-        )
-    series = Metrics()
+    series = Metrics(prometheus.CollectorRegistry())
     series.began("Blend")
     series.refused()
-    series.finished(
-        "Blend", {"steps": 8, "interventions": 2, "guide_forwards": 3, "intervention_rate": 0.25}
-    )
-    series.finished("Blend", {"error": "gone"})
+    report = {"steps": 8, "interventions": 2, "guide_forwards": 3}
+    series.finished("Blend", "stop", report | {"intervention_rate": 0.25})
+    series.finished("Blend", "stop", {"error": "unknown"})
+    series.finished("Blend", "gone", {})
     values = {
-        f"{each.name}{each.labels.get('le', '')}": each.value
-        for family in registry.collect()
+        f"{each.name}{each.labels.get('le', '')}{each.labels.get('reason', '')}": each.value
+        for family in series.registry.collect()
         for each in family.samples
         if each.labels.get("policy", "Blend") == "Blend"
     }
     assert {
         "blendin_requests_total": 1, "blendin_refused_requests_total": 1,
+        "blendin_finished_requests_totalstop": 2, "blendin_finished_requests_totalgone": 1,
         "blendin_unreported_requests_total": 1, "blendin_steps_total": 8,
         "blendin_interventions_total": 2, "blendin_guide_forwards_total": 3,
         "blendin_intervention_rate_bucket0.2": 0, "blendin_intervention_rate_bucket0.3": 1,

@@ -327,13 +327,17 @@ def test_what_goes_wrong_stays_with_its_request(
             gen.base.encode_prompt("Question: Hi\nAnswer:"),
             params(extra_args={"blendin": {"threshold": 1.5, "id": id, **source}}, max_tokens=6),
         )
-        for id, source in (("long", {"messages": long}), ("id", {"guide_prompt_ids": [10**6]}))
+        for id, source in (
+            ("long", {"messages": long}),
+            ("id", {"guide_prompt_ids": [10**6]}),
+            ("policy", {"guide_prompt_ids": [5], "rule": "bet"}),  # which the engine's has not
+        )
     ]
     good = request(gen, PROMPTS[1], POLICIES["all"], max_tokens=LENGTH)
-    for told in (broken[0], good, broken[1]):
+    for told in (broken[0], good, *broken[1:]):
         run.add(told)
     run.run()
-    for told, why in zip(broken, ("holds", "does not know"), strict=True):
+    for told, why in zip(broken, ("holds", "1000000", "no setting rule"), strict=True):
         assert len(told.outputs) == 6
         report = requests.report(told.params.extra_args["blendin"]["id"])
         assert report is not None and why in report["error"] and report["interventions"] == 0

@@ -102,6 +102,18 @@ def test_a_policy_in_the_body_and_in_the_name_is_one(server: Served) -> None:
     assert changed["blendin"]["policy"]["threshold"] == 0.0 and said(changed) == said(alone)
 
 
+def test_the_guide_may_be_given_another_conversation(server: Served, gen: BlendInGenerator) -> None:
+    told = [{"role": "system", "content": "Be brief."}, *QUESTION]
+    guide_prompt = gen.pair.prompts.guide(told)
+    expected = gen.generate(
+        base_prompt="Question: How many?\nAnswer:", guide_prompt=guide_prompt, max_new_tokens=8,
+        stop="\nQuestion:",
+    )  # fmt: skip
+    whole = server.chat(max_tokens=8, blendin={"messages": told, "trace": True}).json()
+    assert said(whole) == expected.text
+    assert whole["blendin"]["settings"]["guide_prompt"] == guide_prompt
+
+
 def test_the_trace_is_generates_in_whole_and_in_chunks(
     server: Served, gen: BlendInGenerator
 ) -> None:
@@ -370,7 +382,11 @@ NOT_HERE: list[tuple[dict[str, Any], str | None, str]] = [
     ({"blendin": {"policy": "nudge", "alpha": 1}}, None, "alpha"),
     ({"blendin": {"policy": "nudge"}, "model": "pair:base"}, "blendin", "name one"),
     ({"blendin": {"trace": -1}}, None, "trace"),
-    ({"blendin": {"messages": QUESTION}}, "blendin", "give one of them"),
+    ({"blendin": {"messages": []}}, None, "must end with a user's turn"),
+    ({"blendin": {"messages": "Hi"}}, "messages", "a list of messages"),
+    ({"blendin": {"guide_prompt": "a"}, "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs",
+     "give one of them"),
+    ({"blendin": {"rule": "bet"}}, "blendin", "name a policy beside it"),
     ({"blendin": {"guide_prompt": "a", "guide_prompt_ids": [1]}}, "blendin", "give one of them"),
 ]  # fmt: skip
 

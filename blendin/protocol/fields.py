@@ -10,6 +10,8 @@ from ..spelling import did_you_mean
 from ..values import told
 from .errors import refused
 
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+
 COMMON: Mapping[str, str] = {
     "model": "The pair's name, or `NAME:POLICY` (`pair:nudge`, `pair:base`, `pair:guide`, ...).",
     "stream": "Server-sent events, one as text becomes certain; `[DONE]` ends them.",
@@ -25,11 +27,12 @@ COMMON: Mapping[str, str] = {
     "stop": "A text or several; of chats `\\nQuestion:` where none is given, `[]` is none.",
     "n": "Texts for each prompt.",
     "blendin": "`policy` and its settings (`threshold`, `agreement_bonus`, `top_k`, `alpha`, "
-    "`unit`, `rule`, `max_rate`, `grace_steps`), `trace` (true: every step; a number: with as many "
+    "`rule`, `max_rate`, `grace_steps`), `trace` (true: every step; a number: with as many "
     "candidates), what the guide reads instead (`guide_prompt`, `guide_prompt_ids`, `messages`) "
     "and `chat_template_kwargs`. false: the base alone.",
+    "chat_template_kwargs": "Settings for the guide's chat template.",
 }
-CHAT: Mapping[str, str] = {
+CHAT_FIELDS: Mapping[str, str] = {
     "messages": "system, then user and assistant in turns; a last message of the assistant is "
     "continued.",
     **COMMON,
@@ -37,11 +40,10 @@ CHAT: Mapping[str, str] = {
     "logprobs": "Whether each token comes with its log-probability, in the distribution that was "
     "emitted from.",
     "top_logprobs": "How many alternatives.",
-    "chat_template_kwargs": "Settings for the guide's chat template.",
     "add_generation_prompt": "Only as it is: true unless the last message is the assistant's.",
     "continue_final_message": "Likewise the opposite.",
 }
-COMPLETIONS: Mapping[str, str] = {
+COMPLETION_FIELDS: Mapping[str, str] = {
     "prompt": "What the base reads: a text, texts, token ids, or lists of them. The guide reads "
     "the text as a user's turn, unless `blendin` says what it reads.",
     **COMMON,
@@ -80,6 +82,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "sampler_order": (),
     "samplers": (),
     "return_token_ids": (),
+    "n": (1,),
     "best_of": (1,),
     "suffix": (),
     "use_beam_search": (),
@@ -144,6 +147,13 @@ PENALIZED: Mapping[str, Any] = {
 Where the penalty is off, no value changes anything."""
 
 
+ECHOED = (
+    "echo with logprobs: a prompt's log-probabilities are the base's own, for nothing of it was "
+    "emitted; leave one out, or ask {}:base"
+)
+"""Why a blended text has none, of a server's name."""
+
+
 def check(body: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     """The fields that say something, null ones left out.
 
@@ -167,12 +177,17 @@ def check(body: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
                 f"{name} is no field of this request: leave it out{did_you_mean(name, known)}",
                 name,
             )
-        neutral = NEUTRAL[name]
-        if not (neutral and neutral[0] is True):
-            neutral = (*neutral, False, "", [], {})
-        if not any(_same(value, each) for each in neutral):
+        if not changes_nothing(name, value):
             raise refused(f"{name} is {told(value)}, which blendin has not: leave it out", name)
     return {name: value for name, value in given.items() if name in known}
+
+
+def changes_nothing(name: str, value: Any) -> bool:
+    """Whether a field of `NEUTRAL`, or one that is unknown there, is as if it were left out."""
+    neutral = NEUTRAL.get(name, ())
+    if not (neutral and neutral[0] is True):
+        neutral = (*neutral, False, "", [], {})
+    return value is None or any(_same(value, each) for each in neutral)
 
 
 def _same(value: Any, other: Any) -> bool:

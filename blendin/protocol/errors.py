@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from ..values import spelled
 
 KINDS = {
     400: "invalid_request_error",
@@ -16,6 +19,14 @@ KINDS = {
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
+
+SPELLINGS = {
+    "max_new_tokens": "max_tokens",
+    "sampling_top_k": "top_k",
+    "trace_top": "top_logprobs",
+    "base_prompt": "prompt",
+}
+"""Fields that are called otherwise than the settings that they set."""
 
 
 class ApiError(Exception):
@@ -57,3 +68,18 @@ class ApiError(Exception):
 def refused(message: str, param: str | None = None) -> ApiError:
     """A request that cannot be answered as it is."""
     return ApiError(400, message, param=param)
+
+
+@contextlib.contextmanager
+def refusing(**spellings: str) -> Iterator[None]:
+    """Refusals of values become answers, in which fields have their names."""
+
+    def spelling(name: str, value: Any) -> str:
+        name = (SPELLINGS | spellings).get(name, name)
+        return name if value is None else f"{name}: {value}"
+
+    try:
+        with spelled(spelling):
+            yield
+    except (ValueError, TypeError) as error:
+        raise refused(str(error)) from error
