@@ -1,4 +1,4 @@
-"""A real llama.cpp server on the default guide's own GGUF, where `pip install xllamacpp` was run."""
+"""A real llama.cpp server of the default guide's GGUF, where `pip install xllamacpp` was run."""
 
 from __future__ import annotations
 
