@@ -1,4 +1,4 @@
-"""`blendin evaluate`, benchmarks from the data to the table, and `blendin report`, the page."""
+"""`blendin evaluate`: benchmarks from the data to the table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..evaluation.runs.arms import NAMES
 from ..evaluation.tasks.data import SUBSET_SEED
 from ..files import write_whole
 from ..visible import to_json
-from .errors import check_file, check_folder, interruptible
+from .errors import check_folder, interruptible
 from .options import (
     ArmOptions,
     ChatTemplateKwargs,
@@ -147,37 +147,6 @@ def _refusals_by(name: str, tasks: list[Task]) -> tuple[list[Task], dict[str, st
     model = RefusalModel(name)
     judged = [refusals_by(task, model) if task.name == "xstest" else task for task in tasks]
     return judged, model.identity
-
-
-@takes_options
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that `blendin evaluate` made.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the data files, to compare the runs with and, with --rescore, to score "
-            "by. By default the runs' own folders are enough."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The page, in Markdown.")] = Path("RESULTS.md"),
-    rescore: Annotated[
-        bool,
-        typer.Option("--rescore", help="Score the stored answers anew, and keep those scores."),
-    ] = False,
-) -> None:
-    """One page of several runs' results, in the order given."""
-    from ..evaluation.runs.page import notes, page, read_results
-
-    check_file("out", out)
-    results = [read_results(run, data, rescore) for run in runs]
-    for run, sentences in zip(runs, map(notes, results), strict=True):
-        for sentence in sentences:
-            messages.print(f"{run}: {sentence}", soft_wrap=True)
-    if rescore:
-        for run, each in zip(runs, results, strict=True):
-            write(each, run)
-    write_whole(out, page(results))
-    messages.print(f"written to {out}", soft_wrap=True)
 
 
 def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:

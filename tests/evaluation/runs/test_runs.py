@@ -28,7 +28,7 @@ from blendin.evaluation.runs.folder import MANIFEST, RunFolder, Shard
 from blendin.evaluation.runs.page import SHOWN, _code, _one_line, page, read_results
 from blendin.evaluation.runs.results import Results
 from blendin.evaluation.tasks.registry import load, of_prompts
-from blendin.evaluation.tasks.task import Task, origin
+from blendin.evaluation.tasks.task import Measure, Task, origin
 from blendin.visible import visible
 
 ARMS = {"base": BaseOnly(), "blend": Blend(threshold=0.9)}
@@ -222,7 +222,7 @@ def test_arms_are_compared_on_the_items_that_both_have(
     path = tmp_path / "base.000.jsonl"
     path.write_text("".join(list(path.open())[1:]))
     first = json.loads(next(iter((tmp_path / "blend.000.jsonl").open())))["id"]
-    ours, theirs = Results(task, run).scores("accuracy", "blend", "base")
+    ours, theirs = Results(task, run).scores(Measure("accuracy"), "blend", "base")
     assert len(ours) == len(theirs) == len(QUESTIONS) - 1
     assert first is not None
 
@@ -241,7 +241,7 @@ def test_comparisons_are_corrected_together_and_those_left_out_are_named(
     told = Results(task, run)
     assert len(told.conclusions) == 2
     assert "fewer than 2 items in common: blend and nudge, nudge and base." in told.caution()
-    alone = Results(replace(task, compared=("MC1",)), run).caution()
+    alone = Results(replace(task, compared=(Measure("MC1"),)), run).caution()
     assert (
         "1 comparison: arms that score alike would be told apart by chance in at most 0.05" in alone
     )

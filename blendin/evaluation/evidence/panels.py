@@ -1,0 +1,52 @@
+"""What the figures of several pairs share: panels, looks, and a picture with its caption."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..pictures import SERIES, WIDTH
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDE = 1.75 * WIDTH
+ABREAST = 3
+"""Panels in a row."""
+MARKERS = "osD^vP"
+
+
+class Picture(NamedTuple):
+    """A figure.
+
+    Attributes:
+        name: a word, for its file and ids.
+        svg: as `pictures.drawn` gives it.
+        caption: what to read in it.
+    """
+
+    name: str
+    svg: str
+    caption: str
+
+
+def panels(figure: Figure, count: int, sharey: bool = False) -> list[Axes]:
+    """So many panels, `ABREAST` in a row."""
+    across = min(count, ABREAST)
+    axes = figure.subplots(math.ceil(count / across), across, squeeze=False, sharey=sharey).flat
+    panels = list(axes)
+    for left_over in panels[count:]:
+        left_over.remove()
+    return panels[:count]
+
+
+def look(place: int) -> dict[str, Any]:
+    """A colour and a marker; further ones where colours repeat."""
+    return {
+        "color": SERIES[place % len(SERIES)],
+        "marker": MARKERS[place // len(SERIES) % len(MARKERS)],
+        "linestyle": "none",
+        "markersize": 5,
+        "linewidth": 1.5,
+    }
