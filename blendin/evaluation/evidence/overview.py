@@ -85,7 +85,7 @@ def pairs_of(results: Sequence[Results]) -> list[Pair]:
                 break
         else:
             groups.append((own, [each]))
-    names = _told_apart([f"{_short(own['base'])} → {_short(own['guide'])}" for own, _ in groups])
+    names = _told_apart([f"{short(own['base'])} → {short(own['guide'])}" for own, _ in groups])
     return [
         Pair(
             name,
@@ -96,7 +96,7 @@ def pairs_of(results: Sequence[Results]) -> list[Pair]:
     ]
 
 
-def _short(model: object) -> str:
+def short(model: object) -> str:
     """A model's name, without the folders that it lies in on this machine."""
     name = str(model)
     is_path = name.startswith(("/", "~", "."))

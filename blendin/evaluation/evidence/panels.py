@@ -24,11 +24,13 @@ class Picture(NamedTuple):
         name: a word, for its file and ids.
         svg: as `pictures.drawn` gives it.
         caption: what to read in it.
+        width: in inches, of `WIDE` for a whole page's.
     """
 
     name: str
     svg: str
     caption: str
+    width: float = WIDE
 
 
 def panels(figure: Figure, count: int, sharey: bool = False) -> list[Axes]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PAPER = "BlendIn's 15 pairs (their own models and scorers)"
+PAPER = "pairs of --paper, by their own scorers"
 
 
 class Point(NamedTuple):
@@ -80,8 +80,8 @@ def rates(pairs: Sequence[Pair], paper: Sequence[PairResult] = ()) -> Picture | 
         "A point is an arm of a pair."
     )
     label = "Intervention rate against score, with 95 % intervals."
-    width = WIDE * min(len(found), ABREAST) / ABREAST
-    return Picture("rates", drawn("rates", label, paint, height, max(width, WIDTH)), caption)
+    width = max(WIDTH, WIDE * min(len(found), ABREAST) / ABREAST)
+    return Picture("rates", drawn("rates", label, paint, height, width), caption, width)
 
 
 def _rates_panel(

@@ -13,7 +13,7 @@ from ..runs.reading import notes
 from ..runs.results import Results, duration
 from ..tasks.task import Task
 from . import grid_figure, rate_figure, score_figure
-from .overview import Line, Overview, Pair, overview, pairs_of, task_name, unequal_budgets
+from .overview import Line, Overview, Pair, overview, pairs_of, short, task_name, unequal_budgets
 from .panels import Picture
 
 FLOOR = 0.1
@@ -89,25 +89,22 @@ class Report:
         """What limits the comparisons on the page's first screen."""
         found = unequal_budgets(self.pairs)
         found += [f"{name} was left out: {reason}" for name, reason in self.left_out.items()]
-        unfinished = [each for each in self.results if each.missing]
+        unfinished = dict.fromkeys(task_name(each.task) for each in self.results if each.missing)
         if unfinished:
-            told = ", ".join(f"{task_name(each.task)}" for each in unfinished)
-            found.append(f"Not all items are done yet ({told}): see the runs below.")
+            found.append(f"Not all items are done yet ({', '.join(unfinished)}): see Runs below.")
         return found
 
     def facts(self) -> list[str]:
         """How the runs were made: models, machines, and each task's equal budget."""
-        found = []
+        lines = []
         for pair in self.pairs:
             config = (*pair.runs, *pair.sweeps)[0].manifest["config"]
             base, guide, dtype = (config[name] for name in OF_MODELS)
-            found.append((pair.name, base, guide, dtype))
-        lines = [
-            f"{name}: base {base} ({dtype[0]}), guide {guide} ({dtype[1]}), greedy decoding."
-            for name, base, guide, dtype in found
-        ]
-        lines += dict.fromkeys(map(ran_on, self.results))
-        return lines
+            lines.append(
+                f"Base {short(base)} ({dtype[0]}), guide {short(guide)} ({dtype[1]}), greedy "
+                "decoding."
+            )
+        return [*lines, *dict.fromkeys(map(ran_on, self.results))]
 
     def budgets(self) -> list[str]:
         """What every arm of a run had alike."""

@@ -44,17 +44,17 @@ def grid_of(arms: Mapping[str, Mapping[str, Any]]) -> Grid | None:
     others = [
         own for own in arms.values() if own.get("name") not in ("Blend", "BaseOnly", "GuideOnly")
     ]
-    found = {(own.get("threshold"), own.get("alpha")): name for name, own in blends.items()}
-    if (
-        len(found) < max(FEWEST_OF_A_SWEEP, len(blends))
-        or others
-        or any(rest != rests[0] for rest in rests)
-    ):
+    found: dict[tuple[float, float | None], str] = {
+        (own["threshold"], own["alpha"]): name for name, own in blends.items()
+    }
+    is_one = not others and all(rest == rests[0] for rest in rests)
+    if not is_one or len(found) < max(FEWEST_OF_A_SWEEP, len(blends)):
         return None
     alphas = {alpha for _, alpha in found}
+    adaptive: list[float | None] = [None] if None in alphas else []
     return Grid(
         sorted({threshold for threshold, _ in found}),
-        [None] * (None in alphas) + sorted(alphas - {None}),
+        adaptive + sorted(alpha for alpha in alphas if alpha is not None),
         found,
         found.get((DEFAULT_THRESHOLD, None), next(iter(found.values()))),
     )
