@@ -47,7 +47,7 @@ def _grid(pair: Pair, run: Results, name: str) -> Picture:
     caption = (
         f"{pair.name}, {task_name(run.task)}, {len(run.task.items)} items: τ across, α down, each "
         "cell with its 95 % interval (the paper's Table 5 has no intervals). Framed: "
-        f"`{grid.reference}`; ∗: told apart from it (paired tests, Holm)."
+        f"{grid.reference}; ∗: told apart from it (paired tests, Holm)."
     )
     label = f"Scores and intervention rates over τ and α on {task_name(run.task)}."
     return Picture(name, drawn(name, label, paint, height, WIDE), caption)
