@@ -70,7 +70,8 @@ def right(share: Mapping[str, float]) -> Answers:
     return lambda arm, place: f"#### {place if place < share[arm] * ITEMS else 999}"
 
 
-SHARES = {"base": 0.1, "guide": 0.8, "nudge": 0.75, "blend": 0.7}
+SHARES = {"base": 0.1, "guide": 0.8, "nudge": 0.75, "blend": 0.65}
+"""6 of 40 items between the guide and BlendIn: p is 0.03, and no longer so once corrected."""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_the_table_has_every_pair_and_arm_with_the_letters_of_its_tests(report: 
         "base": ("0.10 b", False),
         "guide": ("0.80 a", True),
         "nudge": ("0.75 a", True),
-        "blend": ("0.70 a", True),
+        "blend": ("0.65 a", True),
     }
     assert {told["large → tiny", arm][0] for arm in SHARES} == {("0.50 a", False)}
     assert told["large → small", "base"][1:] == [("–", False), ("1 min 0 s", False)]
@@ -130,7 +131,7 @@ def test_the_html_page_does_so_too_and_asks_for_nothing(report: Report) -> None:
     opening, _, rest = text.partition("<details")
     assert opening.index("<svg") < opening.index("<table") < opening.index("<h2")
     assert "<b>0.80 a</b>" in opening and "do not tell" not in opening and "do not tell" in rest
-    assert opening.count("<svg") == 3 and text.count("<details") == 3
+    assert opening.count("<svg") == 3 and text.count("<details>") == 3
     addresses = set(re.findall(r"https?://[^\"' <]+", text))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     ids = re.findall(r'\bid="([^"]+)"', text)
