@@ -51,10 +51,10 @@ def grid_of(arms: Mapping[str, Mapping[str, Any]]) -> Grid | None:
     if not is_one or len(found) < max(FEWEST_OF_A_SWEEP, len(blends)):
         return None
     alphas = {alpha for _, alpha in found}
-    adaptive: list[float | None] = [None] if None in alphas else []
+    adaptive = [None] if None in alphas else []
     return Grid(
         sorted({threshold for threshold, _ in found}),
-        adaptive + sorted(alpha for alpha in alphas if alpha is not None),
+        [*adaptive, *sorted(alpha for alpha in alphas if alpha is not None)],
         found,
         found.get((DEFAULT_THRESHOLD, None), next(iter(found.values()))),
     )
