@@ -151,11 +151,17 @@ def _refusals_by(name: str, tasks: list[Task]) -> tuple[list[Task], dict[str, st
 
 def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     """Prints and keeps the results, once all processes have finished all items."""
+    if (results := keep(task, run, names)) is not None:
+        show(results)
+
+
+def keep(task: Task, run: RunFolder, names: tuple[str, ...]) -> Results | None:
+    """Writes the results, with what is to be said of them; None where other processes go on."""
     done = {name: run.records(name) for name in names}
     missing = sum(item.id not in records for records in done.values() for item in task.items)
     if missing:
         messages.print(f"{missing} items are left to other processes; the last of them reports")
-        return
+        return None
     from ..evaluation.runs.results import Results
 
     if run.items is not None and run.items > len(task.items):
@@ -168,8 +174,8 @@ def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     if task.name == "xstest" and "refusal_model" not in run.manifest["config"]:
         for name, records in done.items():
             warn_of_languages(f"arm {name}", [records[item.id].text for item in task.items])
-    show(results)
     write(results, run.folder)
+    return results
 
 
 def show(results: Results) -> None:

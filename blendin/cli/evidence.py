@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .errors import check_folder, interruptible, sentence
-from .evaluate import finish
+from .evaluate import keep
 from .options import ModelOptions, takes_options
-from .reports import PaperOption, read_paper, write_pages
+from .reports import PaperOption, read_paper, show_opening, write_pages
 from .streams import messages
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def evidence(
     A run that was stopped continues where it was, and so does a list with further pairs.
     """
     from ..evaluation.evidence.pairs import read_pairs
+    from ..evaluation.evidence.report import Report
     from ..evaluation.runs.reading import read_results
 
     asked = read_pairs(pairs)
@@ -62,13 +64,17 @@ def evidence(
         try:
             loaded = each.options, each.load(loaded)
             each.run(loaded[1], asked.batch_size)
+        except typer.Exit:  # of Ctrl-C; it is a RuntimeError
+            raise
         except FAILURES as error:
             left_out[each.name] = sentence(error)
             messages.print(f"{each.name} is left out: {sentence(error)}", soft_wrap=True)
     folders = [folder for each in planned for folder in each.begun()]
     if folders:
         results = [read_results(folder) for folder in folders]
-        write_pages(results, out / "RESULTS.md", out / "report.html", beside, left_out)
+        report = Report(results, beside, left_out)
+        show_opening(report)
+        write_pages(report, out / "RESULTS.md", out / "report.html")
     if left_out:
         raise typer.Exit(1)
 
@@ -130,12 +136,17 @@ class _Planned:
 
     def load(self, before: tuple[ModelOptions, BlendInGenerator] | None) -> BlendInGenerator:
         """The pair's generator, with the base of the pair before it where that is the same."""
+        from ..evaluation.runs.folder import Shard
+
         base = None
         if before is not None:
             options, gen = before
             if all(getattr(options, key) == getattr(self.options, key) for key in OF_THE_BASE):
                 base = gen.base
-        return self.options.load(base)
+        options, device = self.options, Shard.from_environment().device
+        if options.device_map is None and device is not None:
+            options = replace(options, device_map=device)
+        return options.load(base)
 
     def run(self, gen: BlendInGenerator, batch_size: int) -> None:
         """Runs what is not done yet, task after task."""
@@ -149,7 +160,7 @@ class _Planned:
             messages.print(f"{task.title}: {len(task.items)} items → {folder}", soft_wrap=True)
             with interruptible():
                 run(gen, task, policies, results, max_batch_size=batch_size)
-            finish(task, results, tuple(policies))
+            keep(task, results, tuple(policies))
 
     def begun(self) -> list[Path]:
         """The folders that hold something."""

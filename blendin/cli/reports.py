@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from ..files import is_special, write_whole
 from .errors import check_file
 from .evaluate import write
 from .options import takes_options
-from .streams import messages
+from .streams import console, messages
 
 if TYPE_CHECKING:
     from ..evaluation.diagnosis.paradox import PairResult
-    from ..evaluation.runs.results import Results
+    from ..evaluation.evidence.report import Report
 
 PaperOption = Annotated[
     Path | None,
@@ -53,6 +54,7 @@ def report(
     ] = False,
 ) -> None:
     """One page of several runs' results, of one pair or of several."""
+    from ..evaluation.evidence.report import Report
     from ..evaluation.runs.reading import notes, read_results
 
     check_file("out", out)
@@ -65,7 +67,7 @@ def report(
     if rescore:
         for run, each in zip(runs, results, strict=True):
             write(each, run)
-    write_pages(results, out, html, beside)
+    write_pages(Report(results, beside), out, html)
 
 
 def read_paper(path: Path | None) -> list[PairResult]:
@@ -81,20 +83,30 @@ def read_paper(path: Path | None) -> list[PairResult]:
     return read_pair_results(path)
 
 
-def write_pages(
-    results: Sequence[Results],
-    page: Path,
-    html: Path | None,
-    paper: Sequence[PairResult] = (),
-    left_out: Mapping[str, str] | None = None,
-) -> None:
+def show_opening(report: Report) -> None:
+    """The table that opens the page, and what limits it."""
+    from ..evaluation.runs.results import markdown
+
+    header, rows = report.table()
+    lines = [[line.pair, line.arm, *(text for text, _ in cells)] for line, cells in rows]
+    if console.is_terminal:
+        table = Table("pair", "arm", *header)
+        for line, (_, cells) in zip(lines, rows, strict=True):
+            styles = ["", "", *("bold" if stands_out else "" for _, stands_out in cells)]
+            table.add_row(*map(Text, line, styles))
+        console.print(table, soft_wrap=False)
+    else:
+        console.print(markdown((["pair", "arm", *header], lines)))
+    for sentence in report.warnings:
+        console.print(f"· {sentence}")
+
+
+def write_pages(report: Report, page: Path, html: Path | None) -> None:
     """Writes the page, its pictures beside it, and the HTML file where one is asked for."""
     from ..evaluation.evidence import markdown
     from ..evaluation.evidence.html import html as as_html
-    from ..evaluation.evidence.report import Report
     from ..evaluation.pictures import alone
 
-    report = Report(results, paper, left_out or {})
     with messages.status("drawing"):
         pictures = [] if is_special(page) else report.pictures
         for picture in pictures:

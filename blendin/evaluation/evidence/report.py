@@ -44,7 +44,8 @@ class Report:
     @cached_property
     def opening(self) -> Picture | None:
         """The figure that opens the page; None where nothing is scored."""
-        return score_figure.scores(self.overview) if self.overview.columns else None
+        found = self.overview
+        return score_figure.scores(found) if found.columns and found.lines else None
 
     @cached_property
     def rates(self) -> Picture | None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from blendin import BlendInGenerator
 from blendin.cli.app import app
 from blendin.cli.options import ModelOptions
+from blendin.evaluation.runs import benchmark
 
 QUESTIONS = ["How many apples?", "How many clips in May?", "And 24 + 24?"]
 
@@ -102,6 +103,7 @@ def test_one_command_makes_every_run_and_one_page_and_goes_on(
         *("report.html", "runs"),
     ]
     assert "no equal budget" not in place.page
+    assert done.stdout.count("| blend |") == 2 and "do not tell" not in done.stdout
     path = place.out / "runs" / "one" / "gsm8k" / "blend.000.jsonl"
     path.write_text("".join(made["one/gsm8k/blend.000.jsonl"][:1]))  # as a killed run leaves it
     before = place.records
@@ -120,6 +122,18 @@ def test_a_pair_that_cannot_be_loaded_costs_itself_alone(place: Place, tmp_path:
     assert [*place.records] == ["two/gsm8k/base.000.jsonl", "two/gsm8k/blend.000.jsonl"]
     opening = place.page.partition("<details>")[0]
     assert "one was left out" in opening and "nowhere" in opening
+
+
+def test_ctrl_c_ends_the_list_and_the_same_command_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "run", interrupted)
+    done = place.go()
+    assert done.exit_code == 130 and "the same command continues" in done.stderr
+    assert "left out" not in done.stderr and "pair two" not in done.stderr
 
 
 def test_what_is_wrong_is_said_before_any_model_is_loaded(place: Place, loads: list[bool]) -> None:
