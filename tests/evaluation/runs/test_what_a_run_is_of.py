@@ -354,7 +354,8 @@ def test_a_report_needs_the_folder_alone(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     place.evaluate(task=task)
-    told = page(Report([read_results(place.out / task, place.data)]))
+    found = Report([read_results(place.out / task, place.data)])
+    told = page(found, {each.name: f"page-{each.name}.svg" for each in found.pictures})
     shutil.rmtree(place.data)
     place.out = place.out.rename(place.out.with_name("another machine"))
     for arguments in ([], ["--rescore"]):
