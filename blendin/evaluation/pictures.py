@@ -106,7 +106,14 @@ def alone(svg: str) -> str:
     """A picture of `drawn` as a file: in the light page's colours, on white."""
     for variable, colour in LIGHT.items():
         svg = svg.replace(f"var({variable})", colour)
-    return svg.replace("</title>", '</title><rect width="100%" height="100%" fill="#fff"/>', 1)
+    svg = svg.replace("</title>", '</title><rect width="100%" height="100%" fill="#fff"/>', 1)
+    # In pixels, of which a point has 4 / 3: or a viewer makes every picture as wide as the page.
+    return re.sub(
+        r'viewBox="0 0 (\S+) [^"]*"',
+        lambda box: f'{box[0]} width="{float(box[1]) * 4 / 3:.0f}"',
+        svg,
+        count=1,
+    )
 
 
 def limit_line(axes: Axes, horizontal: bool = False) -> None:

@@ -34,7 +34,7 @@ def html(report: Report) -> str:
             facts=report.facts(),
             budgets=report.budgets(),
             runs=[
-                (title(pair, run.task), run)
+                (title(pair, run), run)
                 for pair in report.pairs
                 for run in (*pair.runs, *pair.sweeps)
             ],

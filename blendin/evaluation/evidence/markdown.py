@@ -23,7 +23,12 @@ def page(report: Report, files: Mapping[str, str] | None = None) -> str:
         report: of at least one run.
         files: where each picture lies, by its name, as a link from the page; None: without them.
     """
-    lines = ["# Results", "", "Made by `blendin report`; not edited by hand.", ""]
+    lines = [
+        "# Results",
+        "",
+        "Made by `blendin evidence` or `blendin report`; not edited by hand.",
+        "",
+    ]
     lines += _picture(report.opening, files)
     if report.overview.columns:
         lines += [_table(report), LEGEND, ""]
@@ -54,7 +59,7 @@ def page(report: Report, files: Mapping[str, str] | None = None) -> str:
     ]
     for pair in report.pairs:
         for run in (*pair.runs, *pair.sweeps):
-            lines += _run(title(pair, run.task), run)
+            lines += _run(title(pair, run), run)
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...models.identity import difference
 from ..runs.manifest import MODELS, OF_MODELS
@@ -11,8 +11,8 @@ from ..runs.results import Arm, Results
 from ..statistics import Interval
 from ..tasks.task import Measure, Task
 
-OF_A_PAIR = (*OF_MODELS, MODELS, "chat_template_kwargs")
-"""Of a run's configuration: what makes it another pair's."""
+OF_A_PAIR = (MODELS, "dtype", "chat_template_kwargs")
+"""Of a run's configuration: what makes it another pair's; names do not, for folders are moved."""
 
 BUDGET = (
     *("items_sha256", "items", "seed", "system", "max_new_tokens", "stop", "do_sample"),
@@ -75,17 +75,19 @@ class Overview(NamedTuple):
 
 def pairs_of(results: Sequence[Results]) -> list[Pair]:
     """Runs by the pair that they are of, in the order given."""
-    groups: list[tuple[dict[str, object], list[Results]]] = []
+    groups: list[tuple[dict[str, Any], list[Results]]] = []
     for each in results:
         config = each.manifest["config"]
-        own = {key: config.get(key) for key in OF_A_PAIR}
+        keys = OF_A_PAIR if MODELS in config else (*OF_MODELS, *OF_A_PAIR)
+        own = {key: config.get(key) for key in keys}
         for noted, runs in groups:
             if difference("", noted, own) is None:
                 runs.append(each)
                 break
         else:
             groups.append((own, [each]))
-    names = _told_apart([f"{short(own['base'])} → {short(own['guide'])}" for own, _ in groups])
+    configs = [runs[0].manifest["config"] for _, runs in groups]
+    names = _told_apart([f"{short(own['base'])} → {short(own['guide'])}" for own in configs])
     return [
         Pair(
             name,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WIDE = 1.75 * WIDTH
 ABREAST = 3
-"""Panels in a row."""
+"""The most panels in a row."""
 MARKERS = "osD^vP"
 
 
@@ -33,14 +33,19 @@ class Picture(NamedTuple):
     width: float = WIDE
 
 
+def across(count: int) -> int:
+    """How many of so many panels stand in a row, so that the rows are as full as can be."""
+    return math.ceil(count / math.ceil(count / ABREAST))
+
+
 def panels(figure: Figure, count: int, sharey: bool = False) -> list[Axes]:
-    """So many panels, `ABREAST` in a row."""
-    across = min(count, ABREAST)
-    axes = figure.subplots(math.ceil(count / across), across, squeeze=False, sharey=sharey).flat
-    panels = list(axes)
-    for left_over in panels[count:]:
+    """So many panels, `across` of them in a row."""
+    columns = across(count)
+    axes = figure.subplots(math.ceil(count / columns), columns, squeeze=False, sharey=sharey).flat
+    found = list(axes)
+    for left_over in found[count:]:
         left_over.remove()
-    return panels[:count]
+    return found[:count]
 
 
 def look(place: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ..diagnosis.paradox import PairResult
 from ..pictures import INK, MUTED, SERIES, WIDTH, drawn, in_plain_letters, limit_line
 from ..statistics import Interval
 from .overview import Pair, asks_now_and_then, task_name
-from .panels import ABREAST, MARKERS, WIDE, Picture, panels
+from .panels import ABREAST, MARKERS, WIDE, Picture, across, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def rates(pairs: Sequence[Pair], paper: Sequence[PairResult] = ()) -> Picture | 
         "A point is an arm of a pair."
     )
     label = "Intervention rate against score, with 95 % intervals."
-    width = max(WIDTH, WIDE * min(len(found), ABREAST) / ABREAST)
+    width = max(WIDTH, WIDE * across(len(found)) / ABREAST)
     return Picture("rates", drawn("rates", label, paint, height, width), caption, width)
 
 

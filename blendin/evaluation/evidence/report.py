@@ -11,7 +11,6 @@ from ..diagnosis.paradox import PairResult
 from ..runs.manifest import OF_MODELS
 from ..runs.reading import notes
 from ..runs.results import Results, duration
-from ..tasks.task import Task
 from . import grid_figure, rate_figure, score_figure
 from .overview import Line, Overview, Pair, overview, pairs_of, short, task_name, unequal_budgets
 from .panels import Picture
@@ -117,9 +116,10 @@ def budget(results: Results) -> str:
     config = results.manifest["config"]
     drawn = f", drawn with seed {config['seed']}" if config["limit"] else " (all)"
     limit = f", at most {config['max_new_tokens']} new tokens" if results.task.writes else ""
-    sweep = ", the sweep" if results.grid is not None else ""
     scorer = f", scorer {config.get('scorer', '1')}"
-    return f"{results.task.title}{sweep}: {config['items']} items{drawn}{limit}{scorer}"
+    return (
+        f"{results.task.title}{_of_a_sweep(results)}: {config['items']} items{drawn}{limit}{scorer}"
+    )
 
 
 def ran_on(results: Results) -> str:
@@ -153,9 +153,13 @@ def settings(results: Results) -> list[str]:
     ]
 
 
-def title(pair: Pair, task: Task) -> str:
+def title(pair: Pair, results: Results) -> str:
     """Of a run, for its fold."""
-    return f"{pair.name}, {task.title}"
+    return f"{pair.name}, {results.task.title}{_of_a_sweep(results)}"
+
+
+def _of_a_sweep(results: Results) -> str:
+    return ", the sweep" if results.grid is not None else ""
 
 
 def _asked(line: Line) -> str:

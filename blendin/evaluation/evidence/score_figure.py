@@ -11,7 +11,7 @@ import numpy as np
 from ..pictures import GRID, drawn, in_plain_letters
 from ..statistics import Interval
 from .overview import Line, Overview
-from .panels import ABREAST, WIDE, Picture, look, panels
+from .panels import ABREAST, WIDE, Picture, across, look, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def scores(found: Overview) -> Picture:
     def paint(figure: Figure) -> None:
         for place, axes in enumerate(panels(figure, len(found.columns), sharey=True)):
             column = found.columns[place]
-            first = place % ABREAST == 0
+            first = place % across(len(found.columns)) == 0
             _scores_panel(axes, rows, place, named=first)
             better = "lower" if column.lower_is_better else "higher"
             axes.set_title(in_plain_letters(column.title), fontsize=10, loc="left")
@@ -63,7 +63,7 @@ def _scores_panel(axes: Axes, rows: Sequence[Row], column: int, named: bool) -> 
         if line is None:
             axes.axhline(height - 0.45, color=GRID, linewidth=0.8)
             if named:
-                axes.text(
+                name = axes.text(
                     0.01,
                     height,
                     in_plain_letters(label),
@@ -72,6 +72,7 @@ def _scores_panel(axes: Axes, rows: Sequence[Row], column: int, named: bool) -> 
                     fontsize=9,
                     fontweight="bold",
                 )
+                name.set_in_layout(False)  # a long one may run on into the empty row beside it
         elif cell is not None:
             _cross(axes, cell.figure, height, look(arms.index(label)))
             axes.annotate(

@@ -175,6 +175,20 @@ def test_a_grid_has_every_cell_with_its_interval_and_stars_what_is_told_apart(
     assert "3 comparisons" in run.caution() and run.letters(measure) == {}
 
 
+def test_runs_are_put_together_by_their_models_whatever_these_are_called(tmp_path: Path) -> None:
+    known = {"base": {"weights": "1"}, "guide": {"weights": "2"}}
+    runs = [
+        run_of(tmp_path / name, right(SHARES), guide=guide, models=known | more)
+        for name, guide, more in (
+            ("one", "~/small", {}),
+            ("two", "/home/me/small", {}),
+            ("three", "/home/me/small", {"guide": {"weights": "3"}}),
+        )
+    ]
+    found = {pair.name: len(pair.runs) for pair in Report(runs).pairs}
+    assert found == {"large → small": 2, "large → small (2)": 1}
+
+
 def test_budgets_that_differ_are_said_on_the_first_screen(tmp_path: Path) -> None:
     one = run_of(tmp_path / "one", right(SHARES), guide="small")
     two = run_of(tmp_path / "two", right(SHARES), guide="tiny", max_new_tokens=128)
