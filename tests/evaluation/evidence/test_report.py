@@ -144,7 +144,9 @@ def test_pictures_stand_alone_in_the_light_pages_colours(report: Report) -> None
     assert all(of_the_page[name] == colour for name, colour in LIGHT.items())
     for each in report.pictures:
         svg = alone(each.svg)
-        assert "var(" not in svg and ElementTree.fromstring(svg) is not None
+        assert "var(" not in svg
+        width = float(ElementTree.fromstring(svg).get("width", 0))
+        assert abs(width - 96 * each.width) < 1, "as wide as it was drawn, at 96 pixels an inch"
 
 
 def test_points_are_of_arms_that_ask_now_and_then(report: Report) -> None:
