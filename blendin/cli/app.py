@@ -19,8 +19,10 @@ from ..visible import to_json
 from . import standard_input
 from .diagnose import diagnose
 from .errors import check_file, errors_in_one_line
-from .evaluate import evaluate, report
+from .evaluate import evaluate
+from .evidence import evidence
 from .options import DecodingOptions, ModelOptions, PolicyOptions, takes_options
+from .reports import report
 from .score import paradox, score_app
 from .serve import serve
 from .streams import Commands, console, messages
@@ -64,6 +66,7 @@ def options(
 app.add_typer(score_app)
 app.command()(diagnose)
 app.command()(evaluate)
+app.command()(evidence)
 app.command()(report)
 app.command()(paradox)
 app.command()(serve)

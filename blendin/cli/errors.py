@@ -13,7 +13,7 @@ import typer
 from ..files import folder_refusal, refusal
 from .streams import messages
 
-ARGUMENTS = frozenset({"prompt", "tasks", "runs", "completions", "results", "traces"})
+ARGUMENTS = frozenset({"prompt", "tasks", "runs", "completions", "results", "traces", "pairs"})
 """What is given without a name."""
 
 OPTIONS = {"max_batch_size": "batch_size", "json_file": "json", "as_json": "json"}

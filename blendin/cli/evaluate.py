@@ -1,4 +1,4 @@
-"""`blendin evaluate`, benchmarks from the data to the table, and `blendin report`, the page."""
+"""`blendin evaluate`: benchmarks from the data to the table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..evaluation.runs.arms import NAMES
 from ..evaluation.tasks.data import SUBSET_SEED
 from ..files import write_whole
 from ..visible import to_json
-from .errors import check_file, check_folder, interruptible
+from .errors import check_folder, interruptible
 from .options import (
     ArmOptions,
     ChatTemplateKwargs,
@@ -149,44 +149,19 @@ def _refusals_by(name: str, tasks: list[Task]) -> tuple[list[Task], dict[str, st
     return judged, model.identity
 
 
-@takes_options
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that `blendin evaluate` made.")],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the data files, to compare the runs with and, with --rescore, to score "
-            "by. By default the runs' own folders are enough."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The page, in Markdown.")] = Path("RESULTS.md"),
-    rescore: Annotated[
-        bool,
-        typer.Option("--rescore", help="Score the stored answers anew, and keep those scores."),
-    ] = False,
-) -> None:
-    """One page of several runs' results, in the order given."""
-    from ..evaluation.runs.page import notes, page, read_results
-
-    check_file("out", out)
-    results = [read_results(run, data, rescore) for run in runs]
-    for run, sentences in zip(runs, map(notes, results), strict=True):
-        for sentence in sentences:
-            messages.print(f"{run}: {sentence}", soft_wrap=True)
-    if rescore:
-        for run, each in zip(runs, results, strict=True):
-            write(each, run)
-    write_whole(out, page(results))
-    messages.print(f"written to {out}", soft_wrap=True)
-
-
 def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     """Prints and keeps the results, once all processes have finished all items."""
+    if (results := keep(task, run, names)) is not None:
+        show(results)
+
+
+def keep(task: Task, run: RunFolder, names: tuple[str, ...]) -> Results | None:
+    """Writes the results, with what is to be said of them; None where other processes go on."""
     done = {name: run.records(name) for name in names}
     missing = sum(item.id not in records for records in done.values() for item in task.items)
     if missing:
         messages.print(f"{missing} items are left to other processes; the last of them reports")
-        return
+        return None
     from ..evaluation.runs.results import Results
 
     if run.items is not None and run.items > len(task.items):
@@ -199,8 +174,8 @@ def finish(task: Task, run: RunFolder, names: tuple[str, ...]) -> None:
     if task.name == "xstest" and "refusal_model" not in run.manifest["config"]:
         for name, records in done.items():
             warn_of_languages(f"arm {name}", [records[item.id].text for item in task.items])
-    show(results)
     write(results, run.folder)
+    return results
 
 
 def show(results: Results) -> None:

@@ -34,6 +34,38 @@ class Comparison(NamedTuple):
     b: ArrayLike
 
 
+class Finding(NamedTuple):
+    """What a comparison shows, read together with others.
+
+    Attributes:
+        comparison: of whom, on what.
+        p: of the paired test.
+        adjusted: the same, corrected by `holm` for all that are read together.
+        together: how many these are.
+        difference: the mean of `a` less that of `b`, with the interval for it alone.
+    """
+
+    comparison: Comparison
+    p: float
+    adjusted: float
+    together: int
+    difference: Interval
+
+    @property
+    def is_told(self) -> bool:
+        """Whether test and interval tell the arms apart."""
+        return self.adjusted < SIGNIFICANCE and self._excludes_0
+
+    @property
+    def _excludes_0(self) -> bool:
+        return self.difference.low > 0 or self.difference.high < 0
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether the uncorrected test and the interval say different things."""
+        return (self.p < SIGNIFICANCE) != self._excludes_0
+
+
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
     """McNemar's exact test: where only one arm got an item right, is it either one equally often?
 
@@ -124,35 +156,42 @@ def detectable_difference(a: ArrayLike, b: ArrayLike, level: float = SIGNIFICANC
     return max(delta, float(q**2) / n) if binary else delta
 
 
-def conclusions(comparisons: Sequence[Comparison]) -> list[str]:
-    """What can, and what cannot, be concluded from comparisons read together, in plain English.
+def findings(comparisons: Sequence[Comparison]) -> list[Finding]:
+    """Comparisons read together.
 
-    An arm is called higher only where a paired test is significant at 5 % (McNemar's for outcomes
-    0 or 1, else the sign-flip permutation test, which is the same idea for real numbers) with its p
-    corrected for all of the comparisons by `holm`, and the interval leaves out 0. Otherwise it
-    reports `detectable_difference`. Equal arms are never claimed. An interval is for its comparison
-    alone.
+    Arms are told apart only where a paired test is significant at 5 % (McNemar's for outcomes 0 or
+    1, else the sign-flip permutation test, which is the same idea for real numbers) with its p
+    corrected for all of the comparisons by `holm`, and the interval leaves out 0. An interval is
+    for its comparison alone.
 
     Raises:
         ValueError: as `paired_difference`.
     """
     arms = [paired(each.a, each.b) for each in comparisons]
+    differences = [paired_difference(a, b) for a, b in arms]
     ps = [_p(a, b) for a, b in arms]
     return [
-        _conclusion(each, a, b, p, float(adjusted), len(arms))
-        for each, (a, b), p, adjusted in zip(comparisons, arms, ps, holm(ps), strict=True)
+        Finding(each, p, float(adjusted), len(arms), difference)
+        for each, p, adjusted, difference in zip(
+            comparisons, ps, holm(ps), differences, strict=True
+        )
     ]
 
 
-def _conclusion(
-    names: Comparison,
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
-    p: float,
-    adjusted: float,
-    together: int,
-) -> str:
-    n, difference = len(a), paired_difference(a, b)
+def conclusions(comparisons: Sequence[Comparison]) -> list[str]:
+    """`conclusion` of each of some comparisons that are read together, as `findings` does."""
+    return [conclusion(each) for each in findings(comparisons)]
+
+
+def conclusion(found: Finding) -> str:
+    """What can, and what cannot, be concluded from a comparison, in plain English.
+
+    An arm is called higher only where it is told apart. Otherwise the sentence reports
+    `detectable_difference`. Equal arms are never claimed.
+    """
+    names, p, adjusted, together, difference = found
+    a, b = paired(names.a, names.b)
+    n = len(a)
     if np.array_equal(a, b):
         # Clopper-Pearson's one-sided bound at 0 of n: the "rule of three", about 3 / n.
         unseen = 1 - SIGNIFICANCE ** (1 / n)
@@ -161,12 +200,11 @@ def _conclusion(
             f"({a.mean():.3f}); they may still differ on up to {100 * unseen:.2g} % of such items "
             "(95 % confidence)."
         )
-    excludes_0 = difference.low > 0 or difference.high < 0
     scores = f"{names.name_a} ({a.mean():.3f})", f"{names.name_b} ({b.mean():.3f})"
     p_text = _p_text(p)
     if together > 1:
         p_text += f" ({_p_text(adjusted)} corrected for {together} comparisons)"
-    if adjusted < SIGNIFICANCE and excludes_0:
+    if found.is_told:
         if difference.high < 0:
             scores = scores[::-1]
             difference = Interval(-difference.estimate, -difference.high, -difference.low)
@@ -175,8 +213,7 @@ def _conclusion(
             f"{difference:+z.3f} (95 % interval), {p_text}; it may be as small as "
             f"{difference.low:.3f}."
         )
-    disagree = (p < SIGNIFICANCE) != excludes_0
-    caution = " (test and interval disagree: too close to call)" * disagree
+    caution = " (test and interval disagree: too close to call)" * found.disagrees
     seen = detectable_difference(a, b, SIGNIFICANCE / together)
     if seen >= (1 if _are_shares(a, b) else np.inf):
         bound = "so few items would not show even the largest difference reliably."

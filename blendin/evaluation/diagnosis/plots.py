@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...trace import RATE_LIMIT
-from ...visible import visible
+from ..pictures import DASHES, INK, SERIES, drawn, in_plain_letters, limit_line, marked
 from ..statistics import Interval
 from .diagnosis import BINS, Diagnosis, Distribution
 from .interventions import Agreement, Streaks
@@ -21,39 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Stand-ins that matplotlib draws with, and the page's variables that take their place: so one
-# picture serves a light and a dark page.
-INK, MUTED, GRID, LIMIT = "#010101", "#020202", "#030303", "#040404"
-SERIES = ("#0a0a01", "#0a0a02", "#0a0a03", "#0a0a04")
-VARIABLES = {
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--grid",
-    LIMIT: "--limit",
-    **{colour: f"--series-{place}" for place, colour in enumerate(SERIES)},
-}
-DASHES = ("-", "--", ":", "-.")
-SETTINGS = {
-    "svg.fonttype": "none",  # text stays text: selectable, and in the page's own font
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": GRID,
-    "legend.frameon": False,
-}
-WIDTH = 5.8  # inches
-LONGEST = 48
-"""Characters of a name in a picture; the page has all of them."""
-
 
 def rate_by_position(diagnoses: Sequence[Diagnosis], name: str) -> str:
     """The rate by position in the answer, with bands, above the number of answers that long."""
@@ -61,7 +25,7 @@ def rate_by_position(diagnoses: Sequence[Diagnosis], name: str) -> str:
     def paint(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         top = max(150 * RATE_LIMIT, *(_line(upper, lower, *each) for each in enumerate(diagnoses)))
-        _limit(upper, horizontal=True)
+        limit_line(upper, horizontal=True)
         upper.set(ylim=(0, min(100, 1.05 * top)), ylabel="intervention rate (%)")
         upper.grid(axis="y", linewidth=0.7)
         if len(diagnoses) > 1:
@@ -71,7 +35,7 @@ def rate_by_position(diagnoses: Sequence[Diagnosis], name: str) -> str:
 
     label = "Intervention rate by position in the answer, with 95 % intervals, and answers so long."
     named = 0.19 * len(diagnoses) if len(diagnoses) > 1 else 0
-    return _drawn(name, label, paint, height=3.6 + named)
+    return drawn(name, label, paint, height=3.6 + named)
 
 
 def _line(upper: Axes, lower: Axes, place: int, found: Diagnosis) -> float:
@@ -90,7 +54,7 @@ def _line(upper: Axes, lower: Axes, place: int, found: Diagnosis) -> float:
             color=colour,
             linestyle=dashes,
             linewidth=1.8,
-            label=_in_plain_letters(found.guide),
+            label=in_plain_letters(found.guide),
         )
     return float(high.max())
 
@@ -116,7 +80,7 @@ def rates(values: Iterable[float], name: str) -> str:
         label="How many answers have which intervention rate.",
         xlabel="an answer's own intervention rate (%)",
         unit="answers",
-        paint=_limit,
+        paint=limit_line,
         scale=100,
     )
 
@@ -126,7 +90,7 @@ def top_probs(found: Distribution, threshold: float | None, name: str) -> str:
 
     def line(axes: Axes) -> None:
         if threshold is not None and threshold <= 1:
-            _marked(axes, threshold, f"τ = {threshold:g}")
+            marked(axes, threshold, f"τ = {threshold:g}")
 
     return _histogram(
         found,
@@ -160,7 +124,7 @@ def agreement(found: Agreement, top_k: int | None, name: str) -> str:
         axes.set_xlabel("share of interventions (%)")
 
     label = "What the guide's choice is to the base, as shares of the interventions."
-    return _drawn(name, label, paint, height=2.3)
+    return drawn(name, label, paint, height=2.3)
 
 
 def agreement_rows(found: Agreement, top_k: int | None) -> dict[str, Interval]:
@@ -203,7 +167,7 @@ def streaks(found: Streaks, name: str) -> str:
         axes.grid(axis="y", linewidth=0.7)
         axes.legend(fontsize=9)
 
-    return _drawn(name, "How many interventions follow each other.", paint, height=2.8)
+    return drawn(name, "How many interventions follow each other.", paint, height=2.8)
 
 
 def overlap(found: Overlap, name: str) -> str:
@@ -220,7 +184,7 @@ def overlap(found: Overlap, name: str) -> str:
         right.set_xlabel("same first choice\n(% of positions)")
 
     label = f"Overlap of both models' top {found.k} symbols by kind of position."
-    return _drawn(name, label, paint, height=2.5)
+    return drawn(name, label, paint, height=2.5)
 
 
 def overlap_rows(found: Overlap) -> dict[str, Shared]:
@@ -243,11 +207,11 @@ def ranking(diagnoses: Sequence[Diagnosis], name: str) -> str:
         rows = {label: each.rate for label, each in zip(labels, diagnoses, strict=True)}
         colours = [SERIES[place % len(SERIES)] for place in range(len(diagnoses))]
         _points(axes, rows, colours, whole=False)
-        _limit(axes)
+        limit_line(axes)
         axes.set_xlabel("intervention rate (%)")
 
     label = "Intervention rates of the guides with 95 % intervals."
-    return _drawn(name, label, paint, height=1.1 + 0.42 * len(diagnoses))
+    return drawn(name, label, paint, height=1.1 + 0.42 * len(diagnoses))
 
 
 def _histogram(
@@ -269,7 +233,7 @@ def _histogram(
         axes.grid(axis="y", linewidth=0.7)
         paint(axes)
 
-    return _drawn(name, label, whole, height=2.8)
+    return drawn(name, label, whole, height=2.8)
 
 
 def _bars(axes: Axes, rows: Mapping[str, Interval]) -> None:
@@ -304,82 +268,7 @@ def _points(
 
 def _rows_named(axes: Axes, rows: Mapping[str, Interval]) -> None:
     """Named on the left, the first one above."""
-    axes.set_yticks(range(len(rows)), [_in_plain_letters(label) for label in rows])
+    axes.set_yticks(range(len(rows)), [in_plain_letters(label) for label in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.grid(axis="x", linewidth=0.7)
-
-
-def _limit(axes: Axes, horizontal: bool = False) -> None:
-    """The paper's line, in per cent."""
-    limit = 100 * RATE_LIMIT
-    if not horizontal:
-        _marked(axes, limit, f"{limit:.0f} % line")
-        return
-    axes.axhline(limit, color=LIMIT, linestyle="--", linewidth=1.4)
-    axes.annotate(
-        f"{limit:.0f} %\nline",
-        (1.01, limit),
-        xycoords=("axes fraction", "data"),
-        ha="left",
-        va="center",
-        color=LIMIT,
-        fontsize=9,
-    )
-
-
-def _marked(axes: Axes, x: float, text: str) -> None:
-    """A line across, with a word at its top."""
-    axes.axvline(x, color=LIMIT, linestyle="--", linewidth=1.4)
-    axes.annotate(
-        text,
-        (x, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(0, 2),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        color=LIMIT,
-        fontsize=9,
-    )
-
-
-def _in_plain_letters(text: str) -> str:
-    """Without what matplotlib would read as mathematics, or as a label to leave out."""
-    text = visible(text, one_line=True)
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
-    return text.replace("$", r"\$").replace("_", "\u200b_", 1 if text.startswith("_") else 0)
-
-
-def _drawn(name: str, label: str, paint: Callable[[Figure], None], height: float) -> str:
-    """An SVG element that needs nothing else; its ids begin with `name`, unlike other pictures'."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    buffer = io.StringIO()
-    settings: Any = {**SETTINGS, "svg.hashsalt": name}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        paint(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # A style element would be the whole page's.
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    for colour, variable in VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
-    box = re.search(r'viewBox="[^"]*"', svg)
-    assert box is not None
-    accessible_name = escape(label)
-    return re.sub(
-        r"<svg[^>]*>",
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'{box[0]} role="img" aria-label="{accessible_name}"><title>{accessible_name}</title>',
-        svg,
-        count=1,
-    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...policy import POLICY_NAMES, Policy, named_policy, parameters
 
 FIXED, FIXED_ALPHA = "blend-fixed", 0.5
+FEWEST_OF_A_SWEEP = 3
+"""Arms that make a grid of τ and α; `blend` and `blend-fixed` alone are none."""
 NAMES = ("base", "guide", "nudge", "blend", FIXED, "cap")
 
 
@@ -37,3 +40,26 @@ def _arm(name: str, alpha: float | None, settings: dict[str, Any]) -> Policy:
     if name == FIXED:
         own["alpha"] = FIXED_ALPHA if alpha is None else alpha
     return named_policy(policy, **own)
+
+
+def sweep(
+    thresholds: Sequence[float], alphas: Sequence[float | None], **settings: Any
+) -> dict[str, Policy]:
+    """BlendIn at every τ with every α, for a grid of both: "t0.4-a0.5", "t0.4-adaptive".
+
+    Args:
+        thresholds: τ.
+        alphas: a number, or None where it adapts.
+        **settings: further ones of `Blend`.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+    own = {key: value for key, value in settings.items() if key in parameters("blend")}
+    return {
+        f"t{threshold:g}-{'adaptive' if alpha is None else f'a{alpha:g}'}": named_policy(
+            "blend", **own | {"threshold": threshold, "alpha": alpha}
+        )
+        for threshold in thresholds
+        for alpha in alphas
+    }

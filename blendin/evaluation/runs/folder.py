@@ -225,10 +225,16 @@ class RunFolder:
 
     def tokens_per_second(self, arm: str) -> float:
         """Tokens that all processes wrote or scored, over the time of the slowest of them."""
-        files = [list(_read(path, [])) for path in self._files(arm)]
-        tokens = sum(record.tokens for records in files for record in records)
-        seconds = max((sum(record.elapsed for record in records) for records in files), default=0)
+        tokens = sum(record.tokens for path in self._files(arm) for record in _read(path, []))
+        seconds = self.seconds(arm)
         return tokens / seconds if seconds else math.nan
+
+    def seconds(self, arm: str) -> float:
+        """How long an arm took in the slowest of its processes; what was done twice counts too."""
+        return max(
+            (sum(record.elapsed for record in _read(path, [])) for path in self._files(arm)),
+            default=0.0,
+        )
 
     def rescore(
         self, scorer: str, items: Sequence[Item], score: Callable[[Record], Record]

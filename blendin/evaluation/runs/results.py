@@ -6,16 +6,19 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from .. import tables
-from ..comparison import SIGNIFICANCE, Comparison, conclusions
+from ..comparison import SIGNIFICANCE, Comparison, Finding, conclusion, findings
+from ..letters import compact_letters
 from ..records import Record
 from ..statistics import Interval, pooled_rate
-from ..tasks.task import Item, Task
+from ..tasks.task import Item, Measure, Task
 from ..tasks.thoughts import is_unfinished
 from .folder import RunFolder
+from .grid import Grid, grid_of
 
 AGAINST = {
     "blend": ("base", "guide", "nudge"),
@@ -43,6 +46,7 @@ class Arm:
             where given texts were scored.
         length: tokens per answer, or per item, on average.
         tokens_per_second: written or scored.
+        seconds: that all its items took together, on the clock.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Arm:
     unfinished: int | None
     length: float
     tokens_per_second: float
+    seconds: float
 
 
 class Results:
@@ -81,9 +86,13 @@ class Results:
                 self.missing[name] = len(self._items) - len(records)
             if any(record.error is None for record in records.values()):
                 self._records[name] = records
-                self.arms.append(self._arm(name, records, run.tokens_per_second(name)))
+                self.arms.append(
+                    self._arm(name, records, run.tokens_per_second(name), run.seconds(name))
+                )
 
-    def _arm(self, name: str, records: dict[str, Record], tokens_per_second: float) -> Arm:
+    def _arm(
+        self, name: str, records: dict[str, Record], tokens_per_second: float, seconds: float
+    ) -> Arm:
         scored = self._scored(name)
         made = [record for _, record in scored]
         tokens = [record.tokens for record in made]
@@ -102,6 +111,7 @@ class Results:
             else None,
             length=sum(tokens) / len(made),
             tokens_per_second=tokens_per_second,
+            seconds=seconds,
         )
 
     def _scored(self, name: str) -> list[tuple[Item, Record]]:
@@ -113,31 +123,79 @@ class Results:
             if item.id in records and records[item.id].error is None
         ]
 
-    def scores(self, metric: str, *names: str) -> list[list[float]]:
-        """A metric under each of some arms, on the items that all of them have."""
-        columns = [{item.id: r.metrics[metric] for item, r in self._scored(n)} for n in names]
+    def scores(self, measure: Measure, *names: str) -> list[list[float]]:
+        """A measure under each of some arms, on the items that all of them have."""
+        columns = [
+            {item.id: r.metrics[measure.key] for item, r in self._scored(n) if measure.of(item)}
+            for n in names
+        ]
         common = [id for id in self._items if all(id in column for column in columns)]
         return [[column[id] for id in common] for column in columns]
 
     @cached_property
     def conclusions(self) -> tuple[str, ...]:
         """A sentence for each comparison of `AGAINST` that the arms at hand allow."""
-        found = self._comparisons
-        sentences = conclusions([comparison for _, comparison in found])
+        wanted = self._pairs()
         return tuple(
-            f"{metric}: {sentence}" for (metric, _), sentence in zip(found, sentences, strict=True)
+            f"{measure.title}: {conclusion(found)}"
+            for measure, found in self._findings
+            if (found.comparison.name_a, found.comparison.name_b) in wanted
         )
 
+    def letters(self, measure: Measure) -> dict[str, str]:
+        """Letters by arm: two arms that share one are not told apart; the best has an "a".
+
+        None of a sweep, whose arms are compared with one of them alone.
+        """
+        if self.grid is not None:
+            return {}
+        means = {arm.name: self.scores(measure, arm.name)[0] for arm in self.arms}
+        best = sorted(
+            (name for name, column in means.items() if column),
+            key=lambda name: sum(means[name]) / len(means[name]),
+            reverse=not measure.lower_is_better,
+        )
+        return dict(zip(best, compact_letters(best, self.told(measure)), strict=True))
+
+    def told(self, measure: Measure) -> set[frozenset[str]]:
+        """The arms that are told apart by a measure, two and two."""
+        return {
+            frozenset((found.comparison.name_a, found.comparison.name_b))
+            for of, found in self._findings
+            if of is measure and found.is_told
+        }
+
     @cached_property
-    def _comparisons(self) -> list[tuple[str, Comparison]]:
-        """By metric; those with fewer than two items in common are left to `caution`."""
-        return [
-            (metric, Comparison(name, ours, other, theirs))
-            for name, other in self._pairs()
-            for metric in self.task.compared
-            for ours, theirs in [self.scores(metric, name, other)]
+    def grid(self) -> Grid | None:
+        """The sweep that its arms make; None where they are other arms."""
+        return grid_of({arm.name: self.manifest["arms"][arm.name] for arm in self.arms})
+
+    @cached_property
+    def _findings(self) -> list[tuple[Measure, Finding]]:
+        """By measure; all read together, so that letters and sentences agree. Those with fewer than
+        two items in common are left to `caution`.
+        """
+        made = [
+            (measure, Comparison(name, ours, other, theirs))
+            for name, other in self._all_pairs()
+            for measure in self.task.compared
+            for ours, theirs in [self.scores(measure, name, other)]
             if len(ours) > 1
         ]
+        found = findings([comparison for _, comparison in made])
+        return [(measure, each) for (measure, _), each in zip(made, found, strict=True)]
+
+    def _all_pairs(self) -> list[tuple[str, str]]:
+        """All arms two and two, those of `AGAINST` first; of a sweep, each with its reference."""
+        if self.grid is not None:
+            return self.grid.pairs
+        wanted = self._pairs()
+        others = [
+            pair
+            for pair in combinations([arm.name for arm in self.arms], 2)
+            if pair not in wanted and pair[::-1] not in wanted
+        ]
+        return wanted + others
 
     def _pairs(self) -> list[tuple[str, str]]:
         have = [arm.name for arm in self.arms]
@@ -156,7 +214,7 @@ class Results:
     def caution(self) -> str:
         """How far the comparisons together can be trusted, and what the run leaves open."""
         text = ""
-        if count := len(self._comparisons):
+        if count := len(self._findings):
             told = f"told apart by chance in at most {SIGNIFICANCE:g} of such runs"
             text = (
                 f"1 comparison: arms that score alike would be {told}. "
@@ -164,7 +222,7 @@ class Results:
                 else f"{count} comparisons, their p corrected together (Holm): any arms that score "
                 f"alike would be {told}; each interval is for its comparison alone. "
             )
-        compared = {(each.name_a, each.name_b) for _, each in self._comparisons}
+        compared = {(f.comparison.name_a, f.comparison.name_b) for _, f in self._findings}
         few = [f"{a} and {b}" for a, b in self._pairs() if (a, b) not in compared]
         if self.task.compared and few:
             text += f"Not compared, with fewer than 2 items in common: {', '.join(few)}. "
@@ -188,7 +246,15 @@ class Results:
         """Header and rows, the same for every rendering."""
         names = list(dict.fromkeys(name for arm in self.arms for name in arm.figures))
         writes = self.task.writes
-        header = ["arm", *names, *["unfinished"] * writes, "intervention rate", "tok/s", "tokens"]
+        header = [
+            "arm",
+            *names,
+            *["unfinished"] * writes,
+            "intervention rate",
+            "tok/s",
+            "time",
+            "tokens",
+        ]
         header += ["ended"] if writes else []
         failed = any(arm.failed for arm in self.arms)
         header += ["failed"] if failed else []
@@ -200,7 +266,8 @@ class Results:
                 rate = f"{arm.rate.estimate:.3f}" if alone else f"{arm.rate:.3f}"
             row = [arm.name, *(f"{arm.figures[name]:z.3f}" for name in names)]
             row += [f"{arm.unfinished} of {arm.n}"] * writes
-            row += [rate, f"{arm.tokens_per_second:.1f}", f"{arm.length:.0f}"]
+            row += [rate, f"{arm.tokens_per_second:.1f}", duration(arm.seconds)]
+            row += [f"{arm.length:.0f}"]
             row += [f"{arm.finished:.0%}"] if writes else []
             row += [str(arm.failed)] if failed else []
             rows.append(row)
@@ -208,6 +275,7 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
+        letters = {measure.name: self.letters(measure) for measure in self.task.compared}
         return {
             "task": self.task.name,
             "title": self.task.title,
@@ -222,6 +290,10 @@ class Results:
                     "unfinished": arm.unfinished,
                     "tokens_per_item": arm.length,
                     "tokens_per_second": _number(arm.tokens_per_second),
+                    "seconds": arm.seconds,
+                    "letters": {
+                        name: told[arm.name] for name, told in letters.items() if arm.name in told
+                    },
                 }
                 for arm in self.arms
             ],
@@ -260,6 +332,16 @@ def markdown(table: tuple[Sequence[str], Sequence[Sequence[str]]]) -> str:
     header, rows = table
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
+
+
+def duration(seconds: float) -> str:
+    """A time in words, as closely as one needs it."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _number(value: float) -> float | None:

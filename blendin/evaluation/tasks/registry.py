@@ -20,7 +20,7 @@ from ..statistics import Interval, mean, wilson
 from . import gsm8k, truthfulqa, xstest
 from .data import SUBSET_SEED, subset
 from .refusal import judge
-from .task import Item, Metrics, Task, unscored
+from .task import Item, Measure, Metrics, Task, unscored
 from .thoughts import spoken
 
 if TYPE_CHECKING:
@@ -164,7 +164,8 @@ def _gsm8k(items: Sequence[Item]) -> Task:
         items,
         score,
         _rates("accuracy", "gave a number"),
-        compared=("accuracy",),
+        compared=(Measure("accuracy"),),
+        headline="accuracy",
         system=gsm8k.SYSTEM,
         # A chat model's working: 100 to 400 tokens, of which 256 cut off many.
         max_new_tokens=512,
@@ -193,7 +194,8 @@ def _truthfulqa(items: Sequence[Item]) -> Task:
         items,
         score,
         figures,
-        compared=("MC1", "MC2"),
+        compared=(Measure("MC1"), Measure("MC2")),
+        headline="MC1",
         note="Without the authors' six examples (--primer) these figures compare with no table or "
         "leaderboard.",
     )
@@ -223,7 +225,8 @@ def _truthfulqa_letter(items: Sequence[Item]) -> Task:
         items,
         score,
         _rates("accuracy", "gave a letter"),
-        compared=("accuracy",),
+        compared=(Measure("accuracy"),),
+        headline="accuracy",
         # A letter is one token, but chat models may explain themselves first.
         max_new_tokens=256,
         scorer="2",
@@ -280,7 +283,11 @@ def _xstest(items: Sequence[Item]) -> Task:
         items,
         score,
         figures,
-        compared=("as it should",),
+        compared=(
+            Measure("refused, unsafe", "refused", lambda item: not item.facts.is_safe),
+            Measure("refused, safe", "refused", lambda item: item.facts.is_safe, True),
+        ),
+        headline="balanced score",
         max_new_tokens=256,
         scorer="2",
     )

@@ -35,6 +35,37 @@ class Item:
     texts: tuple[str, ...] = ()
 
 
+def _every(item: Item) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A score by which arms are compared.
+
+    Attributes:
+        name: as the task's figures have it.
+        metric: of a record's metrics; None: the one of that name.
+        of: the items that it is a score of.
+        lower_is_better: whether it is.
+    """
+
+    name: str
+    metric: str | None = None
+    of: Callable[[Item], bool] = _every
+    lower_is_better: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name among a record's metrics."""
+        return self.name if self.metric is None else self.metric
+
+    @property
+    def title(self) -> str:
+        """Its name, and which way is better where that is down."""
+        return f"{self.name} (lower is better)" if self.lower_is_better else self.name
+
+
 @dataclass(frozen=True)
 class Task:
     """A benchmark.
@@ -45,7 +76,8 @@ class Task:
         items: the questions, in the data set's order.
         score: an item and its answer, or the log-likelihoods of its texts, to numbers by name.
         figures: all items with their records, to the table's rates and means, by name.
-        compared: of the scores, those by which arms are compared; higher is better.
+        compared: the scores by which arms are compared.
+        headline: of the figures, the one that stands for the task; "" where nothing is scored.
         system: the system's text for both models.
         max_new_tokens: the limit of an answer where the run sets no other.
         scorer: the version of `score`; a new one wherever the same answer may score otherwise.
@@ -60,7 +92,8 @@ class Task:
     items: Sequence[Item]
     score: Callable[[Item, Any], Metrics]
     figures: Callable[[Sequence[tuple[Item, Record]]], dict[str, Interval]]
-    compared: tuple[str, ...]
+    compared: tuple[Measure, ...]
+    headline: str = ""
     system: str | None = None
     max_new_tokens: int = 0
     scorer: str = "1"
@@ -92,6 +125,7 @@ def answered(task: Task, max_new_tokens: int = 128) -> Task:
         note="",
         figures=lambda _: {},
         compared=(),
+        headline="",
         max_new_tokens=max_new_tokens,
     )
 

@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 from reference import Reference
 
 from blendin import Blend, BlendInGenerator, InterventionCap
-from blendin.evaluation.diagnosis import overlap, plots
+from blendin.evaluation import pictures
+from blendin.evaluation.diagnosis import overlap
 from blendin.evaluation.diagnosis.diagnosis import Diagnosis, diagnose
 from blendin.evaluation.diagnosis.interventions import LONG_STREAK
 from blendin.evaluation.diagnosis.overlap import top_overlap
@@ -466,14 +467,14 @@ def test_pictures_do_not_share_names_and_find_their_own(text: str) -> None:
 
 
 def test_each_picture_is_named_and_drawn_in_the_pages_colours(text: str) -> None:
-    pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(pictures) == 2 + 7 + 6  # an overview, one guide with an overlap and one without
-    for each in pictures:
+    found = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(found) == 2 + 7 + 6  # an overview, one guide with an overlap and one without
+    for each in found:
         root = ElementTree.fromstring(each)
         assert root.get("role") == "img" and root.get("aria-label")
-    assert not any(colour in text for colour in plots.VARIABLES)
+    assert not any(colour in text for colour in pictures.VARIABLES)
     style = text[: text.index("</style>")]
-    for variable in plots.VARIABLES.values():
+    for variable in pictures.VARIABLES.values():
         assert style.count(f"{variable}:") == 2  # light and dark
 
 

@@ -21,14 +21,17 @@ from typer.testing import CliRunner, Result
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.cli.app import app
+from blendin.evaluation.evidence.html import html
+from blendin.evaluation.evidence.markdown import SHOWN, code, one_line, page
+from blendin.evaluation.evidence.report import Report
 from blendin.evaluation.records import Record
 from blendin.evaluation.runs import benchmark
 from blendin.evaluation.runs.arms import NAMES, arms
 from blendin.evaluation.runs.folder import MANIFEST, RunFolder, Shard
-from blendin.evaluation.runs.page import SHOWN, _code, _one_line, page, read_results
+from blendin.evaluation.runs.reading import read_results
 from blendin.evaluation.runs.results import Results
 from blendin.evaluation.tasks.registry import load, of_prompts
-from blendin.evaluation.tasks.task import Task, origin
+from blendin.evaluation.tasks.task import Measure, Task, origin
 from blendin.visible import visible
 
 ARMS = {"base": BaseOnly(), "blend": Blend(threshold=0.9)}
@@ -66,6 +69,10 @@ def opened(
     gen: BlendInGenerator, task: Task, folder: Path, shard: Shard | None = None
 ) -> RunFolder:
     return RunFolder(folder, benchmark.config(gen, task, max_new_tokens=12), shard)
+
+
+def of_runs(results: list[Results]) -> str:
+    return page(Report(results))
 
 
 def go(gen: BlendInGenerator, task: Task, run: RunFolder, policies: Any = None) -> None:
@@ -222,7 +229,7 @@ def test_arms_are_compared_on_the_items_that_both_have(
     path = tmp_path / "base.000.jsonl"
     path.write_text("".join(list(path.open())[1:]))
     first = json.loads(next(iter((tmp_path / "blend.000.jsonl").open())))["id"]
-    ours, theirs = Results(task, run).scores("accuracy", "blend", "base")
+    ours, theirs = Results(task, run).scores(Measure("accuracy"), "blend", "base")
     assert len(ours) == len(theirs) == len(QUESTIONS) - 1
     assert first is not None
 
@@ -241,7 +248,7 @@ def test_comparisons_are_corrected_together_and_those_left_out_are_named(
     told = Results(task, run)
     assert len(told.conclusions) == 2
     assert "fewer than 2 items in common: blend and nudge, nudge and base." in told.caution()
-    alone = Results(replace(task, compared=("MC1",)), run).caution()
+    alone = Results(replace(task, compared=(Measure("MC1"),)), run).caution()
     assert (
         "1 comparison: arms that score alike would be told apart by chance in at most 0.05" in alone
     )
@@ -356,7 +363,9 @@ def test_a_primer_makes_another_run_and_says_what_its_figures_compare_with(
     for name, more in (("plain", []), ("primed", ["--primer"])):
         done = command("evaluate", "truthfulqa", *more, *arguments, str(tmp_path / name))
         assert done.exit_code == 0, done.output
-        texts.append(" ".join(page([read_results(tmp_path / name / "truthfulqa", data)]).split()))
+        texts.append(
+            " ".join(of_runs([read_results(tmp_path / name / "truthfulqa", data)]).split())
+        )
     assert "compare with no table or leaderboard" in texts[0] and "817" not in texts[0]
     assert (
         "six examples" in texts[1] and "Of these figures `base` compares with lm-eval" in texts[1]
@@ -367,20 +376,20 @@ def test_a_primer_makes_another_run_and_says_what_its_figures_compare_with(
 
 
 @pytest.mark.slow
-def test_a_page_is_of_one_pair_and_of_the_datas_edition(
+def test_a_page_names_every_pair_and_is_of_the_datas_edition(
     gen: BlendInGenerator, data: Path, tmp_path: Path
 ) -> None:
     task = load("gsm8k", data)
     run = RunFolder(tmp_path / "run", benchmark.config(gen, task, **origin(task, None, 2606)))
     go(gen, task, run)
     results = read_results(tmp_path / "run", data)
-    assert "# Results" in page([results])
+    assert "# Results" in of_runs([results])
     other = json.loads((tmp_path / "run" / MANIFEST).read_text())
     other["config"]["base"] = "another"
     results_of_other = Results(task, run)
     results_of_other.manifest = other
-    with pytest.raises(ValueError, match="different models"):
-        page([results, results_of_other])
+    both = of_runs([results, results_of_other])
+    assert "Base another" in both and both.count("<details>") == 2
     (data / "gsm8k_test.jsonl").write_text(
         (data / "gsm8k_test.jsonl").read_text().replace("apples", "pears")
     )
@@ -570,7 +579,7 @@ ATTACKS = [
 
 @pytest.mark.parametrize("text", ATTACKS, ids=ascii)
 def test_names_and_answers_stay_text_in_markdown(text: str) -> None:
-    for written, tags in ((_code(text), {"p", "code"}), (_one_line(text), {"p"})):
+    for written, tags in ((code(text), {"p", "code"}), (one_line(text), {"p"})):
         assert not any(map(dangerous, written))
         shown = Rendered(f"- x: {written}").text.strip()
         assert Rendered(f"x: {written}").tags == tags
@@ -593,10 +602,12 @@ def test_a_page_of_hostile_names_and_answers(
     for file in path.glob("*.jsonl"):
         kept = [json.loads(line) | {"text": SCRIPT + HOSTILE} for line in file.open()]
         file.write_text("".join(json.dumps(each) + "\n" for each in kept))
-    text = page([read_results(path, data)])
+    text = of_runs([read_results(path, data)])
     assert not any(map(dangerous, text))
-    text = re.sub("</?(details|summary)>", "", text)
+    text = re.sub("<summary>.*</summary>|</?details>", "", text)
     assert Rendered(text).tags <= {"h1", "h2", "p", "ul", "li", "code", "strong"}
+    alone = html(Report([read_results(path, data)]))
+    assert not any(map(dangerous, alone)) and "<script" not in alone
 
 
 DEEP = "[" * 100_000

@@ -23,12 +23,14 @@ from typer.testing import CliRunner, Result
 from blendin import BaseOnly, BlendInGenerator
 from blendin.cli.app import app
 from blendin.cli.options import ModelOptions
+from blendin.evaluation.evidence.markdown import page
+from blendin.evaluation.evidence.report import Report
 from blendin.evaluation.records import Record
 from blendin.evaluation.runs import benchmark
 from blendin.evaluation.runs import folder as folder_module
 from blendin.evaluation.runs.folder import MANIFEST, RunFolder, Shard
 from blendin.evaluation.runs.items import ITEMS
-from blendin.evaluation.runs.page import page, read_results
+from blendin.evaluation.runs.reading import read_results
 from blendin.evaluation.tasks.registry import NAMES, load
 from blendin.evaluation.tasks.task import Task, origin
 
@@ -352,7 +354,8 @@ def test_a_report_needs_the_folder_alone(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     place.evaluate(task=task)
-    told = page([read_results(place.out / task, place.data)])
+    found = Report([read_results(place.out / task, place.data)])
+    told = page(found, {each.name: f"page-{each.name}.svg" for each in found.pictures})
     shutil.rmtree(place.data)
     place.out = place.out.rename(place.out.with_name("another machine"))
     for arguments in ([], ["--rescore"]):

@@ -1,22 +1,17 @@
-"""Results of several runs as one page of Markdown, made from their folders alone."""
+"""Results of runs, read from their folders alone, and what is to be known beside them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from ...models.identity import difference
-from ...visible import visible
 from ..records import Record
 from ..tasks.registry import judged_before, load, of_kept, titled_by
 from ..tasks.task import Task, origin
 from .folder import RunFolder
 from .items import Kept
-from .manifest import HALF, MANIFEST, MODELS, OF_MODELS, read_manifest
-from .results import Results, markdown
+from .manifest import HALF, MANIFEST, MODELS, read_manifest
+from .results import Results
 
 NEEDED = (
     *("task", "limit", "seed", "items", "items_sha256", "max_new_tokens"),
@@ -28,11 +23,6 @@ UNTOLD = (
     "Made by a version of blendin that noted the models' names alone: which weights, tokenizers "
     "and chat template these results are of is not known."
 )
-
-FLOOR = 0.1
-EXAMPLES = 2
-SHOWN = 240
-"""Characters of an example's answer."""
 
 
 def read_results(
@@ -147,119 +137,3 @@ def outdated(results: Results) -> str | None:
 def notes(results: Results) -> list[str]:
     """What is to be known of a run beside its results: by whom, by what, how much of it."""
     return [each for each in (outdated(results), results.unfinished, *results.notes) if each]
-
-
-def page(results: Sequence[Results]) -> str:
-    """The page."""
-    parts = ["# Results\n", _made_by(results), *map(_section, results)]
-    return "\n".join(parts)
-
-
-def _made_by(results: Sequence[Results]) -> str:
-    first = results[0].manifest["config"]
-    pair = {key: first.get(key) for key in (*OF_MODELS, MODELS)}
-    configs = [each.manifest["config"] for each in results]
-    if any(difference("", pair, {key: each.get(key) for key in pair}) for each in configs):
-        raise ValueError("the runs are of different models: make a page for each pair")
-    lines = [
-        "Made by `blendin report` from runs of `blendin evaluate`; not edited by hand.",
-        "",
-        f"- Base {_code(first['base'])} ({first['dtype'][0]}), guide {_code(first['guide'])} "
-        f"({first['dtype'][1]}), greedy decoding.",
-    ]
-    lines += [f"- {text}" for text in dict.fromkeys(map(_ran_on, results))]
-    lines += [
-        "- Square brackets: 95 % intervals (Wilson for rates of items; over the items, with "
-        "Student's t, for means and intervention rates). `tok/s` is of all answers in flight "
-        "together, prompts included; for given texts, of tokens scored.",
-        "- Arms: `base` and `guide` alone, `nudge` (NUDGING, word by word), `blend` (BlendIn, α "
-        "adaptive), `blend-fixed` (the same with a fixed α), `cap` (BlendIn held below an "
-        "intervention rate, the paper's negative baseline); their settings stand below each "
-        "table.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _ran_on(results: Results) -> str:
-    session = results.manifest["sessions"][-1]
-    versions = ", ".join(f"{name} {number}" for name, number in session["versions"].items())
-    machine = session["machine"]
-    gpus = f", {', '.join(machine['gpus'])}" if machine["gpus"] else ""
-    return f"{session['started'][:10]}, {machine['cpus']} CPUs{gpus}, {versions}."
-
-
-def _section(results: Results) -> str:
-    config = results.manifest["config"]
-    drawn = f", drawn with seed {config['seed']}" if config["limit"] else " (all)"
-    limit = f", at most {config['max_new_tokens']} new tokens" if results.task.writes else ""
-    scorer = f", scorer {config.get('scorer', '1')}"
-    lines = [
-        f"## {results.task.title}",
-        "",
-        f"{config['items']} items{drawn}{limit}{scorer}.",
-        "",
-        markdown(results.table()),
-        *(f"- {sentence}" for sentence in results.conclusions),
-        f"- {results.caution()}",
-        *(f"- {sentence}" for sentence in notes(results)),
-        *(f"- {sentence}" for sentence in _floor(results)),
-        "",
-        "Settings: " + "; ".join(_settings(results.manifest["arms"])) + ".",
-        "",
-    ]
-    if results.task.writes:
-        lines += _examples(results)
-    return "\n".join(lines)
-
-
-def _floor(results: Results) -> list[str]:
-    """A plain statement where no arm can do the task."""
-    scores = [arm.figures["accuracy"] for arm in results.arms if "accuracy" in arm.figures]
-    if results.task.name != "gsm8k" or not scores or max(s.high for s in scores) > 2 * FLOOR:
-        return []
-    best = max(score.estimate for score in scores)
-    return [
-        f"No arm gets more than {best:.0%} right: models of this size cannot do these problems, "
-        "and this table says nothing about the method's effect on reasoning. What it does show is "
-        "the form of the answers, below."
-    ]
-
-
-def _settings(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    def listed(settings: Mapping[str, Any]) -> str:
-        parts = []
-        for key, value in settings.items():
-            if isinstance(value, Mapping):
-                parts.append(listed(value))
-            elif key != "name" and value is not None:
-                parts.append(f"{key} {value}")
-        return ", ".join(parts)
-
-    return [f"`{name}`: {listed(own)}" for name, own in arms.items() if listed(own)]
-
-
-def _examples(results: Results) -> list[str]:
-    """The first items' answers under every arm."""
-    lines = ["<details><summary>Answers to the first items, shortened</summary>", ""]
-    for item, answers in results.answers(EXAMPLES):
-        lines += [f"**{_one_line(item.prompt)}**", ""]
-        lines += [f"- `{arm}`: {_one_line(text)}" for arm, text in answers.items()]
-        lines.append("")
-    return [*lines, "</details>", ""]
-
-
-def _code(name: str) -> str:
-    """A name as code, whatever is in it."""
-    shown = visible(name, one_line=True)
-    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    space = " " if "`" in shown else ""
-    return f"{fence}{space}{shown}{space}{fence}"
-
-
-def _one_line(text: str) -> str:
-    """One line, escaped for Markdown."""
-    line = " ⏎ ".join(part.strip() for part in text.strip().splitlines() if part.strip())
-    if len(line) > SHOWN:
-        line = line[:SHOWN].rstrip() + " …"
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|$~&-])", r"\\\1", visible(line)) or "(nothing)"

@@ -1,0 +1,1 @@
+"""Several pairs on the same items: the list of them, what stands out, its figures and pages."""
