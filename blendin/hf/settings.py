@@ -90,6 +90,8 @@ def sampling_settings(config: GenerationConfig, own: GenerationConfig | None) ->
         ValueError: for what would change the output and cannot be done, by name.
     """
     asked = {name: value for name, value in unheeded(config).items() if name not in HONOURED}
+    if "min_new_tokens" in asked:  # from which transformers has made the other
+        asked.pop("min_length", None)
     asked |= {name: True for name in OUTPUTS if getattr(config, name, None)}
     if config.do_sample:
         values = {name: getattr(config, name, None) for name in OF_DRAWS}
