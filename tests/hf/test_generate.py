@@ -1,4 +1,4 @@
-"""`model.generate(custom_generate=...)` writes what the contract says, by callable and by folder."""
+"""`generate(custom_generate=...)` writes what the contract says, as callable and as folder."""
 
 from __future__ import annotations
 
