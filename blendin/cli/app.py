@@ -177,9 +177,11 @@ def compare(
 @app.command("models")
 @takes_options
 def list_models() -> None:
-    """List the embedded models and those in the Hugging Face cache."""
+    """List the embedded models, named pairs, and the models in the Hugging Face cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
+
+    from ..configuration import named_pair, pairs
 
     console.print("embedded", style="bold")
     for name, embedded in default_pair.EMBEDDED.items():
@@ -193,6 +195,12 @@ def list_models() -> None:
         console.print(f"  {name:24}{state}")
         licence = f"{embedded.licence}, {embedded.licence_url}"
         console.print(f"  {'':24}{embedded.hub_id} ({licence})", style="dim")
+    default = {"base": default_pair.DEFAULT_BASE, "guide": default_pair.DEFAULT_GUIDE}
+    for name, (path, _) in pairs().items():
+        own = named_pair(name)
+        models = [own.get(role, default[role]) for role in ("base", "guide")]
+        console.print(f"  {f'--pair {name}':24}{' and '.join(models)}")
+        console.print(f"  {'':24}{path}", style="dim")
     try:
         repos = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
     except CacheNotFound:
@@ -200,6 +208,18 @@ def list_models() -> None:
     console.print("Hugging Face cache" + ("" if repos else ": no models"), style="bold")
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         console.print(f"  {repo.repo_id:48}{repo.size_on_disk_str}")
+
+
+@app.command("custom-generate")
+@takes_options
+def custom_generate(
+    folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.")],
+) -> None:
+    """Write the folder that transformers' generate(custom_generate=...) takes, for the Hub."""
+    from ..hf.repository import write_repo
+
+    written = write_repo(folder)
+    messages.print(f"{written}: upload it with `hf upload YOU/NAME {written}`", soft_wrap=True)
 
 
 @app.command(
