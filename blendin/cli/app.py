@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,11 +33,7 @@ if TYPE_CHECKING:
 def show_version(is_asked: bool) -> None:
     """Prints what is installed, and ends the command."""
     if is_asked:
-        try:
-            installed = metadata.version("blendin")
-        except metadata.PackageNotFoundError:  # run from a folder
-            installed = __version__
-        print(f"blendin {installed}")
+        print(f"blendin {__version__}")
         raise typer.Exit
 
 
