@@ -58,8 +58,10 @@ def flip(path: Path) -> None:
     stat = path.stat()
     with path.open("r+b") as file:
         file.write(b"!")
-    while os.stat(path).st_ctime_ns == stat.st_ctime_ns:  # a clock ticks in milliseconds
+    while True:
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        if os.stat(path).st_ctime_ns != stat.st_ctime_ns:  # a clock ticks in milliseconds
+            break
 
 
 def exchange(path: Path) -> None:
