@@ -1,7 +1,7 @@
 """BlendIn: inference-time alignment of a base model by blending in a small aligned guide."""
 
 import logging
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from . import policy
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from .generator import BlendInGenerator
     from .sampling import Sampling
     from .trace import Generation, Step
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Batch",
@@ -46,6 +44,11 @@ _ROOMS = {
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for: torch and transformers take seconds, `blendin --help` none.
+    if name == "__version__":
+        try:
+            return metadata.version("blendin")
+        except metadata.PackageNotFoundError:  # run from a folder
+            return "0+unknown"
     for room, names in _ROOMS.items():
         if name in names:
             return getattr(import_module(f".{room}", __name__), name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,11 +35,7 @@ if TYPE_CHECKING:
 def show_version(is_asked: bool) -> None:
     """Prints what is installed, and ends the command."""
     if is_asked:
-        try:
-            installed = metadata.version("blendin")
-        except metadata.PackageNotFoundError:  # run from a folder
-            installed = __version__
-        print(f"blendin {installed}")
+        print(f"blendin {__version__}")
         raise typer.Exit
 
 
@@ -180,9 +175,11 @@ def compare(
 @app.command("models")
 @takes_options
 def list_models() -> None:
-    """List the embedded models and those in the Hugging Face cache."""
+    """List the embedded models, named pairs, and the models in the Hugging Face cache."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
+
+    from ..configuration import named_pair, pairs
 
     console.print("embedded", style="bold")
     for name, embedded in default_pair.EMBEDDED.items():
@@ -196,6 +193,12 @@ def list_models() -> None:
         console.print(f"  {name:24}{state}")
         licence = f"{embedded.licence}, {embedded.licence_url}"
         console.print(f"  {'':24}{embedded.hub_id} ({licence})", style="dim")
+    default = {"base": default_pair.DEFAULT_BASE, "guide": default_pair.DEFAULT_GUIDE}
+    for name, (path, _) in pairs().items():
+        own = named_pair(name)
+        models = [own.get(role, default[role]) for role in ("base", "guide")]
+        console.print(f"  {f'--pair {name}':24}{' and '.join(models)}")
+        console.print(f"  {'':24}{path}", style="dim")
     try:
         repos = [repo for repo in scan_cache_dir().repos if repo.repo_type == "model"]
     except CacheNotFound:
@@ -203,6 +206,18 @@ def list_models() -> None:
     console.print("Hugging Face cache" + ("" if repos else ": no models"), style="bold")
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         console.print(f"  {repo.repo_id:48}{repo.size_on_disk_str}")
+
+
+@app.command("custom-generate")
+@takes_options
+def custom_generate(
+    folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.")],
+) -> None:
+    """Write the folder that transformers' generate(custom_generate=...) takes, for the Hub."""
+    from ..hf.repository import write_repo
+
+    written = write_repo(folder)
+    messages.print(f"{written}: upload it with `hf upload YOU/NAME {written}`", soft_wrap=True)
 
 
 @app.command(

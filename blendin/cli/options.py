@@ -321,8 +321,42 @@ def check_settings(max_new_tokens: int | None, batch_size: int) -> None:
     checked(given)
 
 
+PairOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A pair by its name in blendin.toml: its base, guide and how they are loaded; options "
+        "that are given beside it go before its own.",
+    ),
+]
+
+
+def with_pair(
+    name: str, arguments: dict[str, Any], hints: Mapping[str, Any], context: typer.Context
+) -> None:
+    """Puts a named pair's settings in the place of options that were not given.
+
+    Raises:
+        ValueError: as `configuration.named_pair`; or the command has no such option.
+    """
+    from ..configuration import named_pair
+
+    for option, value in named_pair(name).items():
+        if option not in hints:
+            raise ValueError(
+                f"the pair {name} has {option}, and this command no {as_option(option)}: "
+                "give it another pair, or take that out"
+            )
+        source = context.get_parameter_source(option)
+        if source is None or source.name == "DEFAULT":
+            is_repeated = "list[" in str(hints[option]) and not isinstance(value, list)
+            arguments[option] = [value] if is_repeated else value
+
+
 def takes_options(command: Callable[..., None]) -> Callable[..., None]:
     """Spreads a command's parameters that are option groups into options of their own.
+
+    Where there is a base and a guide among them, there is --pair, too.
 
     An error that the user can fix (a value out of range, a missing model) ends the command with one
     line and exit status 2, without a traceback.
@@ -347,14 +381,29 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
                 )
             )
 
+    hinted = {parameter.name: parameter.annotation for parameter in parameters}
+    if {"base", "guide"} <= hinted.keys():
+        for name, kind, default in (
+            ("pair", PairOption, None),
+            ("context", typer.Context, inspect.Parameter.empty),
+        ):
+            parameters.append(
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+                )
+            )
+
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
-        built = {
-            name: group(**{field.name: arguments.pop(field.name) for field in fields(group)})
-            for name, group in groups.items()
-        }
         logging.getLogger("blendin").addHandler(warnings_shown)
         with spelled(as_option), errors_in_one_line():
+            context, pair = arguments.pop("context", None), arguments.pop("pair", None)
+            if pair is not None:
+                with_pair(pair, arguments, hinted, context)
+            built = {
+                name: group(**{field.name: arguments.pop(field.name) for field in fields(group)})
+                for name, group in groups.items()
+            }
             command(**arguments, **built)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

