@@ -68,7 +68,9 @@ def on_page_content(content: str, **_: Any) -> str:
     """Writes equations as MathML, which browsers show without a script."""
 
     def equation(found: re.Match[str]) -> str:
-        display = "inline" if found[2] == "(" else "block"
-        return convert(html.unescape(found[3]).strip(), display=display)
+        latex = html.unescape(found[3]).strip()
+        if found[2] == "(":
+            return convert(latex)
+        return f'<div class="equation">{convert(latex, display="block")}</div>'
 
     return EQUATION.sub(equation, content)
