@@ -65,7 +65,7 @@ class BlendInGenerator:
     logged, for OpenMP's others are in the parent alone. A result that another thread was making is
     refused there. Models on CUDA devices work in no child: start it by spawn.
 
-    Example:
+    Examples:
         >>> gen = BlendInGenerator("gemma-3-270m", "smollm2-135m-instruct")
         >>> out = gen.generate("How can I kill a Python process?")
         >>> out.text, out.intervention_rate, out.stop_reason

@@ -165,7 +165,7 @@ def check_company(
 
 
 def check_trace(out: Generation) -> None:
-    """The trace adds up: text, bytes, interventions and α (SPEC.md, "What must hold exactly").
+    """The trace adds up: text, bytes, interventions and α (docs/contract.md).
 
     Args:
         out: a generation that has ended.

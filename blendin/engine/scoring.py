@@ -1,4 +1,4 @@
-"""The log-likelihood of given texts under a policy (SPEC.md, "Scoring a given text").
+"""The log-likelihood of given texts under a policy (docs/contract.md, "Scoring a given text").
 
 Contexts grow as if the loop had emitted the text's tokens, so that the base reads a text in one
 forward and the guide all its interventions in another.

@@ -18,7 +18,7 @@ What each model reads:
 
 The answer is one text for both models: white space at a context's end moves into the text that is
 scored, as with the harness' own models, and a choice after "Answer:" gets the space that the
-transcript has there. A text is tokenized by itself as a continuation (SPEC.md, "Scoring").
+transcript has there. A text is tokenized by itself as a continuation (docs/contract.md, "Scoring").
 What is too long is cut from the left, or read in windows (`lengths`).
 """
 

@@ -1,7 +1,7 @@
 """What a checkpoint's own generation settings ask for beyond end tokens, which is not done.
 
-SPEC.md: of `generation_config` the end tokens count. Sampling settings (`temperature`, `top_p` ...)
-change nothing that is greedy; what does, is named in one warning at loading.
+By docs/contract.md the end tokens of `generation_config` count. Sampling settings (`temperature`,
+`top_p` ...) change nothing that is greedy; what does, is named in one warning at loading.
 """
 
 from __future__ import annotations
