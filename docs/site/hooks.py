@@ -17,8 +17,10 @@ FROM_ROOT = {
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/RESULTS.md": "results.md",
+    "benchmarks/pairs.toml": "pairs.toml",
+    **{f"benchmarks/{each.name}": each.name for each in (ROOT / "benchmarks").glob("*.svg")},
 }
-"""Files outside docs/ that are pages too, and their names here."""
+"""Files outside docs/ that are pages too, or pictures on them, and their names here."""
 
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s]+)\)")
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
@@ -27,6 +29,9 @@ EQUATION = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages from the root; their links, which begin there, begin in docs/."""
     for source, name in FROM_ROOT.items():
+        if not source.endswith(".md"):
+            files.append(File.generated(config, name, abs_src_path=str(ROOT / source)))
+            continue
         text = with_links((ROOT / source).read_text("utf-8"), (ROOT / source).parent)
         files.append(File.generated(config, name, content=text))
     return files

@@ -22,7 +22,12 @@ import blendin.generator
 from blendin import BlendInGenerator, Generation
 from blendin.cli.app import app
 
-LANGUAGES = {"python": "runs", "bash": "is checked, and runs where that is quick", "text": "is not"}
+LANGUAGES = {
+    "python": "runs",
+    "bash": "is checked, and runs where that is quick",
+    "toml": "is parsed",
+    "text": "is not",
+}
 QUICK = {"--version", "chat", "compare", "generate", "models", "score", "view"}
 """Commands that run; of the others options and arguments are parsed."""
 
@@ -112,6 +117,9 @@ def test_a_block_says_what_it_is(page: Path) -> None:
         assert block.language in LANGUAGES, (
             f"{page}:{block.line}: fence it as one of {LANGUAGES}; what does not run is text"
         )
+
+        if block.language == "toml":
+            assert tomllib.loads(block.text), f"{page}:{block.line}"
 
 
 def of(page: Path, language: str) -> list[Block]:
