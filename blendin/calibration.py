@@ -77,7 +77,7 @@ class Calibration:
         return self.a is not None
 
     def alpha(self, base_top_prob: Tensor, guide_top_prob: Tensor, agreement: Tensor) -> Tensor:
-        """α, `[N]` float32, from `[N]` probabilities at the temperatures; only where it fits one."""
+        """α, `[N]` float32, from `[N]` probabilities at the temperatures, where it fits one."""
         assert self.a is not None and self.b is not None and self.c is not None
         of_guide, of_base = _logit(guide_top_prob), _logit(base_top_prob)
         return (self.a + self.b * (of_guide - of_base) + self.c * agreement).sigmoid()

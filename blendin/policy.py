@@ -179,8 +179,12 @@ class Blend(Policy):
         "Fixes the guide's weight α, which otherwise adapts.",
         Real(0, 1, symbol="α", none="one that adapts"),
     )
-    calibration: Calibration | None = parameter(
-        None, "File of `blendin calibrate`: what the gate and α go by.", as_calibration
+    calibration: Calibration | None = field(
+        default=None,
+        metadata={
+            "help": "File of `blendin calibrate`: what the gate and α go by.",
+            "kind": as_calibration,
+        },
     )
 
     def __post_init__(self) -> None:

@@ -60,13 +60,13 @@ def test_what_is_no_calibration_is_refused_by_file_and_value(
 ) -> None:
     path = tmp_path / "calibration.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match="calibration.json") as caught:
+    with pytest.raises(ValueError, match=r"calibration\.json") as caught:
         Calibration.load(path)
     assert told in str(caught.value)
-    with pytest.raises(ValueError, match="calibration.json"):
+    with pytest.raises(ValueError, match=r"calibration\.json"):
         Blend(calibration=path)
     missing: Any = tmp_path / "none.json"
-    with pytest.raises(ValueError, match="none.json cannot be read"):
+    with pytest.raises(ValueError, match=r"none\.json cannot be read"):
         Blend(calibration=missing)
 
 
@@ -154,8 +154,8 @@ def test_a_fixed_alpha_stays_fixed_and_the_gate_is_calibrated() -> None:
     gen = generator(*PAIR)
     policy = Blend(calibration=FITTED, alpha=0.3)
     out = gen.generate("How?", policy=policy, max_new_tokens=30, stop=())
-    assert {step.alpha for step in out.steps if step.intervened} == {pytest.approx(0.3)}
-    assert out.intervention_rate > 0
+    alphas = [step.alpha for step in out.steps if step.intervened]
+    assert alphas and alphas == pytest.approx([0.3] * len(alphas))
 
 
 def test_policies_without_a_use_for_it_refuse_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ..policy import calibration_of
 from ..values import Integer
 from .options import ModelOptions, PolicyOptions
 from .streams import messages

@@ -85,8 +85,8 @@ class ListedPrediction:
     def _refuse(self, temperature: float) -> None:
         if temperature != 1:
             raise ValueError(
-                f"probabilities at temperature {temperature:g} take the whole softmax, of which the "
-                "likeliest tokens are listed"
+                f"probabilities at temperature {temperature:g} take the whole softmax, of "
+                "which the likeliest tokens are listed"
             )
 
     def rank_of(self, symbols: Tensor) -> Tensor:
