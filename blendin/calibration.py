@@ -92,7 +92,7 @@ class Calibration:
                 the file.
         """
         try:
-            content = json.loads(read_text(path))
+            content = json.loads(read_text(Path(path)))
         except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
                 f"{path} is no JSON ({error}): give a file that `blendin calibrate` wrote"
