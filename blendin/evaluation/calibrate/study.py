@@ -28,6 +28,7 @@ from .metrics import Reliability, reliability
 from .positions import Positions
 
 RAW = "raw"
+WHOLE = "calibrated α and τ"
 FIXED = tuple(place / 20 for place in range(21))
 BUDGETS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.7, 0.85, 1.0)
 """θ of `Defer`, of which the best is chosen; smaller ones lie below what the tables list."""
@@ -134,6 +135,22 @@ class Study:
     matched: Sequence[Compared]
     bound: Bound | None
     verdict: Sequence[str]
+
+    @property
+    def whole(self) -> Compared:
+        """The arm that the headline is about: α and τ together."""
+        return next(each for each in self.compared if each.name == WHOLE)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a calibration's file says of where it comes from."""
+        return {
+            "base": self.base,
+            "guide": self.guide,
+            "data": self.data,
+            "prompts": dict(self.prompts),
+            "verdict": self.verdict[0],
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -254,7 +271,7 @@ def fit(
         "best fixed α": best([Blend(plain_tau, alpha=each) for each in FIXED], part),
         "calibrated α": Blend(plain_tau, calibration=with_alpha),
         "calibrated τ": Blend(tau["τ"], calibration=at),
-        "calibrated α and τ": Blend(tau["both"], calibration=both),
+        WHOLE: Blend(tau["both"], calibration=both),
         "nudge": Nudge(plain_tau, unit="token"),
         **{
             f"defer, {rule}": best([Defer(each, rule) for each in BUDGETS], select)
@@ -379,7 +396,7 @@ def _verdict(
     fitted: Fitted, rows: Sequence[Compared], matched: Sequence[Compared], prompts: int
 ) -> list[str]:
     by_name = {each.name: each for each in rows}
-    whole = by_name["calibrated α and τ"]
+    whole = by_name[WHOLE]
     headline = {
         "better": "Calibrating pays for this pair on such answers",
         "worse": "Calibrating does harm to this pair on such answers",
