@@ -71,9 +71,8 @@ def calibrate(
     from ..evaluation.calibrate.answers import read, split
     from ..evaluation.calibrate.report import write
     from ..evaluation.calibrate.study import Wanted, study
-    from ..policy import Blend
 
-    wanted = Wanted(Blend(threshold).threshold, rate, touched, kind)
+    wanted = Wanted(threshold, rate, touched, kind)
     page, figures = out.with_suffix(".html"), out.with_name(f"{out.stem}-figures.json")
     folder = out.with_name(f"{out.stem}-read")
     for path in (out, page, figures):

@@ -157,10 +157,7 @@ def _bootstrap(
     order = np.argsort(place, kind="stable")
     ends = np.cumsum(np.bincount(place))[:-1]
     gaps = np.stack(
-        [
-            _histogram((right - confidence)[own], confidence[own])
-            for own in np.split(order, ends)
-        ]
+        [_histogram((right - confidence)[own], confidence[own]) for own in np.split(order, ends)]
     )
     totals = np.bincount(place)
     rng = np.random.default_rng(seed)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...calibration import Calibration
-from ...policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Defer, Nudge, Policy, described
+from ...policy import DEFAULT_THRESHOLD, THRESHOLD, BaseOnly, Blend, Defer, Nudge, Policy, described
+from ...values import Real, check_fields, setting, shown
 from ..records import plain
 from ..statistics import Interval, wilson
 from .answers import Answer, Split
@@ -48,12 +49,26 @@ class Wanted:
         rate: a wanted intervention rate; None for τ by score.
         touched: the share of prompts that may be touched at all; None likewise.
         kind: of which kind of prompts that is; None for all.
+
+    Raises:
+        ValueError: for a value out of range, or two that do not go together.
     """
 
-    threshold: float = DEFAULT_THRESHOLD
-    rate: float | None = None
-    touched: float | None = None
+    threshold: float = setting(DEFAULT_THRESHOLD, THRESHOLD)
+    rate: float | None = setting(None, Real(0, 1, above=True, none="τ by score"))
+    touched: float | None = setting(None, Real(0, 1, above=True, none="τ by score"))
     kind: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.rate is not None and self.touched is not None:
+            raise ValueError(
+                f"{shown('rate')} and {shown('touched')} both choose τ: give one of them"
+            )
+        if self.kind is not None and self.touched is None:
+            raise ValueError(
+                f"{shown('kind')} is of the prompts that {shown('touched')} bounds: give it, too"
+            )
 
 
 class Bound(NamedTuple):
