@@ -117,8 +117,10 @@ def _histogram(values: Numbers, confidence: Numbers) -> Numbers:
     place = np.clip(confidence * GRID - 0.5, 0, GRID - 1)
     left = np.minimum(place.astype(int), GRID - 2)
     share = place - left
-    found = np.bincount(left, values * (1 - share), GRID)
-    return found + np.bincount(left + 1, values * share, GRID)
+    found = np.zeros(GRID)
+    found += np.bincount(left, values * (1 - share), GRID)
+    found += np.bincount(left + 1, values * share, GRID)
+    return found
 
 
 def _smoothed(histogram: Numbers, width: float) -> Numbers:

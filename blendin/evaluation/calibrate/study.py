@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -37,7 +37,7 @@ BUDGETS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.7, 0.85, 1
 FEWEST_TOKENS = 30
 """Interventions without which no α is fitted."""
 
-RULES = ("token", "budget", "bet")
+RULES: tuple[Literal["token", "budget", "bet"], ...] = ("token", "budget", "bet")
 
 
 @dataclass(frozen=True)

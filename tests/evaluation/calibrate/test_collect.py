@@ -24,6 +24,8 @@ TWO = ("llama", "byte-level", 2), ("qwen2", "sentencepiece", 3)
 TEXTS = (" There are 12 apples in the basket.", " def add(a, b):\n    return a", " 你好 and café")
 ANSWERS = [Answer(f"How many {place}?", text) for place, text in enumerate(TEXTS)]
 FITTED = Calibration(1.5, 0.8, a=0.2, b=0.7, c=1.0)
+MEDIAN = 0.31
+"""Of p_b, about, over these answers."""
 
 everywhere = [
     Blend(2.0),
@@ -32,9 +34,9 @@ everywhere = [
     Nudge(2.0, unit="token"),
 ]
 gated = [
-    Blend(0.05),
-    Blend(0.05, calibration=FITTED),
-    Nudge(0.05, unit="token"),
+    Blend(MEDIAN),
+    Blend(MEDIAN, calibration=FITTED),
+    Nudge(MEDIAN, unit="token"),
     Defer(0.03, "token"),
     Defer(0.3, "budget"),
     Defer(0.01, "bet"),
@@ -62,7 +64,7 @@ def test_the_tables_give_what_scoring_gives(models: Any, policies: Any, tmp_path
             theirs = np.maximum(score.token_log_likelihoods, -20)
             assert own == pytest.approx(theirs, abs=3e-4), policy
     rates = [outcome(policy, found.positions).intervenes.mean() for policy in policies]
-    assert rates[0] == 1 and all(0 < rate <= 1 for rate in rates)
+    assert rates[0] == 1 and (models is TWO or all(0 < rate < 1 for rate in rates[4:7]))
 
 
 def test_what_was_read_is_not_read_again_and_an_interrupted_run_goes_on(
