@@ -145,13 +145,13 @@ def _verdict(difference: Interval, p: float) -> Verdict:
 def sentences(rows: Sequence[Compared], reference: str, prompts: int) -> list[str]:
     """What may be said, in plain words."""
     words = {
-        "better": "makes the given answers likelier than {1}: {2} nats a token, {3}.",
-        "worse": "makes the given answers less likely than {1}: {2} nats a token, {3}.",
-        "untold": "is not told apart from {1} by these {4} prompts: {2} nats a token, {3}.",
-        "same": "gives every token the probability that {1} gives it.",
+        "better": "the given answers are likelier than under {1}, {2} nats a token, {3}.",
+        "worse": "the given answers are less likely than under {1}, {2} nats a token, {3}.",
+        "untold": "not told apart from {1} by these {4} prompts, {2} nats a token, {3}.",
+        "same": "every token has the probability that {1} gives it.",
     }
     return [
-        f"{each.name} "
+        f"{each.name}: "
         + words[each.verdict].format(
             each.name, reference, format(each.difference, "+z.4f"), _p_text(each.holm_p), prompts
         )

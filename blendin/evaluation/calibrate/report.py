@@ -19,8 +19,8 @@ from .study import Study
 
 WORDS = {"better": "▲ better", "worse": "▼ worse", "untold": "– untold", "same": "= the same"}
 HEADLINES = {
-    "better": ("below", "Calibrating pays here"),
-    "worse": ("above", "Calibrating does harm here"),
+    "better": ("below", "Calibrated beats raw here"),
+    "worse": ("above", "Calibrated is worse than raw here"),
     "untold": ("undecided", "No better, as far as these prompts can tell"),
     "same": ("undecided", "Calibrated and raw are the same"),
 }

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...calibration import Calibration
 from ...policy import DEFAULT_THRESHOLD, THRESHOLD, BaseOnly, Blend, Defer, Nudge, Policy, described
+from ...trace import RATE_LIMIT
 from ...values import Real, check_fields, setting, shown
 from ..records import plain
 from ..statistics import Interval, wilson
@@ -36,6 +37,9 @@ BUDGETS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.7, 0.85, 1
 
 FEWEST_TOKENS = 30
 """Interventions without which no α is fitted."""
+
+RIVALS = ("best fixed α", "base alone")
+"""What is simpler than a calibration and may do as much."""
 
 RULES: tuple[Literal["token", "budget", "bet"], ...] = ("token", "budget", "bet")
 
@@ -129,7 +133,8 @@ class Study:
         fitted: the temperatures, arms and the calibration.
         reliability: by model, temperature and place ("base", "raw", "uncertain"), of the test.
         choices: by place.
-        compared, matched: the arms on the test.
+        compared, matched: the arms on the test, against the raw blend.
+        rivals: α and τ together against what is simpler than they are, by its name.
         bound: where one was wanted.
         verdict: the first sentence, and what follows.
     """
@@ -147,6 +152,7 @@ class Study:
     reliability: Mapping[tuple[str, str, str], Reliability]
     choices: Mapping[str, Choices]
     compared: Sequence[Compared]
+    rivals: Mapping[str, Compared]
     matched: Sequence[Compared]
     bound: Bound | None
     verdict: Sequence[str]
@@ -173,7 +179,7 @@ class Study:
             {
                 name: value
                 for name, value in vars(self).items()
-                if name not in ("fitted", "reliability", "compared", "matched")
+                if name not in ("fitted", "reliability", "compared", "rivals", "matched")
             }
         )
         found["fitted"] = {
@@ -188,18 +194,18 @@ class Study:
             | {name: plain(value) for name, value in vars(each).items() if name != "curve"}
             for (model, which, where), each in self.reliability.items()
         ]
-        for name in ("compared", "matched"):
-            found[name] = [
-                each._asdict()
-                | {"policy": described(each.policy)}
-                | {
-                    key: value._asdict()
-                    for key, value in each._asdict().items()
-                    if isinstance(value, Interval)
-                }
-                for each in getattr(self, name)
-            ]
+        found["compared"] = [_plain(each) for each in self.compared]
+        found["rivals"] = {name: _plain(each) for name, each in self.rivals.items()}
+        found["matched"] = [_plain(each) for each in self.matched]
         return found
+
+
+def _plain(arm: Compared) -> dict[str, Any]:
+    """An arm for JSON."""
+    return {
+        name: value._asdict() if isinstance(value, Interval) else value
+        for name, value in (arm._asdict() | {"policy": described(arm.policy)}).items()
+    }
 
 
 def study(
@@ -227,6 +233,10 @@ def study(
     fitted = fit(parts["fit"], parts["select"], wanted, of_kind["select"])
     test = parts["test"]
     rows = compare(fitted.arms[RAW], _others(fitted.arms), test, wanted.threshold)
+    whole_arm = {WHOLE: fitted.arms[WHOLE]}
+    rivals = {
+        name: compare(fitted.arms[name], whole_arm, test, wanted.threshold)[0] for name in RIVALS
+    }
     matched = compare(fitted.arms[RAW], fitted.matched, test, wanted.threshold)
     prompts = {name: len(np.unique(part.item)) for name, part in parts.items()}
     return Study(
@@ -241,9 +251,10 @@ def study(
         _reliability(test, fitted.calibration, wanted.threshold),
         _choices(test, wanted.threshold),
         rows,
+        rivals,
         matched,
         _bound(of_kind, fitted.calibration, wanted),
-        _verdict(fitted, rows, matched, prompts["test"]),
+        _verdict(fitted, rows, rivals, matched, prompts["test"], rate(fitted.arms[RAW], test)),
     )
 
 
@@ -408,19 +419,32 @@ def _bound(
 
 
 def _verdict(
-    fitted: Fitted, rows: Sequence[Compared], matched: Sequence[Compared], prompts: int
+    fitted: Fitted,
+    rows: Sequence[Compared],
+    rivals: Mapping[str, Compared],
+    matched: Sequence[Compared],
+    prompts: int,
+    raw_rate: float,
 ) -> list[str]:
     by_name = {each.name: each for each in rows}
     whole = by_name[WHOLE]
     headline = {
-        "better": "Calibrating pays for this pair on such answers",
-        "worse": "Calibrating does harm to this pair on such answers",
+        "better": "Calibrated beats raw on such answers",
+        "worse": "Calibrated is worse than raw on such answers",
         "untold": "Calibrated is not told apart from raw",
         "same": "Calibrated is the same as raw",
     }[whole.verdict]
     found = [f"{headline} ({whole.difference:+z.4f} nats a token)."]
     for role in ("base", "guide"):
         found.append(_temperature_sentence(role, fitted.temperatures[role]))
+    # What the first sentence alone would hide: what is simpler, and what asking more often does.
+    for name, each in rivals.items():
+        found += sentences([each], name, prompts)
+    rates = f"It asks the guide at {whole.rate:.0%} of the tokens, raw at {raw_rate:.0%}"
+    if whole.rate > RATE_LIMIT:
+        rates += f" (pairs above {RATE_LIMIT:.0%} tend not to work; --rate chooses τ by it)"
+    found.append(rates + ". At raw's own rate:")
+    found += sentences([each for each in matched if each.name == "calibrated α"], RAW, prompts)
     return found + sentences(rows, RAW, prompts)
 
 
