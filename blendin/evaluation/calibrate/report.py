@@ -40,6 +40,9 @@ def write(found: Study, page: Path, figures: Path) -> None:
 def html(found: Study) -> str:
     """One page that loads nothing else: the verdict, the arms, then what they rest on."""
     kind, headline = HEADLINES[found.whole.verdict]
+    same_rate = {each.name: each.verdict for each in found.matched}["calibrated α"]
+    if found.whole.verdict == "better" != same_rate:
+        kind, headline = "undecided", "Calibrated beats raw, by asking the guide more often"
     return (
         templates(__package__)
         .get_template("calibration.html")
