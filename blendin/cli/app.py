@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import __version__
+from ..calibration import as_calibration
 from ..files import write_whole
 from ..models import default_pair
 from ..page import ALTERNATIVES
@@ -16,6 +17,7 @@ from ..policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Nudge
 from ..values import encodable
 from ..visible import to_json
 from . import standard_input
+from .calibrate import calibrate
 from .diagnose import diagnose
 from .errors import check_file, errors_in_one_line
 from .evaluate import evaluate
@@ -59,6 +61,7 @@ def options(
 
 
 app.add_typer(score_app)
+app.command()(calibrate)
 app.command()(diagnose)
 app.command()(evaluate)
 app.command()(evidence)
@@ -147,17 +150,23 @@ def compare(
     decoding: DecodingOptions,
     prompt: Annotated[str, typer.Argument(help="The question.")],
     threshold: Annotated[float, typer.Option(help="τ of NUDGING and BlendIn.")] = DEFAULT_THRESHOLD,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="File of `blendin calibrate`, for BlendIn; τ stays --threshold."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write all three to this file as a page that stands alone.")
     ] = None,
 ) -> None:
     """Show the base alone, NUDGING and BlendIn on one prompt, side by side."""
-    arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}
+    blend = Blend(threshold, calibration=as_calibration("calibration", calibration))
+    arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": blend}
     prompt, settings = checked_prompt(prompt), decoding.settings()
     check_file("html", html)
     if html is not None:
         settings["trace_top"] = ALTERNATIVES
     gen = models.load()
+    gen.pair.check_temperatures(blend)
     from . import terminal
 
     outputs = {}

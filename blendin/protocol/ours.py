@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Self
 
+from ..calibration import refuse_paths
 from ..policy import (
     POLICIES,
     InterventionCap,
@@ -71,7 +72,7 @@ class PolicyChoice:
         """From a name and those settings in a mapping that say something.
 
         Raises:
-            ValueError: the name is no text.
+            ValueError: the name is no text, or the calibration a path.
         """
         # null is what was left out, but an α that adapts where the server's is fixed.
         settings = {
@@ -79,6 +80,7 @@ class PolicyChoice:
             for each in all_parameters()
             if each in own and (own[each] is not None or each == "alpha")
         }
+        refuse_paths(settings)
         return cls(None if name is None else Text()("policy", name), settings)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
-from ...visible import visible
+from ..diagnosis.report import templates
 from ..runs.results import duration
 from .panels import Picture
 from .report import Report, budget, sentences, settings, title
@@ -50,18 +50,7 @@ def _svg(picture: Picture) -> Markup:
 
 @cache
 def _templates() -> Environment:
-    environment = Environment(
-        # The style is the diagnosis' own, so that both pages look alike.
-        loader=ChoiceLoader(
-            [PackageLoader(__package__), PackageLoader("blendin.evaluation.diagnosis")]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-    )
+    environment = templates(__package__)  # the style is the diagnosis' own: both pages look alike
     environment.filters |= {
         "svg": _svg,
         "budget": budget,
