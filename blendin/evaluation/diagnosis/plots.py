@@ -71,7 +71,7 @@ def rate_by_position(diagnoses: Sequence[Diagnosis], name: str) -> str:
 
     label = "Intervention rate by position in the answer, with 95 % intervals, and answers so long."
     named = 0.19 * len(diagnoses) if len(diagnoses) > 1 else 0
-    return _drawn(name, label, paint, height=3.6 + named)
+    return drawn(name, label, paint, height=3.6 + named)
 
 
 def _line(upper: Axes, lower: Axes, place: int, found: Diagnosis) -> float:
@@ -160,7 +160,7 @@ def agreement(found: Agreement, top_k: int | None, name: str) -> str:
         axes.set_xlabel("share of interventions (%)")
 
     label = "What the guide's choice is to the base, as shares of the interventions."
-    return _drawn(name, label, paint, height=2.3)
+    return drawn(name, label, paint, height=2.3)
 
 
 def agreement_rows(found: Agreement, top_k: int | None) -> dict[str, Interval]:
@@ -203,7 +203,7 @@ def streaks(found: Streaks, name: str) -> str:
         axes.grid(axis="y", linewidth=0.7)
         axes.legend(fontsize=9)
 
-    return _drawn(name, "How many interventions follow each other.", paint, height=2.8)
+    return drawn(name, "How many interventions follow each other.", paint, height=2.8)
 
 
 def overlap(found: Overlap, name: str) -> str:
@@ -220,7 +220,7 @@ def overlap(found: Overlap, name: str) -> str:
         right.set_xlabel("same first choice\n(% of positions)")
 
     label = f"Overlap of both models' top {found.k} symbols by kind of position."
-    return _drawn(name, label, paint, height=2.5)
+    return drawn(name, label, paint, height=2.5)
 
 
 def overlap_rows(found: Overlap) -> dict[str, Shared]:
@@ -247,7 +247,7 @@ def ranking(diagnoses: Sequence[Diagnosis], name: str) -> str:
         axes.set_xlabel("intervention rate (%)")
 
     label = "Intervention rates of the guides with 95 % intervals."
-    return _drawn(name, label, paint, height=1.1 + 0.42 * len(diagnoses))
+    return drawn(name, label, paint, height=1.1 + 0.42 * len(diagnoses))
 
 
 def _histogram(
@@ -269,7 +269,7 @@ def _histogram(
         axes.grid(axis="y", linewidth=0.7)
         paint(axes)
 
-    return _drawn(name, label, whole, height=2.8)
+    return drawn(name, label, whole, height=2.8)
 
 
 def _bars(axes: Axes, rows: Mapping[str, Interval]) -> None:
@@ -352,7 +352,7 @@ def _in_plain_letters(text: str) -> str:
     return text.replace("$", r"\$").replace("_", "\u200b_", 1 if text.startswith("_") else 0)
 
 
-def _drawn(name: str, label: str, paint: Callable[[Figure], None], height: float) -> str:
+def drawn(name: str, label: str, paint: Callable[[Figure], None], height: float) -> str:
     """An SVG element that needs nothing else; its ids begin with `name`, unlike other pictures'."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
