@@ -9,6 +9,7 @@ from .policy import *  # noqa: F403  # what policy.py lists as public, so that i
 from .visible import VisibleMessages
 
 if TYPE_CHECKING:
+    from .calibration import Calibration
     from .candidates import Candidate, StepCandidates
     from .engine.scoring import Score
     from .engine.stream import Batch, Interrupted, Stream
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Batch",
     "BlendInGenerator",
+    "Calibration",
     "Candidate",
     "Generation",
     "Interrupted",
@@ -35,6 +37,7 @@ __all__ += policy.__all__
 logging.getLogger("blendin").addFilter(VisibleMessages())
 
 _ROOMS = {
+    "calibration": ("Calibration",),
     "candidates": ("Candidate", "StepCandidates"),
     "generator": ("BlendInGenerator",),
     "sampling": ("Sampling",),

@@ -135,6 +135,7 @@ class BlendInGenerator:
                 self.base if shared else load(found["guide"], "guide", **guide_options)
             )
             self.pair = Pair(self.base, self.guide)
+        self.pair.check_temperatures(self.policy)
         if isinstance(self.base, HostedModel):
             self.pair.driver = Driver(self.pair)
         if self.policy.reads_guide and not self.pair.prompts.chat_template.exists:

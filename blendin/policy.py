@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args, get_type_hints
 
+from .calibration import Calibration, as_calibration
 from .spelling import did_you_mean
 from .values import (
     Choice,
@@ -46,6 +47,13 @@ __all__ = [
 
 DEFAULT_THRESHOLD = 0.4
 MAX_THRESHOLD = 2.0
+
+
+class Temperatures(NamedTuple):
+    """At which a policy's gate and α read a model's probabilities."""
+
+    base: float = 1.0
+    guide: float = 1.0
 
 
 class Memory:
@@ -107,6 +115,11 @@ class Policy:
         """The guide may be asked where p_b is below this, and mostly decides otherwise there."""
         return 0.0
 
+    @property
+    def temperatures(self) -> Temperatures:
+        """Those at which it reads p_b and p_g; the trace shows them as they were read."""
+        return Temperatures()
+
 
 def parameter(default: Any, help: str, kind: Kind | None = None) -> Any:
     """A dataclass field of a policy, with its line for the command line's help.
@@ -137,14 +150,23 @@ class Blend(Policy):
     Source: BlendIn (arXiv 2606.11201), Algorithm 1.
 
     Attributes:
-        threshold: τ, the base is unsure where its top probability p_b is below this.
+        threshold: τ, the base is unsure where its top probability p_b is below this; None is the
+            calibration's, or 0.4 where that has none.
         agreement_bonus: λ in α = clip(p_g / (p_b + p_g) + λ · P_B(t_g), 0, 1).
         top_k: k, how many symbols of each model are candidates; None: the whole vocabulary.
-        alpha: fixes the guide's weight α in [0, 1]; None adapts it at each step.
+        alpha: fixes the guide's weight α in [0, 1], the calibration's too; None adapts it at each
+            step.
+        calibration: a `Calibration`, or the path of its file: gate and α read probabilities at its
+            temperatures, and α is its own where it fits one, which has no λ. The distributions
+            that are blended stay raw. A temperature other than 1 needs the whole softmax, which a
+            served model does not tell.
     """
 
     threshold: float = parameter(
-        DEFAULT_THRESHOLD, "τ: the guide steps in where the base is less sure.", THRESHOLD
+        None,
+        f"τ: the guide steps in where the base is less sure; {DEFAULT_THRESHOLD} by default, or "
+        "the calibration's.",
+        THRESHOLD,
     )
     agreement_bonus: float = parameter(0.1, "λ, added to α on agreement.", Real(0, symbol="λ"))
     top_k: int | None = parameter(
@@ -157,26 +179,44 @@ class Blend(Policy):
         "Fixes the guide's weight α, which otherwise adapts.",
         Real(0, 1, symbol="α", none="one that adapts"),
     )
+    calibration: Calibration | None = field(
+        default=None,
+        metadata={
+            "help": "File of `blendin calibrate`: what the gate and α go by.",
+            "kind": as_calibration,
+        },
+    )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "calibration", as_calibration("calibration", self.calibration))
+        if self.threshold is None:
+            fitted = self.calibration and self.calibration.threshold
+            threshold = DEFAULT_THRESHOLD if fitted is None else fitted
+            object.__setattr__(self, "threshold", threshold)
         check_fields(self)
 
     def intervenes(self, base: Prediction, greedy: bool = True) -> Tensor:
-        return base.top_prob < self.threshold
+        return base.top_prob_at(self.temperatures.base) < self.threshold
 
     def mix(self, base: Prediction | None, guide: Prediction, greedy: bool = True) -> Mixture:
         assert base is not None
-        agreement = base.prob_of(guide.choice)
-        if self.alpha is None:
-            alpha = mixing_weight(base.top_prob, guide.top_prob, agreement, self.agreement_bonus)
-        else:
-            alpha = guide.top_prob.new_full(guide.top_prob.shape, self.alpha)
+        agreement = base.prob_at(guide.choice, self.temperatures.base)
+        alpha = self._alpha(base, guide, agreement)
         if self.top_k is None and greedy:
             from .decision.whole_vocabulary import proven_mixture
 
             if (proven := proven_mixture(base, guide, alpha, agreement)) is not None:
                 return proven
         return base.top(self.top_k).mixed_with(guide.top(self.top_k), alpha, agreement)
+
+    def _alpha(self, base: Prediction, guide: Prediction, agreement: Tensor) -> Tensor:
+        if self.alpha is not None:
+            return agreement.new_full(agreement.shape, self.alpha)
+        p_b = base.top_prob_at(self.temperatures.base)
+        p_g = guide.top_prob_at(self.temperatures.guide)
+        if self.calibration is not None and self.calibration.fits_alpha:
+            return self.calibration.alpha(p_b, p_g, agreement)
+        return mixing_weight(p_b, p_g, agreement, self.agreement_bonus)
 
     @property
     def scoring(self) -> Policy:
@@ -185,6 +225,13 @@ class Blend(Policy):
     @property
     def uncertain_below(self) -> float:
         return self.threshold
+
+    @property
+    def temperatures(self) -> Temperatures:
+        fitted = self.calibration
+        if fitted is None:
+            return Temperatures()
+        return Temperatures(fitted.base_temperature, fitted.guide_temperature)
 
 
 def mixing_weight(
@@ -412,6 +459,10 @@ class InterventionCap(Policy):
     def uncertain_below(self) -> float:
         return self.policy.uncertain_below
 
+    @property
+    def temperatures(self) -> Temperatures:
+        return self.policy.temperatures
+
 
 class CapMemory(Memory):
     """The capped policy's own memory, and the cap."""
@@ -429,6 +480,12 @@ class CapMemory(Memory):
 
     def accepts(self, data: bytes) -> bool:
         return self._inner.accepts(data)
+
+
+def calibration_of(policy: Policy) -> Calibration | None:
+    """The calibration by which a policy decides; a capped one's is that of what it caps."""
+    decides = policy.policy if isinstance(policy, InterventionCap) else policy
+    return decides.calibration if isinstance(decides, Blend) else None
 
 
 def described(policy: Policy) -> dict[str, Any]:
@@ -463,7 +520,7 @@ class Parameter(NamedTuple):
     """A setting of one or more policies.
 
     Attributes:
-        type: of its values; a literal's is `str`.
+        type: of its values; `str` for a word or the path of a file.
         default: where it is left out.
         help: one line.
     """
@@ -485,7 +542,7 @@ def parameters(name: str) -> dict[str, Parameter]:
             of_values = get_args(hints[each.name]) or (hints[each.name],)
             kind = next(kind for kind in of_values if kind is not type(None))
             found[each.name] = Parameter(
-                kind if isinstance(kind, type) else str, each.default, each.metadata["help"]
+                kind if kind in (int, float) else str, each.default, each.metadata["help"]
             )
     return found
 

@@ -42,8 +42,9 @@ class Step:
         source: which models gave the symbol weight: "base" alone (every confident step), the
             "guide" alone, or "both" (a blend).
         intervened: whether the guide was consulted.
-        base_top_prob: p_b, the base's highest probability.
-        guide_top_prob: p_g, the guide's highest probability among the candidates.
+        base_top_prob: p_b, the base's highest probability, as the gate reads it: at the temperature
+            of a calibration, if there is one.
+        guide_top_prob: p_g, the guide's highest probability among the candidates, as α reads it.
         alpha: α, the guide's weight; 1 where its word is accepted as it is.
         agreement: P_B(t_g), the base's probability of the guide's choice.
         agreement_rank: 1 and how many of the base's tokens are likelier than the guide's choice;

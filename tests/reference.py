@@ -15,6 +15,9 @@ Points where SPEC.md is terse, as read here:
 - Ties: the lower base id, then (symbols the base has no token for) the lower guide id. END stands
   at its lowest end id.
 - "Begins a new word": the first character of the token's own bytes, decoded alone, is whitespace.
+- With a calibration p_b, p_g and P_B(t_g) are at its temperatures, END's the sum of its ids' there,
+  and so are those of the trace; t_g is the guide's choice at temperature 1. A probability has the
+  logit of the nearest number in [1e-6, 1 - 1e-6].
 - When END is emitted, the base's ids get the base's most probable end id, and at an intervention
   the guide's ids get the guide's.
 - Base text that is still waiting for an intervention when decoding stops is not in `guide_ids`.
@@ -38,6 +41,7 @@ And of `Defer`:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -299,9 +303,14 @@ class Prediction:
         }
         if ends:
             self.by_symbol[END] = end_prob
+        self.logits = logits
         self.rank: dict[Symbol, int] = {s: vocabulary.canonical.get(s, -1) for s in self.by_symbol}
         if ends:
             self.rank[END] = ends[0]
+
+    def at(self, temperature: float) -> Prediction:
+        """The same model's word from softmax(logits / temperature)."""
+        return Prediction(self.vocabulary, self.logits.float() / temperature)
 
     def top(self, k: int | None, allowed: set[Symbol]) -> dict[Symbol, float]:
         """The k most probable allowed symbols, and END in any case."""
@@ -367,6 +376,7 @@ class Reference:
         top_k: int | None = 100,
         alpha: float | None = None,
         rule: str = "token",
+        calibration: Any = None,
         max_new_tokens: int = 64,
     ) -> ReferenceResult:
         if policy not in POLICIES:
@@ -383,6 +393,14 @@ class Reference:
             result.base_ids, result.guide_ids = [], result.base_ids
             return result
 
+        base_temperature = guide_temperature = 1.0
+        fitted = None
+        if calibration is not None:
+            base_temperature = calibration.base_temperature
+            guide_temperature = calibration.guide_temperature
+            fitted = (
+                None if calibration.a is None else (calibration.a, calibration.b, calibration.c)
+            )
         base_start = self.base.encode_prompt(base_prompt)
         guide_start = self.guide.encode_prompt(guide_prompt)
         base_ids: list[int] = []
@@ -410,7 +428,7 @@ class Reference:
 
             if not in_word:
                 base = self._predict(self.base_model, self.base, base_start + base_ids)
-                p_b = base.top_prob
+                p_b = base.at(base_temperature).top_prob
                 if policy == "defer":
                     intervenes, gate = self.defer_consults(base, threshold, rule)
                 else:
@@ -446,10 +464,17 @@ class Reference:
                 waiting_ids, waiting = [], b""
                 guide = self._predict(self.guide_model, self.guide, guide_start + guide_ids)
                 t_g, p_g, lead = guide.best_symbol(self.allowed)
-                agreement = base.by_symbol.get(t_g, 0.0)
+                agreement = base.at(base_temperature).by_symbol.get(t_g, 0.0)
                 if policy == "blend":
+                    p_g = guide.at(guide_temperature).best_symbol(self.allowed)[1]
+                    weight = self._alpha(p_b, p_g, agreement, agreement_bonus, fitted)
+                    matters = alpha is None and (agreement_bonus or fitted is not None)
                     symbol, used_alpha, margin, scores = self._blend(
-                        base, guide, p_b, p_g, agreement, lead, agreement_bonus, top_k, alpha
+                        base,
+                        guide,
+                        weight if alpha is None else alpha,
+                        lead if matters else float("inf"),
+                        top_k,
                     )
                     step = ReferenceStep(
                         None, True, p_b, p_g, used_alpha, agreement, min(gate, margin)
@@ -582,24 +607,28 @@ class Reference:
         consults = most > 0 and best > (own, -own_rank)
         return consults, min(edge, abs(best[0] - own))
 
-    def _blend(
-        self,
-        base: Prediction,
-        guide: Prediction,
+    @staticmethod
+    def _alpha(
         p_b: float,
         p_g: float,
         agreement: float,
-        t_g_lead: float,
         agreement_bonus: float,
-        top_k: int | None,
-        alpha: float | None,
+        fitted: tuple[float, float, float] | None,
+    ) -> float:
+        if fitted is None:
+            return min(1.0, max(0.0, p_g / (p_b + p_g) + agreement_bonus * agreement))
+
+        def logit(p: float) -> float:
+            p = min(max(p, 1e-6), 1 - 1e-6)
+            return math.log(p / (1 - p))
+
+        a, b, c = fitted
+        return 1 / (1 + math.exp(-(a + b * (logit(p_g) - logit(p_b)) + c * agreement)))
+
+    def _blend(
+        self, base: Prediction, guide: Prediction, alpha: float, margin: float, top_k: int | None
     ) -> tuple[Symbol, float, float, dict[Symbol, float]]:
         """The blend's symbol, its alpha, its margin, and the blend."""
-        margin = float("inf")
-        if alpha is None:
-            alpha = min(1.0, max(0.0, p_g / (p_b + p_g) + agreement_bonus * agreement))
-            if agreement_bonus:
-                margin = t_g_lead
         from_base = base.top(top_k, self.allowed)
         from_guide = guide.top(top_k, self.allowed)
         rank: dict[Symbol, int] = {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import __version__
+from ..calibration import as_calibration
 from ..files import write_whole
 from ..models import default_pair
 from ..page import ALTERNATIVES
@@ -149,17 +150,23 @@ def compare(
     decoding: DecodingOptions,
     prompt: Annotated[str, typer.Argument(help="The question.")],
     threshold: Annotated[float, typer.Option(help="τ of NUDGING and BlendIn.")] = DEFAULT_THRESHOLD,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="File of `blendin calibrate`, for BlendIn; τ stays --threshold."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write all three to this file as a page that stands alone.")
     ] = None,
 ) -> None:
     """Show the base alone, NUDGING and BlendIn on one prompt, side by side."""
-    arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": Blend(threshold)}
+    blend = Blend(threshold, calibration=as_calibration("calibration", calibration))
+    arms = {"base alone": BaseOnly(), "NUDGING": Nudge(threshold), "BlendIn": blend}
     prompt, settings = checked_prompt(prompt), decoding.settings()
     check_file("html", html)
     if html is not None:
         settings["trace_top"] = ALTERNATIVES
     gen = models.load()
+    gen.pair.check_temperatures(blend)
     from . import terminal
 
     outputs = {}

@@ -125,6 +125,7 @@ def diagnose(
             left_out[gen.guide.name] = NO_TEMPLATE
             messages.print(f"{gen.guide.name} is left out: {NO_TEMPLATE}", soft_wrap=True)
             continue
+        gen.pair.check_temperatures(policy)
         results = RunFolder(folders[name], planned | of_models(gen))
         found.append(of_pair(gen, task, policy, results, batch_size, template))
     if not found:
@@ -208,6 +209,7 @@ def of_pair(
             system=task.system,
             chat_template_kwargs=template,
             threshold=policy.threshold,
+            temperature=policy.temperatures.base,
         )
     return analyse(
         records,

@@ -79,7 +79,7 @@ def evaluate(
 
     A run that was stopped continues where it was; `accelerate launch` splits the items.
     """
-    from ..evaluation.runs.arms import arms
+    from ..evaluation.runs.arms import arms, without_calibration
     from ..evaluation.runs.benchmark import check, of_models, plan, run
     from ..evaluation.runs.folder import RunFolder, Shard
     from ..evaluation.tasks.registry import PRIMED, load
@@ -88,6 +88,8 @@ def evaluate(
 
     template = read_template_kwargs(chat_template_kwargs)
     policies = arms(tuple(arm or NAMES), **arm_settings.given())
+    if apart := without_calibration(policies):
+        messages.print(f"the calibration has no part in {', '.join(apart)}", soft_wrap=True)
     check_settings(max_new_tokens, batch_size)
     if primer and PRIMED not in tasks:
         raise ValueError(
@@ -120,6 +122,8 @@ def evaluate(
     if models.device_map is None and shard.device is not None:
         models = replace(models, device_map=shard.device)
     gen = models.load()
+    for policy in policies.values():
+        gen.pair.check_temperatures(policy)
     with messages.status("telling the models apart"):
         found = of_models(gen)
     folders = [

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ..policy import calibration_of
 from ..values import Integer
 from .options import ModelOptions, PolicyOptions
 from .streams import messages
@@ -58,8 +59,11 @@ def serve_vllm(
                 f"--{each.name.replace('_', '-')} has no part in --engine vllm: give vLLM its own "
                 "options after --"
             )
-    policy.build()
+    built = policy.build()
     given = {name: value for name, value in policy.given().items() if value is not None}
+    if (calibration := calibration_of(built)) is not None:
+        # Itself, not its file's name: the engine may run elsewhere.
+        given["calibration"] = calibration.to_dict()
     Integer(1, 65535)("port", port)
     settings = ServerSettings(
         models.base,

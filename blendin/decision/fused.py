@@ -23,7 +23,8 @@ logger = logging.getLogger("blendin")
 class FusedPrediction(DensePrediction):
     """`DensePrediction` that reads its logits once, in two launches; the host never waits.
 
-    What no kernel computes (`prob_of`, `rank_of`, lists longer than `MAX_HEAD`) is torch's.
+    What no kernel computes (`prob_of`, `rank_of`, lists longer than `MAX_HEAD`, probabilities at
+    another temperature than 1, which read the logits once more) is torch's.
     A row's numbers are the same to the bit in any company.
     """
 
@@ -88,6 +89,9 @@ class FusedPrediction(DensePrediction):
         )
         if "_gated" in self.__dict__:
             some.__dict__["_gated"] = self._gated.rows(places)
+        some._log_totals = {
+            key: each.index_select(0, places) for key, each in self._log_totals.items()
+        }
         return some
 
 

@@ -42,6 +42,18 @@ class Prediction(Protocol):
         """The probability of one symbol a row, `[N]` int64 to `[N]` float32; 0 if it lacks it."""
         ...
 
+    def top_prob_at(self, temperature: float) -> Tensor:
+        """`top_prob` of softmax(logits / temperature), whose likeliest symbol may be END instead.
+
+        Raises:
+            ValueError: the model tells its likeliest tokens only, and the temperature is not 1.
+        """
+        ...
+
+    def prob_at(self, symbols: Tensor, temperature: float) -> Tensor:
+        """`prob_of` of softmax(logits / temperature); raises as `top_prob_at`."""
+        ...
+
     def rank_of(self, symbols: Tensor) -> Tensor:
         """The rank of one symbol a row among all tokens, `[N]` int64: 1 is the likeliest.
 
@@ -94,6 +106,7 @@ class DensePrediction:
             candidates_only: `choice` is among the candidates and END.
         """
         self.logits, self.model, self.candidates_only = logits, model, candidates_only
+        self._log_totals: dict[float, Tensor] = {}
 
     @cached_property
     def log_total(self) -> Tensor:
@@ -120,6 +133,21 @@ class DensePrediction:
 
     def prob_of(self, symbols: Tensor) -> Tensor:
         return (self._scores_of(symbols) - self.log_total).exp()
+
+    def top_prob_at(self, temperature: float) -> Tensor:
+        if temperature == 1:
+            return self.top_prob
+        return (self._top_score_at(temperature) - self._log_total_at(temperature)).exp()
+
+    def prob_at(self, symbols: Tensor, temperature: float) -> Tensor:
+        if temperature == 1:
+            return self.prob_of(symbols)
+        score = torch.where(
+            symbols == self.model.end,
+            self._end_score_at(temperature),
+            self._scores_of(symbols) / temperature,
+        )
+        return (score - self._log_total_at(temperature)).exp()
 
     def rank_of(self, symbols: Tensor) -> Tensor:
         rank = 1 + (self.logits > self._scores_of(symbols)[:, None]).sum(dim=-1)
@@ -175,6 +203,7 @@ class DensePrediction:
         for name in ("log_total", "choice", "top_prob"):
             if name in self.__dict__:
                 some.__dict__[name] = self.__dict__[name][rows]
+        some._log_totals = {key: each[rows] for key, each in self._log_totals.items()}
         return some
 
     @cached_property
@@ -193,6 +222,27 @@ class DensePrediction:
     @cached_property
     def _end_score(self) -> Tensor:
         return self.logits[:, self.model.ends].float().logsumexp(dim=-1)
+
+    def _end_score_at(self, temperature: float) -> Tensor:
+        return (self.logits[:, self.model.ends].float() / temperature).logsumexp(dim=-1)
+
+    def _top_score_at(self, temperature: float) -> Tensor:
+        """The highest of the symbols' logits / temperature, `[N]` float32."""
+        score = self._scores_of(self.choice)
+        is_end = self.choice == self.model.end
+        if bool(is_end.any()):  # rare: END may give way to the likeliest token
+            tokens = self.model.candidates if self.candidates_only else None
+            logits = self.logits[is_end].float().index_fill(-1, self.model.ends, -torch.inf)
+            if tokens is not None:
+                logits.masked_fill_(~tokens, -torch.inf)
+            score = score.masked_scatter(is_end, logits.amax(dim=-1))
+        return (score / temperature).maximum(self._end_score_at(temperature))
+
+    def _log_total_at(self, temperature: float) -> Tensor:
+        """`[N]` float32, log Σ exp of the logits / temperature."""
+        if temperature not in self._log_totals:
+            self._log_totals[temperature] = log_sum_exp(self.logits, temperature)
+        return self._log_totals[temperature]
 
     @property
     def _end_prob(self) -> Tensor:

@@ -74,6 +74,21 @@ class ListedPrediction:
         own = (self.listed.log_probs.exp() * here).sum(dim=-1)
         return torch.where(symbols == self.model.end, self._end_prob, own)
 
+    def top_prob_at(self, temperature: float) -> Tensor:
+        self._refuse(temperature)
+        return self.top_prob
+
+    def prob_at(self, symbols: Tensor, temperature: float) -> Tensor:
+        self._refuse(temperature)
+        return self.prob_of(symbols)
+
+    def _refuse(self, temperature: float) -> None:
+        if temperature != 1:
+            raise ValueError(
+                f"probabilities at temperature {temperature:g} take the whole softmax, of "
+                "which the likeliest tokens are listed"
+            )
+
     def rank_of(self, symbols: Tensor) -> Tensor:
         prob = self.prob_of(symbols)
         rank = 1 + (self.listed.log_probs > prob.log()[:, None]).sum(dim=-1)

@@ -79,7 +79,8 @@ def emit_own(
         fields |= {"intervened": True, "guide_top_prob": top_prob, "alpha": 1.0}
     if sequence.trace_top:
         symbol = pair.tables.end if is_end else pair.alignment.symbol(role, id)
-        prob = top_prob if sequence.sampling.is_argmax else None
+        is_raw = role == "guide" or sequence.policy.temperatures.base == 1
+        prob = top_prob if sequence.sampling.is_argmax and is_raw else None
         fields["candidates"] = own_candidates(pair, role, prediction, row, likeliest, symbol, prob)
     sequence.record(data, source=role, **fields)
 

@@ -144,16 +144,17 @@ def step(pair: Pair, sequences: Sequence[SequenceState]) -> Generator[Read, Answ
         for policy, greedy, rows in _by_policy(left):
             base = everything.rows(rows)
             intervenes = policy.intervenes(base, greedy)  # p_b < τ
-            numbers = _on_host(base.top_prob, base.choice, intervenes)
+            p_b = base.top_prob_at(policy.temperatures.base)
+            numbers = _on_host(p_b, base.choice, intervenes)
             lists = likeliest(pair, base, [left[row] for row in rows])
-            for row, (p_b, choice, is_intervention) in enumerate(numbers):
+            for row, (sure, choice, is_intervention) in enumerate(numbers):
                 sequence = left[rows[row]]
                 with sequence.failing_alone():
-                    check_finite(p_b, pair.base, sequence)
+                    check_finite(sure, pair.base, sequence)
                     if is_intervention and sequence.may_intervene() and sequence.guide_catches_up():
-                        asked.append(Asked(sequence, base, row, p_b, lists[row]))
+                        asked.append(Asked(sequence, base, row, sure, lists[row]))
                     else:
-                        emit_own(pair, sequence, "base", base, row, int(choice), p_b, lists[row])
+                        emit_own(pair, sequence, "base", base, row, int(choice), sure, lists[row])
     left, returned = yield from _read(pair, "guide", [each.sequence for each in asked])
     if left:
         _intervene(pair, [each for each in asked if each.sequence in left], returned)
@@ -196,15 +197,16 @@ def _mix(
     lists, whole = [each.likeliest for each in asked], None if greedy else mixture
     candidates = mixed_candidates(pair, policy, sequences, base, lists, guide, whole, symbols)
     base_share, guide_share = mixture.shares(symbols)
-    numbers = [symbols, base_share, guide_share, guide.top_prob, mixture.alpha]
+    p_g = guide.top_prob_at(policy.temperatures.guide)
+    numbers = [symbols, base_share, guide_share, p_g, mixture.alpha]
     if base is not None and mixture.agreement is not None:
         numbers += [mixture.agreement, base.rank_of(guide.choice)]
     for row, (each, values) in enumerate(zip(asked, _on_host(*numbers), strict=True)):
         if each.sequence.done:  # its draw failed
             continue
         with each.sequence.failing_alone():
-            symbol, of_base, of_guide, p_g, alpha, *agreement = values
-            check_finite(p_g, pair.guide, each.sequence)
+            symbol, of_base, of_guide, sure, alpha, *agreement = values
+            check_finite(sure, pair.guide, each.sequence)
             emit_mixed(
                 pair,
                 each.sequence,
@@ -214,7 +216,7 @@ def _mix(
                 guide,
                 row,
                 base_top_prob=each.base_top_prob,
-                guide_top_prob=p_g,
+                guide_top_prob=sure,
                 alpha=alpha,
                 agreement=agreement[0] if agreement else None,
                 agreement_rank=int(agreement[1]) or None if agreement else None,

@@ -11,6 +11,7 @@ from ..decision.prediction import Prediction
 from ..models.context import Context
 from ..models.identity import template_digest
 from ..models.protocol import Model
+from ..policy import Policy
 from ..prompts import PromptRenderer
 from ..speculation.speculator import Speculation
 from ..vocab.alignment import Alignment
@@ -73,6 +74,22 @@ class Pair:
             candidates_only=candidates_only,
             kernels=self.guide_kernels,
         )
+
+    def check_temperatures(self, policy: Policy) -> None:
+        """Checks that the models tell enough for the temperatures of a policy's calibration.
+
+        Raises:
+            ValueError: one lists its likeliest tokens, and the temperature takes all of them.
+        """
+        for role, temperature in policy.temperatures._asdict().items():
+            model = self.model(role)
+            if temperature != 1 and model.top is not None:
+                raise ValueError(
+                    f"the calibration reads the {role}'s probabilities at temperature "
+                    f"{temperature:g}, which takes the whole softmax, and {model.name} tells its "
+                    f"{model.top} likeliest tokens: load the {role} here or in vLLM "
+                    f"(vllm:MODEL), or use a calibration with {role}_temperature 1"
+                )
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -135,6 +135,7 @@ class Request:
         base = guide = None
         settings = self._settings(pair)
         self._check_trace_top(pair)
+        pair.check_temperatures(self.policy)
         if self.policy.reads_base:
             text = self.base_prompt
             if text is None and messages is not None:

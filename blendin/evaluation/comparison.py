@@ -198,10 +198,10 @@ def _p_text(p: float) -> str:
 
 
 def _p(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    return mcnemar(a, b).p if _is_binary(a, b) else _sign_flip_p(a, b)
+    return mcnemar(a, b).p if _is_binary(a, b) else sign_flip_p(a, b)
 
 
-def _sign_flip_p(a: NDArray[np.float64], b: NDArray[np.float64], seed: int = 0) -> float:
+def sign_flip_p(a: NDArray[np.float64], b: NDArray[np.float64], seed: int = 0) -> float:
     """The two-sided p of mean(a − b) if each item's two scores may be swapped; exact for n ≤ 13."""
     result = stats.permutation_test(
         (a, b),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..calibration import refuse_paths
 from ..engine.pair import Pair
 from ..policy import POLICIES, POLICY_NAMES, Policy, all_parameters, named_policy
 from ..prompts import as_messages
@@ -74,6 +75,7 @@ def chosen_policy(
             NAME,
         )
     chosen = {name: own[name] for name in parameters if name in own}
+    refuse_paths(chosen)
     if named and own.get("policy", named) != named:
         raise refused(
             f"the model's name asks for the policy {named} and {NAME} for {told(own['policy'])}: "

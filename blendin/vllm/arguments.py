@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from ..calibration import refuse_paths
 from ..policy import Blend, GuideOnly, Policy, all_parameters, named_policy
 from ..prompts.messages import as_messages
 from ..prompts.template_kwargs import checked_template_kwargs
@@ -125,6 +126,7 @@ class RequestArguments:
             )
         own = {name: given[name] for name in names if given.get(name) is not None}
         of_policy = {name: given[name] for name in settings if name in given}
+        refuse_paths(of_policy)
         if "policy" in own or of_policy:
             name = Text()("policy", own.get("policy", "blend"))
             own["policy"] = named_policy(str(name), **of_policy)

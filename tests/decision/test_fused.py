@@ -11,7 +11,16 @@ from conftest import tokenizer
 from interpreted import DEVICE, HERE, run_interpreted
 from tiny import tiny_model
 
-from blendin import BaseOnly, Blend, BlendInGenerator, Defer, GuideOnly, InterventionCap, Nudge
+from blendin import (
+    BaseOnly,
+    Blend,
+    BlendInGenerator,
+    Calibration,
+    Defer,
+    GuideOnly,
+    InterventionCap,
+    Nudge,
+)
 from blendin.decision.fused import FusedPrediction, checked_kernel_tables
 from blendin.decision.prediction import DensePrediction
 from blendin.decision.symbols import ModelSymbols
@@ -78,6 +87,7 @@ def assert_same(plain: Any, fused: Any) -> None:
     [
         Blend(),
         Blend(threshold=0.8, top_k=3),
+        Blend(threshold=0.6, calibration=Calibration(1.6, 0.7, a=0.2, b=0.8, c=1.0)),
         Blend(threshold=0.7, top_k=None),
         Blend(threshold=0.9, alpha=0.3),
         Blend(threshold=2, alpha=1),

@@ -18,6 +18,7 @@ from blendin import (
     BaseOnly,
     Blend,
     BlendInGenerator,
+    Calibration,
     Generation,
     GuideOnly,
     Interrupted,
@@ -46,6 +47,7 @@ policies = st.one_of(
         threshold=st.sampled_from((0.2, 0.4, 0.8, 2.0)),
         top_k=st.sampled_from((None, 1, 10, 100)),
         alpha=st.sampled_from((None, None, 0.3, 1.0)),
+        calibration=st.sampled_from((None, Calibration(1.6, 0.7, a=0.2, b=0.8, c=1.0))),
     ),
     st.builds(
         Nudge, threshold=st.sampled_from((0.4, 0.8)), unit=st.sampled_from(("word", "token"))

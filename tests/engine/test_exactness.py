@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Reference
 
-from blendin import BaseOnly, Blend, BlendInGenerator, Generation, GuideOnly, Nudge
+from blendin import BaseOnly, Blend, BlendInGenerator, Calibration, Generation, GuideOnly, Nudge
 
 ARCHITECTURES = ("llama", "qwen2", "gemma3")
 LENGTH = 40  # well past the Gemma models' sliding window of 8
@@ -121,7 +121,25 @@ def test_guided_by_itself_a_model_writes_its_own_greedy_text(
         assert out.token_ids == expected
 
 
-@settings(deadline=None, max_examples=40)
+calibrations = (
+    st.none()
+    | st.builds(
+        Calibration,
+        base_temperature=st.sampled_from((0.5, 1.0, 1.7, 6.0)),
+        guide_temperature=st.sampled_from((0.4, 1.0, 2.5)),
+    )
+    | st.builds(
+        Calibration,
+        base_temperature=st.sampled_from((0.8, 1.0, 1.7)),
+        guide_temperature=st.sampled_from((1.0, 2.5)),
+        a=st.sampled_from((-0.5, 0.3)),
+        b=st.sampled_from((0.0, 0.7, 2.0)),
+        c=st.sampled_from((-1.0, 1.5)),
+    )
+)
+
+
+@settings(deadline=None, max_examples=60)
 @given(
     base=models,
     guide=models | st.tuples(st.just("llama"), st.just("no-bytes"), st.integers(0, 5)),
@@ -133,6 +151,7 @@ def test_guided_by_itself_a_model_writes_its_own_greedy_text(
             agreement_bonus=st.sampled_from((0.0, 0.1, 1.0)),
             top_k=st.sampled_from((None, 1, 2, 10, 100, 10_000)),
             alpha=st.sampled_from((None, 0.0, 0.3, 1.0)),
+            calibration=calibrations,
         ),
         st.builds(
             Nudge,

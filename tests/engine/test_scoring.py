@@ -11,7 +11,7 @@ from conftest import generator, model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reference import Reference
-from test_exactness import models, reference
+from test_exactness import calibrations, models, reference
 
 from blendin import BaseOnly, Blend, GuideOnly, InterventionCap, Nudge
 
@@ -36,7 +36,9 @@ def slow(
         base = ref._predict(ref.base_model, ref.base, base_start + tokens[:place])
         symbol = ref.base.bytes_at(token)
         catch_up = None
-        if base.top_prob < policy.threshold:
+        fitted = getattr(policy, "calibration", None)
+        read = base if fitted is None else base.at(fitted.base_temperature)
+        if read.top_prob < policy.threshold:
             passed = ref.same_vocabulary
             catch_up = ref._passed_through(waiting_ids) if passed else ref.guide.encode(waiting)
         intervened.append(catch_up is not None)
@@ -50,9 +52,13 @@ def slow(
         t_g, p_g, _ = guide.best_symbol(ref.allowed)
         alpha = 1.0 if isinstance(policy, Nudge) else policy.alpha
         if alpha is None:
-            agreed = base.by_symbol.get(t_g, 0.0)
-            alpha = p_g / (base.top_prob + p_g) + policy.agreement_bonus * agreed
-            alpha = min(1.0, max(0.0, alpha))
+            if fitted is not None:
+                p_g = guide.at(fitted.guide_temperature).best_symbol(ref.allowed)[1]
+            agreed = read.by_symbol.get(t_g, 0.0)
+            own = None
+            if fitted is not None and fitted.a is not None:
+                own = fitted.a, fitted.b, fitted.c
+            alpha = ref._alpha(read.top_prob, p_g, agreed, policy.agreement_bonus, own)
         weights = {
             each: alpha * guide.by_symbol.get(each, 0.0) + (1 - alpha) * base.by_symbol.get(each, 0)
             for each in ref.allowed
@@ -75,6 +81,7 @@ policies = st.one_of(
         alpha=st.sampled_from((None, 0.0, 0.3, 1.0)),
         agreement_bonus=st.sampled_from((0.1, 1.0)),
         top_k=st.sampled_from((1, 100)),  # which scoring does not heed
+        calibration=calibrations,
     ),
     st.builds(Nudge, threshold=st.sampled_from((0.3, 2.0))),
 )

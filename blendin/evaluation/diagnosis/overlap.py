@@ -77,6 +77,7 @@ def top_overlap(
     system: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     threshold: float = DEFAULT_THRESHOLD,
+    temperature: float = 1.0,
     k: int = 50,
     items: int = 20,
     positions: int = 128,
@@ -94,6 +95,7 @@ def top_overlap(
         system: the system text that they were given with.
         chat_template_kwargs: likewise, of the guide's chat template.
         threshold: τ, which divides the positions into confident and uncertain ones.
+        temperature: at which the gate reads p_b (`Policy.temperatures`).
         k: length of the lists.
         items: answers read at most.
         positions: tokens of the base read of each at most.
@@ -114,7 +116,7 @@ def top_overlap(
         raise ValueError("no record has an answer to compare the models on: run items that succeed")
     # Spread over all of them: records stand in the order in which they ended, short answers first.
     places = np.linspace(0, len(usable) - 1, min(items, len(usable))).astype(int).tolist()
-    reading = _Reading(gen.pair, k)
+    reading = _Reading(gen.pair, k, temperature)
     settings = {"system": system, "chat_template_kwargs": chat_template_kwargs}
     everywhere = [  # of each answer, the first position first
         list(reading.both(record, prompt, settings, positions).values())
@@ -157,6 +159,7 @@ class _Reading(NamedTuple):
 
     pair: Pair
     k: int
+    temperature: float
 
     def both(
         self, record: Record, prompt: Prompt, settings: Mapping[str, Any], positions: int
@@ -172,7 +175,12 @@ class _Reading(NamedTuple):
         assert asked.base is not None and asked.guide is not None
         with torch.inference_mode():
             base = self._tops(
-                pair.base, asked.base.ids, text, pair.predict_base, max_tokens=positions
+                pair.base,
+                asked.base.ids,
+                text,
+                pair.predict_base,
+                self.temperature,
+                max_tokens=positions,
             )
             guide = self._tops(
                 pair.guide, asked.guide.ids, text, pair.predict_guide, last_offset=max(base)
@@ -185,6 +193,7 @@ class _Reading(NamedTuple):
         prompt: list[int],
         text: bytes,
         predict: Callable[[NextTokens], Prediction],
+        temperature: float = 1.0,
         *,
         max_tokens: int | None = None,
         last_offset: int | None = None,
@@ -207,7 +216,7 @@ class _Reading(NamedTuple):
             some = offsets[begin : begin + POSITIONS_AT_ONCE]
             context.ids += tokens[len(context.ids) - len(prompt) : begin + len(some) - 1]
             prediction = predict(model.forward(context, len(some)))
-            found |= zip(some, _listed(prediction, self.k), strict=True)
+            found |= zip(some, _listed(prediction, self.k, temperature), strict=True)
         return found
 
 
@@ -227,9 +236,10 @@ def _own_tokens(vocabulary: Vocabulary, text: bytes) -> tuple[list[int], list[in
     return tokens, offsets[:-1] or [0]
 
 
-def _listed(prediction: Prediction, k: int) -> list[_Top]:
+def _listed(prediction: Prediction, k: int, temperature: float) -> list[_Top]:
     """The k likeliest of the candidates, among which END stands beside k others."""
     candidates = prediction.top(k)
     best = candidates.probs.topk(k, dim=-1).indices
     symbols = candidates.symbols.gather(-1, best).tolist()
-    return [_Top(*row) for row in zip(symbols, prediction.top_prob.tolist(), strict=True)]
+    p_b = prediction.top_prob_at(temperature).tolist()
+    return [_Top(*row) for row in zip(symbols, p_b, strict=True)]

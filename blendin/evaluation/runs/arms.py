@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from ...policy import POLICY_NAMES, Policy, named_policy, parameters
+from ...policy import POLICY_NAMES, Policy, calibration_of, named_policy, parameters
 
 FIXED, FIXED_ALPHA = "blend-fixed", 0.5
 NAMES = ("base", "guide", "nudge", "blend", FIXED, "cap")
@@ -28,7 +29,18 @@ def arms(
     known = [*POLICY_NAMES, FIXED]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"arm {unknown[0]!r} is unknown; use some of {', '.join(known)}")
-    return {name: _arm(name, alpha, settings) for name in names}
+    made = {name: _arm(name, alpha, settings) for name in names}
+    if settings.get("calibration") is not None and not any(map(calibration_of, made.values())):
+        raise ValueError(
+            f"a calibration has no part in {', '.join(made)}: leave it out, or add an arm of Blend"
+        )
+    return made
+
+
+def without_calibration(policies: Mapping[str, Policy]) -> list[str]:
+    """The arms that decide without one, where others have one."""
+    having = {name for name, each in policies.items() if calibration_of(each) is not None}
+    return [name for name in policies if having and name not in having]
 
 
 def _arm(name: str, alpha: float | None, settings: dict[str, Any]) -> Policy:
