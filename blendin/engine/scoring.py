@@ -39,8 +39,8 @@ class ScoredToken(NamedTuple):
 
     Attributes:
         base_log_likelihood: log P_B of the token, in nats.
-        base_top_prob: p_b.
-        guide_top_prob: p_g; a number at interventions alone.
+        base_top_prob: p_b, as the gate reads it.
+        guide_top_prob: p_g, as α reads it; a number at interventions alone.
         alpha: α.
         agreement: P_B(t_g).
     """
@@ -207,10 +207,11 @@ def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
         base, sequence = pair.predict_base(returned), reading.sequence
         tokens = reading.next_tokens(len(base.choice)).to(pair.device)
         intervenes = reading.policy.intervenes(base, greedy=False)
-        columns = [base.log_probs(tokens), base.choice == tokens, intervenes, base.top_prob]
+        top_prob = base.top_prob_at(reading.policy.temperatures.base)
+        columns = [base.log_probs(tokens), base.choice == tokens, intervenes, top_prob]
         numbers = torch.stack([column.double() for column in columns], dim=1).tolist()
-        for row, (value, is_greedy, is_intervention, top_prob) in enumerate(numbers):
-            token, known = reading.tokens[reading.done], ScoredToken(value, top_prob)
+        for row, (value, is_greedy, is_intervention, p_b) in enumerate(numbers):
+            token, known = reading.tokens[reading.done], ScoredToken(value, p_b)
             allowed = sequence.memory.allows(reading.done, sequence.interventions)
             reading.done += 1
             guide = sequence.guide
@@ -267,7 +268,8 @@ def _score_mixtures(
         symbols = torch.tensor([reading.tokens[place] for place in at], device=pair.device)
         values = mixture.log_probs(symbols).tolist()
         greedy = (mixture.choice == symbols).tolist()
-        columns = [guide.rows(indices).top_prob, mixture.alpha]
+        p_g = guide.rows(indices).top_prob_at(reading.policy.temperatures.guide)
+        columns = [p_g, mixture.alpha]
         if mixture.agreement is not None:
             columns.append(mixture.agreement)
         told = torch.stack([column.double() for column in columns], dim=1).tolist()

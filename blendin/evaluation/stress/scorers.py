@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ...engine.scoring import Score
     from ...generator import BlendInGenerator
 
-OF_PAIR = ("policy", "base", "guide")
+POLICY, BASE, GUIDE = OF_PAIR = ("policy", "base", "guide")
 DIGITS = 6
 
 
@@ -85,7 +85,7 @@ class PairScorer:
         """Args:
         gen: the pair.
         policy: what reads the chains.
-        names: "policy", "base" or both of a policy that reads the base; "guide" of `GuideOnly`.
+        names: the policy's, and "base" for the base's own likelihood, which it gives for free.
         system: text of both models' prompts.
         identity: of the pair and the policy.
         """
@@ -117,14 +117,14 @@ class PairScorer:
         for name in self.names:
             values = (
                 [token.base_log_likelihood or 0.0 for token in score.tokens]
-                if name == "base"
+                if name == BASE
                 else list(score.token_log_likelihoods)
             )
             scores[name] = [
                 _geometric_mean([v for v, (at, _) in zip(values, places, strict=True) if at == step])
                 for step in range(len(steps))
             ]
-        if "policy" not in self.names:
+        if isinstance(self.policy, BaseOnly | GuideOnly):
             return Scored(scores)
         trace = [
             TokenTrace(step, offset, len(token), _rounded(known.base_top_prob) or 0.0,
@@ -174,24 +174,27 @@ def _rounded(value: float | None) -> float | None:
 
 
 def pair_scorers(
-    gen: BlendInGenerator, policy: Policy, wanted: Sequence[str], system: str | None
+    gen: BlendInGenerator,
+    policies: Mapping[str, Policy],
+    wanted: Sequence[str],
+    system: str | None,
 ) -> list[PairScorer]:
     """What gives the wanted scores of a pair in as few passes as it takes.
 
     Args:
         gen: the pair.
-        policy: what "policy" stands for.
-        wanted: some of `OF_PAIR`.
+        policies: by the names that their scores have.
+        wanted: further ones: "base", "guide".
         system: text of both models' prompts.
     """
-    asked: list[tuple[Policy, tuple[str, ...]]] = []
-    if "policy" in wanted:
-        is_base = policy.reads_base and "base" in wanted
-        asked.append((policy, ("policy", "base") if is_base else ("policy",)))
-    if "base" in wanted and not any("base" in names for _, names in asked):
-        asked.append((BaseOnly(), ("base",)))
-    if "guide" in wanted:
-        asked.append((GuideOnly(), ("guide",)))
+    asked: list[tuple[Policy, tuple[str, ...]]] = [(each, (n,)) for n, each in policies.items()]
+    if BASE in wanted:
+        if asked and asked[0][0].reads_base:
+            asked[0] = (asked[0][0], (*asked[0][1], BASE))
+        else:
+            asked.append((BaseOnly(), (BASE,)))
+    if GUIDE in wanted:
+        asked.append((GuideOnly(), (GUIDE,)))
     pair = {
         "models": _without_answers(gen.pair.identity),
         "dtype": [gen.base.precision, gen.guide.precision],
