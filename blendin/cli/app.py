@@ -25,6 +25,7 @@ from .options import DecodingOptions, ModelOptions, PolicyOptions, takes_options
 from .score import paradox, score_app
 from .serve import serve
 from .streams import Commands, console, messages
+from .stress import stress_app
 from .view import view
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def options(
 
 
 app.add_typer(score_app)
+app.add_typer(stress_app)
 app.command()(diagnose)
 app.command()(evaluate)
 app.command()(report)

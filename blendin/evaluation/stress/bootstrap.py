@@ -1,4 +1,4 @@
-"""Percentile bootstrap over items: rows of one problem resemble each other, so problems are drawn."""
+"""Percentile bootstrap over items: what is drawn are problems, whose rows resemble each other."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def ratio(weights: Numbers, above: ArrayLike, below: ArrayLike) -> Numbers:
 
 def pearson(weights: Numbers, x: ArrayLike, y: ArrayLike) -> Numbers:
     """Weighted Pearson's r of `[n]` values, `[draws]`; NaN where either is constant."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    x, y = x - x.mean(), y - y.mean()  # or the sums of squares would cancel
-    mx, my = mean(weights, x), mean(weights, y)
-    covariance = mean(weights, x * y) - mx * my
-    spread = (mean(weights, x * x) - mx * mx) * (mean(weights, y * y) - my * my)
+    one, other = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    one, other = one - one.mean(), other - other.mean()  # or the sums of squares would cancel
+    mx, my = mean(weights, one), mean(weights, other)
+    covariance = mean(weights, one * other) - mx * my
+    spread = (mean(weights, one * one) - mx * mx) * (mean(weights, other * other) - my * my)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(spread > 1e-18, covariance / np.sqrt(np.maximum(spread, 1e-300)), np.nan)
 

@@ -1,7 +1,7 @@
 """Whether a chain is what it says it is: recomputed from its text, not from how it was made.
 
-Every equation is computed anew from the step's text, in exact fractions; what a step rests on has to
-stand before it; labels are told from the numbers themselves, by comparison with the right solution.
+Every equation is computed anew from the step's text, in exact fractions; what a step rests on has
+to stand before it; labels are told from the numbers themselves, against the right solution's.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """GSM8K's own solutions as chains: their annotations say what each step computes from what.
 
-A line of a solution is a step: `She makes 9 * 2 = $<<9*2=18>>18 every day`. An operand is the result
-of an earlier step beyond doubt where just one earlier step has that result and neither the question
-nor everyday knowledge (7 days, 100 %) has that number; then the step *uses* that one. Whatever else
-a step may rest on, it is kept behind:
+A line of a solution is a step: `She makes 9 * 2 = $<<9*2=18>>18 every day`. An operand is the
+result of an earlier step beyond doubt where just one earlier step has that result and neither the
+question nor everyday knowledge (7 days, 100 %) has that number; then the step *uses* that one.
+Whatever else a step may rest on, it is kept behind:
 
 - an earlier step whose result its text has anywhere, as it is, negated, or as a percentage;
 - the step before it, where it begins with a word that points back (`So`, `Then`, `This`);

@@ -24,9 +24,7 @@ def figures(results: Results) -> list[str]:
         for title in _titles(results.chains)
     }
     lost = {
-        title: {
-            name: own[title].sensitivity_loss for name, own in results.chains.items() if title in own
-        }
+        title: {n: own[title].sensitivity_loss for n, own in results.chains.items() if title in own}
         for title in _titles(results.chains)
     }
     made = [
@@ -63,7 +61,8 @@ def _forest(
 ) -> str:
     """Panels beside each other: a row a transformation, in it a point with whiskers a scorer."""
     rows = list(next(iter(panels.values())))
-    scorers = list(dict.fromkeys(n for panel in panels.values() for own in panel.values() for n in own))
+    points = [own for panel in panels.values() for own in panel.values()]
+    scorers = list(dict.fromkeys(name for own in points for name in own))
 
     def paint(figure: Figure) -> None:
         all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

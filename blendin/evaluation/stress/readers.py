@@ -109,7 +109,11 @@ def read(
         chains = [
             each
             for source, other in zip(chains, wrong, strict=True)
-            for each in (source, *([] if isinstance(other, LeftOut) else [Source(other, source.right)]))
+            for each in (
+                source,
+                other if isinstance(other, LeftOut) else Source(other, source.right),
+            )
+            if isinstance(each, Source)
         ]
     return Sources(Path(data).name, format, len(given), chains, left_out)
 
@@ -130,9 +134,8 @@ def _sources(
     if format == "gsm8k":
         found = gsm8k_solutions.read(id, row["question"], row["answer"])
         return found if isinstance(found, LeftOut) else [Source(found, found)]
-    chains = list(
-        _of_processbench(id, place, row) if format == "processbench" else _of_prmbench(id, place, row)
-    )
+    of = _of_processbench if format == "processbench" else _of_prmbench
+    chains = list(of(id, place, row))
     if any(len(chain.steps) < 1 for chain in chains):
         return LeftOut(id, WITHOUT_STEPS)
     return [Source(chain, chain) for chain in chains]

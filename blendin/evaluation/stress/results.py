@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ..records import plain
-from .decomposition import Decomposition, chain_rows, decompose, step_rows
+from .decomposition import Decomposition, Row, chain_rows, decompose, step_rows
 from .mitigations import ACCEPTED_WRONG, MITIGATIONS, OF_STEPS, Verdicts, judged
 from .run import Scores
-from .suite import Suite
+from .scorers import BASE
+from .suite import Suite, Variant
 from .trust import Trust, measure
+
+T = TypeVar("T")
+_ByScorer = Mapping[str, Mapping[str, T]]
 
 ORIGINAL = "original"
 
@@ -63,21 +67,37 @@ def analyse(suite: Suite, scored: Sequence[Scores], settings: Mapping[str, Any])
     """
     kinds = {titled(name, strength): own for (name, strength), own in suite.variants.items()}
     kinds = {title: own for title, own in kinds.items() if own}
-    chains, steps, verdicts, trust = {}, {}, {}, {}
-    for scores in scored:
-        over_chains = {k: decompose(chain_rows(own, scores), suite.seed) for k, own in kinds.items()}
-        over_steps = {k: decompose(step_rows(own, scores), suite.seed) for k, own in kinds.items()}
-        chains[scores.name] = {k: each for k, each in over_chains.items() if each is not None}
-        steps[scores.name] = {k: each for k, each in over_steps.items() if each is not None}
-        verdicts[scores.name] = {}
-        for title, own in {ORIGINAL: suite.originals, **kinds}.items():
-            each = [judged(way, suite.originals, own, scores, suite.seed) for way in MITIGATIONS]
-            if found := [verdict for verdict in each if verdict is not None]:
-                verdicts[scores.name][title] = found
-        moves = {k: measure(k.split()[0], own, scores) for k, own in kinds.items()}
-        if kept := {k: each for k, each in moves.items() if each is not None}:
-            trust[scores.name] = kept
-    return Results(suite, chains, steps, verdicts, trust, settings)
+    everything = {ORIGINAL: suite.originals, **kinds}
+
+    def over(rows: Callable[[Sequence[Variant], Scores], list[Row]]) -> _ByScorer[Decomposition]:
+        return {
+            scores.name: _kept(
+                {k: decompose(rows(v, scores), suite.seed) for k, v in kinds.items()}
+            )
+            for scores in scored
+        }
+
+    def verdicts(variants: Sequence[Variant], scores: Scores) -> list[Verdicts] | None:
+        each = [judged(way, suite.originals, variants, scores, suite.seed) for way in MITIGATIONS]
+        return [verdict for verdict in each if verdict is not None] or None
+
+    trust = {
+        scores.name: _kept({k: measure(k.split()[0], v, scores) for k, v in kinds.items()})
+        for scores in scored
+        if scores.name != BASE  # it comes of a policy's pass, whose trace it has
+    }
+    return Results(
+        suite,
+        over(chain_rows),
+        over(step_rows),
+        {s.name: _kept({k: verdicts(v, s) for k, v in everything.items()}) for s in scored},
+        {name: own for name, own in trust.items() if own},
+        settings,
+    )
+
+
+def _kept(found: Mapping[str, T | None]) -> dict[str, T]:
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def titled(name: str, strength: float) -> str:

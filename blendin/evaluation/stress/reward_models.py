@@ -7,7 +7,8 @@ Three styles, told apart by what the checkpoint is, or named:
 - "extra_0": two classes at the token `<extra_0>` after each step, within the chat template
   (Qwen2.5-Math-PRM). Its head is read from the checkpoint's safetensors, so that the code that the
   checkpoint brings does not run;
-- "plus_minus": a causal model that writes + or - at the step tag ки (Math-Shepherd, arXiv 2312.08935).
+- "plus_minus": a causal model that writes + or - at the step tag ки (Math-Shepherd, arXiv
+  2312.08935).
 
 Where a step ends is known by its characters, so that a tag spelled in a step is no end of one.
 """
@@ -76,7 +77,7 @@ class RewardModel:
         except Exception as error:  # transformers raises many kinds
             raise ValueError(_no_model(name, error)) from error
         if not self.tokenizer.is_fast:
-            raise ValueError(f"{name} has no fast tokenizer, which tells where tokens stand: add one")
+            raise ValueError(f"{name} has no fast tokenizer, which tells where tokens are: add one")
         self.style = style if style != "auto" else self._style_of(config)
         try:
             self.model, self._read = LOADERS[self.style](name, self.tokenizer, trust_remote_code)
@@ -178,12 +179,14 @@ class RewardModel:
         ids, offsets = read["input_ids"], read["offset_mapping"]
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and len(ids) > limit:
-            raise ValueError(f"a chain has {len(ids)} tokens and {self.name} reads {limit}: shorten it")
+            raise ValueError(
+                f"a chain has {len(ids)} tokens and {self.name} reads {limit}: shorten it"
+            )
         places: list[int] = []
         for end in layout.ends:
             place = max((n for n, (a, b) in enumerate(offsets) if a <= end < b), default=None)
             if place is None or place in places:
-                raise ValueError(f"{self.name}: its tokenizer joins the ends of two steps in a token")
+                raise ValueError(f"{self.name}: its tokenizer joins the ends of two steps")
             places.append(place)
         return ids, places
 
@@ -191,8 +194,8 @@ class RewardModel:
 def _no_model(name: str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return (
-        f"--scorer {name} cannot be loaded ({lines[0]}): give policy, base, guide, or the hub id or "
-        "folder of a process reward model with its tokenizer and safetensors weights"
+        f"--scorer {name} cannot be loaded ({lines[0]}): give policy, base, guide, or the hub id "
+        "or folder of a process reward model with its tokenizer and safetensors weights"
     )
 
 
@@ -214,8 +217,8 @@ def _load(kind: Any, name: str, trust_remote_code: bool, **options: Any) -> tupl
 def _refuse_missing(name: str, missing: set[str]) -> None:
     if missing:
         raise ValueError(
-            f"--scorer {name} has no weights for {min(missing)}, which would be random: give a model "
-            "that was trained to score steps"
+            f"--scorer {name} has no weights for {min(missing)}, which would be random: give a "
+            "model that was trained to score steps"
         )
 
 
@@ -226,7 +229,7 @@ def _token(name: str, tokenizer: Any, trust_remote_code: bool) -> tuple[Any, Rea
     _refuse_missing(name, missing)
     if model.config.num_labels != 2:
         raise ValueError(
-            f"--scorer {name} has {model.config.num_labels} labels: use one with two, wrong and right"
+            f"--scorer {name} has {model.config.num_labels} labels: use one with wrong and right"
         )
 
     def read(ids: Tensor, mask: Tensor) -> Tensor:
@@ -243,9 +246,12 @@ def _extra_0(name: str, tokenizer: Any, trust_remote_code: bool) -> tuple[Any, R
     if trust_remote_code:
         whole, missing = _load(AutoModel, name, True)
         _refuse_missing(name, missing)
-        return whole, lambda ids, mask: (
-            whole(input_ids=ids, attention_mask=mask, use_cache=False)[0].float().softmax(-1)[..., 1]
-        )
+
+        def read_whole(ids: Tensor, mask: Tensor) -> Tensor:
+            logits = whole(input_ids=ids, attention_mask=mask, use_cache=False)[0]
+            return logits.float().softmax(-1)[..., 1]
+
+        return whole, read_whole
     body, missing = _load(AutoModel, name, False)
     _refuse_missing(name, missing)
     head = _head(name).to(body.dtype)
@@ -268,7 +274,8 @@ def _head(name: str) -> nn.Module:
     from transformers.utils import cached_file
 
     wanted = [f"score.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")]
-    index = cached_file(name, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+    listed = "model.safetensors.index.json"
+    index = cached_file(name, listed, _raise_exceptions_for_missing_entries=False)
     if index is None:
         files = dict.fromkeys(wanted, "model.safetensors")
     else:
@@ -278,12 +285,12 @@ def _head(name: str) -> nn.Module:
         path = cached_file(name, files[key]) if key in files else None
         if path is not None:
             with safe_open(path, "pt") as file:
-                if key in file.keys():  # noqa: SIM118 (it is no dictionary)
+                if key in file.keys():
                     state[key.removeprefix("score.")] = file.get_tensor(key)
     if len(state) < len(wanted) or state["2.weight"].shape[0] != 2:
         raise ValueError(
-            f"--scorer {name} has no head score.0, score.2 of two classes: name another --prm-style, "
-            "or pass --trust-remote-code if the checkpoint's own code is to be run"
+            f"--scorer {name} has no head score.0, score.2 of two classes: name another "
+            "--prm-style, or pass --trust-remote-code if the checkpoint's own code is to be run"
         )
     sizes = [state["0.weight"].shape, state["2.weight"].shape]
     head = nn.Sequential(
@@ -297,7 +304,9 @@ def _plus_minus(name: str, tokenizer: Any, trust_remote_code: bool) -> tuple[Any
     from transformers import AutoModelForCausalLM
 
     model, missing = _load(AutoModelForCausalLM, name, trust_remote_code)
-    _refuse_missing(name, missing - {"lm_head.weight"} if model.config.tie_word_embeddings else missing)
+    if model.config.tie_word_embeddings:
+        missing -= {"lm_head.weight"}
+    _refuse_missing(name, missing)
     good, bad = (tokenizer.encode(sign, add_special_tokens=False)[-1] for sign in (GOOD, BAD))
 
     def read(ids: Tensor, mask: Tensor) -> Tensor:

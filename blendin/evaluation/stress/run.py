@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
@@ -37,10 +38,11 @@ def run(
         for chain in needed[question]
     ]
     left = [each for each in wanted if key_of(each[1], each[0], each[2]) not in store]
+    done = len(wanted) - len(left)
     hidden = None if progress is None else not progress
     with (
         store.writing() as writer,
-        tqdm(total=len(wanted), initial=len(wanted) - len(left), unit="chain", disable=hidden) as bar,
+        tqdm(total=len(wanted), initial=done, unit="chain", disable=hidden) as bar,
     ):
         for question, scorer, chains in _batches(left):
             for chain, scored in zip(chains, scorer(question, chains), strict=True):
@@ -71,6 +73,11 @@ class Scores:
 
     def __init__(self, name: str, scorer: StepScorer, store: ScoreStore) -> None:
         self.name, self._scorer, self._store = name, scorer, store
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What the scores depend on beside the texts."""
+        return self._scorer.identity
 
     def of(self, question: str, steps: Sequence[str]) -> Sequence[float]:
         """Of each step, 0..1.

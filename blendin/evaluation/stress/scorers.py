@@ -72,7 +72,7 @@ class StepScorer(Protocol):
 
 
 class PairScorer:
-    """The likelihood of the steps under a policy of a pair; with a policy's, the base's for free."""
+    """The likelihood of the steps under a policy of a pair, and perhaps the base's beside it."""
 
     def __init__(
         self,
@@ -104,10 +104,11 @@ class PairScorer:
         found = self.gen.score(question, texts, policy=self.policy, system=self.system)
         model = self.gen.guide if alone else self.gen.base
         token_bytes = model.vocabulary.tokens
-        return [
-            self._scored(score, [token_bytes[id] or b"" for id in score.token_ids], steps, len(space))
-            for score, steps in zip(found, chains, strict=True)
-        ]
+        scored = []
+        for score, steps in zip(found, chains, strict=True):
+            tokens = [token_bytes[id] or b"" for id in score.token_ids]
+            scored.append(self._scored(score, tokens, steps, len(space)))
+        return scored
 
     def _scored(
         self, score: Score, tokens: Sequence[bytes], steps: Sequence[str], shift: int
@@ -120,10 +121,10 @@ class PairScorer:
                 if name == BASE
                 else list(score.token_log_likelihoods)
             )
-            scores[name] = [
-                _geometric_mean([v for v, (at, _) in zip(values, places, strict=True) if at == step])
-                for step in range(len(steps))
-            ]
+            by_step: list[list[float]] = [[] for _ in steps]
+            for value, (step, _) in zip(values, places, strict=True):
+                by_step[step].append(value)
+            scores[name] = [_geometric_mean(own) for own in by_step]
         if isinstance(self.policy, BaseOnly | GuideOnly):
             return Scored(scores)
         trace = [
@@ -134,9 +135,7 @@ class PairScorer:
         return Scored(scores, trace)
 
 
-def places_of(
-    tokens: Sequence[bytes], steps: Sequence[str], shift: int
-) -> list[tuple[int, int]]:
+def places_of(tokens: Sequence[bytes], steps: Sequence[str], shift: int) -> list[tuple[int, int]]:
     """Of each token the step that its first byte is in, and that byte's place in the step.
 
     Args:

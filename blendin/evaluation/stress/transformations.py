@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from .arithmetic import Expression, value_of, writes, written
@@ -78,7 +78,7 @@ def _restatement(step: Step, draw: random.Random) -> Step:
 
 
 def _part(step: Step, by_origin: dict[int, Step]) -> Step | None:
-    """What a step's equation computes first; None where it has one operation, or no short result."""
+    """What a step's equation computes first; None without a second operation or a short result."""
     if step.equation is None:
         return None
     first = Expression(step.equation.expression).first_part()
@@ -180,13 +180,3 @@ TRANSFORMATIONS: dict[str, Callable[[Chain, float, int], Chain | LeftOut]] = {
     "order": reordered,
     "markers": marked,
 }
-
-
-def transformed(
-    chains: Sequence[Chain], names: Sequence[str], strengths: Sequence[float], seed: int
-) -> Iterator[tuple[Chain, Chain | LeftOut]]:
-    """Every chain under every transformation and strength, each beside the one it was made of."""
-    for chain in chains:
-        for name in names:
-            for strength in strengths:
-                yield chain, TRANSFORMATIONS[name](chain, strength, seed)

@@ -7,7 +7,7 @@ A policy reads the transformed chain as the text so far. Two comparisons, with i
   after. Nothing about them differs but what stands before, so an α that moves there is moved by it.
   p_g and α are compared where the guide was asked both times.
 
-The *weight of the guide* is α at interventions and 0 elsewhere: how much of the text is the guide's.
+The *weight of the guide* is α at interventions and 0 elsewhere: how much of a text is the guide's.
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ def measure(transformation: str, variants: Sequence[Variant], scores: Scores) ->
     same = {name: _paired_move(matched, name) for name in QUANTITIES}
     same_found = {name: move for name, move in same.items() if move is not None}
     whole_found = {name: move for name, move in whole.items() if move is not None}
-    return Trust(
-        whole_found, same_found, _furthest(matched), _sentence(transformation, same_found)
-    )
+    return Trust(whole_found, same_found, _furthest(matched), _sentence(transformation, same_found))
 
 
 def same_tokens(
@@ -143,8 +141,9 @@ def _sums(tokens: Sequence[TokenTrace], name: str) -> tuple[float, int]:
 
 def _move(rows: _Rows, name: str) -> Move | None:
     """Pooled means over all tokens that have the quantity."""
-    before, after = (np.array([_sums(row[at], name) for row in rows]) for at in (1, 2))
-    return _moved([row[0] for row in rows], before, after)
+    before = np.array([_sums(tokens, name) for _, tokens, _ in rows])
+    after = np.array([_sums(tokens, name) for _, _, tokens in rows])
+    return _moved([item for item, _, _ in rows], before, after)
 
 
 def _paired_move(rows: _Rows, name: str) -> Move | None:
@@ -192,29 +191,30 @@ def _furthest(rows: _Rows) -> Interval | None:
 
 
 WHAT: Mapping[str, str] = {
-    "inflation": "Steps that are said twice or in two",
-    "order": "Another valid order of the steps",
-    "markers": "Words such as “Clearly,” before the steps",
+    "inflation": "Behind steps that are said twice or in two",
+    "order": "In another valid order of the steps",
+    "markers": "Behind words such as “Clearly,”",
 }
 
 
 def _sentence(transformation: str, same: Mapping[str, Move]) -> str:
     """Whether α moves, in words, with the interval."""
-    subject = WHAT.get(transformation, transformation)
+    where = WHAT.get(transformation, transformation)
     if "alpha" not in same:
-        return f"{subject}: the guide was asked at no token both times, so α cannot be compared."
-    parts = [_part(same[name], NAMES[name]) for name in ("alpha", "intervention_rate") if name in same]
-    return f"{subject} {' and '.join(parts)}, at the same tokens of the source's own steps."
+        return f"{where} α cannot be compared: the guide was asked at no token both times."
+    told = [name for name in ("alpha", "intervention_rate") if name in same]
+    parts = [_part(same[name], NAMES[name]) for name in told]
+    return f"{where}, at the same tokens of the source's own steps: {'; '.join(parts)}."
 
 
 def _part(move: Move, name: str) -> str:
     change = move.change
     shown = f"{change.estimate:+.3f} [{change.low:+.3f}, {change.high:+.3f}]"
     if math.isnan(change.low):
-        return f"change {name} by {change.estimate:+.3f} (too few problems for an interval)"
+        return f"{name} changes by {change.estimate:+.3f} (too few problems for an interval)"
     if change.low > 0 or change.high < 0:
-        verb = "raise" if change.estimate > 0 else "lower"
-        return f"{verb} {name} by {shown} (from {move.before:.3f})"
+        verb = "rises" if change.estimate > 0 else "falls"
+        return f"{name} {verb} by {shown}, from {move.before:.3f}"
     if -MEANT <= change.low and change.high <= MEANT:
-        return f"do not move {name} by as much as {MEANT:g} ({shown})"
-    return f"are not shown to move {name} ({shown})"
+        return f"{name} does not move by as much as {MEANT:g} ({shown})"
+    return f"{name} is not shown to move ({shown})"

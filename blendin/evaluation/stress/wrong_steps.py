@@ -2,8 +2,8 @@
 
 Only results whose every use is known are changed: the number stands nowhere in the question, in no
 other step's result and among no everyday numbers, in figures or words; so wherever it stands in a
-later step it is this result. The first wrong step then computes wrongly, every later step that rests
-on it computes rightly from a wrong number, all others are as they were.
+later step it is this result. The first wrong step then computes wrongly, every later step that
+rests on it computes rightly from a wrong number, all others are as they were.
 """
 
 from __future__ import annotations
