@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.table import Table
 
@@ -157,8 +156,8 @@ def chains(
 
 def _refuse_options_before(context: typer.Context) -> None:
     """Options between `stress` and its subcommand would have no effect."""
-    default = click.core.ParameterSource.DEFAULT
-    given = [name for name in context.params if context.get_parameter_source(name) != default]
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source and source.name != "DEFAULT"]
     if given:
         raise ValueError(
             f"{as_option(given[0])} stands before {context.invoked_subcommand}, where it has no "

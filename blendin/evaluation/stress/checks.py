@@ -42,7 +42,9 @@ def check(chain: Chain, source: Chain, right: Chain) -> Check:
         right: the right chain of the same item; the source itself where that is right. Where the
             item has another text for its wrong chain (PRMBench), the source itself, too.
     """
-    failures = [*_steps(chain, source), *_places(chain)]
+    if failures := [*_steps(chain, source)]:
+        return Check(0, tuple(failures))  # what follows goes by the steps
+    failures += _places(chain)
     recomputed = 0
     if chain.dependencies:
         recomputed, wrong = _equations(chain)
