@@ -26,7 +26,7 @@ def row(one: int, other: int) -> dict[str, str]:
     return {"question": question, "answer": "\n".join(lines)}
 
 
-ROWS = [row(16 + n, 25 + n) for n in (0, 3, 5, 9, 11)]
+ROWS = [row(16 + n, 25 + n) for n in (0, 3, 9)]
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_stress_test_tells_scores_and_alpha_and_goes_on(
     arguments += ["--calibration", str(calibration), "--json", str(figures)]
     code, output = run(*arguments)
     assert code == 0, output
-    assert "5 right and 5 wrong chains" in output and "every chain passes its check" in output
+    assert "3 right and 3 wrong chains" in output and "every chain passes its check" in output
     assert "calibrated: Behind words such as “Clearly,”" in output
     told = json.loads(figures.read_text())
     assert set(told["decomposition"]["chains"]) == {"policy", "calibrated", "base", "guide"}
@@ -77,9 +77,9 @@ def test_a_stress_test_tells_scores_and_alpha_and_goes_on(
         raise AssertionError("everything is scored already")
 
     monkeypatch.setattr(PairScorer, "__call__", forbidden)
-    code, output = run(*arguments, "--limit", "3")
+    code, output = run(*arguments, "--limit", "2")
     assert code == 0, output
-    assert "3 right and 3 wrong chains" in output
+    assert "2 right and 2 wrong chains" in output
 
 
 def test_chains_are_written_with_order_dependencies_and_check(data: str, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_chains_are_written_with_order_dependencies_and_check(data: str, tmp_pat
         (["--scorer", "/nowhere/at/all"], "cannot be loaded"),
         (["--prm-style", "token"], "--prm-style has no effect"),
         (["--json", "/nowhere/at/all.json"], "--json"),
-        (["--limit", "5", "chains"], "--limit stands before chains"),
+        (["--limit", "2", "chains"], "--limit stands before chains"),
     ],
 )
 def test_what_cannot_be_is_refused_before_models_are_loaded(

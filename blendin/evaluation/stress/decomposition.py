@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..statistics import Interval
+from ..statistics import Interval, pooled_mean
 from . import bootstrap
 from .run import Scores
 from .suite import Variant
@@ -62,7 +63,7 @@ class Decomposition:
 def decompose(rows: Sequence[Row], seed: int = 0) -> Decomposition | None:
     """Of pairs of scores; None where there is none.
 
-    Intervals are drawn over items. What needs right and wrong rows is NaN without them.
+    Intervals are over items. What needs right and wrong rows is NaN without them.
     """
     if not rows:
         return None
@@ -77,7 +78,7 @@ def decompose(rows: Sequence[Row], seed: int = 0) -> Decomposition | None:
     return Decomposition(
         len(rows),
         int(right.sum()),
-        drawn(lambda w: bootstrap.mean(w, rise)),
+        _share(items, rise),
         drawn(lambda w: bootstrap.mean(w, after - before)),
         drawn(lambda w: bootstrap.mean(w * ~right, after - before)),
         drawn(lambda w: bootstrap.pearson(w, before, right)),
@@ -86,6 +87,13 @@ def decompose(rows: Sequence[Row], seed: int = 0) -> Decomposition | None:
         drawn(lambda w: bootstrap.gap(w, before, right)),
         drawn(lambda w: bootstrap.gap(w, before, right) - bootstrap.gap(w, after, right)),
     )
+
+
+def _share(items: Sequence[str], holds: NDArray[np.bool_]) -> Interval:
+    """Of the rows; the logit interval over items, for a bootstrap of no spread has no width."""
+    names, place = np.unique(np.asarray(items), return_inverse=True)
+    totals = np.bincount(place, minlength=len(names))
+    return pooled_mean(np.bincount(place, holds, minlength=len(names)), totals)
 
 
 def chain_rows(variants: Sequence[Variant], scores: Scores) -> list[Row]:

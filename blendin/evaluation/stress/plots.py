@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def figures(results: Results) -> list[str]:
-    """What scores do under each transformation, and what the policy does."""
+WHISKERS = "Whiskers: 95 % intervals over problems; none where there are too few problems."
+
+
+def figures(results: Results) -> dict[str, str]:
+    """What scores do under each transformation, and what the policy does, by their captions."""
     changes = {
         title: {name: own[title].change for name, own in results.chains.items() if title in own}
         for title in _titles(results.chains)
@@ -27,13 +30,9 @@ def figures(results: Results) -> list[str]:
         title: {n: own[title].sensitivity_loss for n, own in results.chains.items() if title in own}
         for title in _titles(results.chains)
     }
-    made = [
-        _forest(
-            "scores",
-            "How the scores of whole chains change under each transformation",
-            {"mean change of the score": changes, "sensitivity lost": lost},
-        )
-    ]
+    label = "How the scores of whole chains change under each transformation"
+    panels = {"mean change of the score": changes, "sensitivity lost": lost}
+    made = {f"{label}. {WHISKERS}": _forest("scores", label, panels)}
     if results.trust:
         moves = {
             NAMES[quantity]: {
@@ -47,8 +46,8 @@ def figures(results: Results) -> list[str]:
             for quantity in ("alpha", "intervention_rate")
         }
         label = "How α and the intervention rate change at the same tokens"
-        named = {f"change of {name}, same tokens": own for name, own in moves.items()}
-        made.append(_forest("trust", label, named))
+        named = {f"change of {name}": own for name, own in moves.items()}
+        made[f"{label} of the source's own steps. {WHISKERS}"] = _forest("trust", label, named)
     return made
 
 

@@ -50,7 +50,7 @@ def html(results: Results) -> str:
             shades={},  # of tokens, of which the page shows none
             counts=results.suite.counts(),
             sentences=sentences(results),
-            figures=[Markup(svg) for svg in plots.figures(results)],
+            figures={caption: Markup(svg) for caption, svg in plots.figures(results).items()},
             overview=overview(results),
             tables=tables(results),
             settings=[(name, str(value)) for name, value in results.settings.items()],

@@ -11,7 +11,7 @@ from .decomposition import Decomposition, Row, chain_rows, decompose, step_rows
 from .mitigations import ACCEPTED_WRONG, MITIGATIONS, OF_STEPS, Verdicts, judged
 from .run import Scores
 from .scorers import BASE
-from .suite import Suite, Variant
+from .suite import Suite, Variant, titled
 from .trust import Trust, measure
 
 T = TypeVar("T")
@@ -98,8 +98,3 @@ def analyse(suite: Suite, scored: Sequence[Scores], settings: Mapping[str, Any])
 
 def _kept(found: Mapping[str, T | None]) -> dict[str, T]:
     return {key: value for key, value in found.items() if value is not None}
-
-
-def titled(name: str, strength: float) -> str:
-    """A transformation with its strength, unless that is full."""
-    return name if strength == 1 else f"{name} {strength:g}"

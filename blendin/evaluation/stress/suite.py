@@ -93,11 +93,16 @@ class Suite:
             "right": right,
             "wrong": len(self.originals) - right,
             "transformed": {
-                f"{name} {strength:g}": len(own) for (name, strength), own in self.variants.items()
+                titled(name, strength): len(own) for (name, strength), own in self.variants.items()
             },
             "equations_recomputed": sum(variant.check.recomputed for variant in self.all),
             "left_out": {stage: counted(own) for stage, own in self.left_out.items() if own},
         }
+
+
+def titled(name: str, strength: float) -> str:
+    """A transformation with its strength, unless that is full."""
+    return name if strength == 1 else f"{name} {strength:g}"
 
 
 def build(

@@ -30,8 +30,8 @@ NAMES = {
     "p_b": "p_b",
     "p_g": "p_g",
     "alpha": "α",
-    "intervention_rate": "intervention rate",
-    "guide_weight": "weight of the guide",
+    "intervention_rate": "the intervention rate",
+    "guide_weight": "the weight of the guide",
 }
 MEANT = 0.01
 """An interval within ± this counts as "does not move"."""
