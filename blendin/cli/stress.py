@@ -18,9 +18,7 @@ from .terminal import plain
 if TYPE_CHECKING:
     from ..evaluation.stress.report import Table as Cells
     from ..evaluation.stress.results import Results
-    from ..evaluation.stress.run import Scores
     from ..evaluation.stress.scorers import StepScorer
-    from ..evaluation.stress.store import ScoreStore
     from ..evaluation.stress.suite import Suite
     from ..generator import BlendInGenerator
     from ..policy import Policy
@@ -102,6 +100,7 @@ def stress(
         return
     from ..evaluation.stress.report import write
     from ..evaluation.stress.results import analyse
+    from ..evaluation.stress.run import Scores, kept, run
     from ..evaluation.stress.store import ScoreStore
 
     chosen = policy.build()
@@ -114,7 +113,10 @@ def stress(
     scorers = _scorers(
         models, raw, chosen, wanted, suite, prm_style, prm_separator.replace("\\n", "\n")
     )
-    scored = _scored(suite, scorers, store)
+    with interruptible():
+        run(suite, scorers, store)
+    suite = kept(suite, scorers, store)
+    scored = [Scores(name, each, store) for each in scorers for name in each.names]
     settings = {
         "data": data,
         "limit": limit,
@@ -246,14 +248,6 @@ def _scorers(
         with messages.status("telling the models apart"):
             found += pair_scorers(gen, policies, of_pair, suite.sources.system)
     return found
-
-
-def _scored(suite: Suite, scorers: list[StepScorer], store: ScoreStore) -> list[Scores]:
-    from ..evaluation.stress.run import Scores, run
-
-    with interruptible():
-        run(suite, scorers, store)
-    return [Scores(name, each, store) for each in scorers for name in each.names]
 
 
 def _show(results: Results) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
+from .chains import LeftOut
 from .scorers import Scored, StepScorer
 from .store import ScoreStore, key_of
-from .suite import Suite
+from .suite import Suite, Variant
 
 AT_ONCE = 8
 """Chains of one question that are scored together, and kept together."""
@@ -27,7 +29,8 @@ def run(
         progress: whether to show a bar on stderr; None: where that is a terminal.
 
     Raises:
-        ValueError: a chain does not fit into a model's context, or another process writes there.
+        ValueError: another process writes there. A chain that cannot be scored is kept with its
+            error; see `kept`.
         OSError: the store cannot be written; what is scored is kept.
     """
     needed = suite.needed()
@@ -45,9 +48,42 @@ def run(
         tqdm(total=len(wanted), initial=done, unit="chain", disable=hidden) as bar,
     ):
         for question, scorer, chains in _batches(left):
-            for chain, scored in zip(chains, scorer(question, chains), strict=True):
+            for chain, scored in zip(chains, _scored(scorer, question, chains), strict=True):
                 writer.add(key_of(scorer, question, chain), scored)
                 bar.update()
+
+
+def _scored(scorer: StepScorer, question: str, chains: Sequence[list[str]]) -> list[Scored]:
+    """Chains together; each alone where one of them cannot be scored."""
+    try:
+        return scorer(question, chains)
+    except ValueError as error:
+        if len(chains) == 1:
+            return [Scored({}, error=str(error))]
+    return [scored for chain in chains for scored in _scored(scorer, question, [chain])]
+
+
+def kept(suite: Suite, scorers: Sequence[StepScorer], store: ScoreStore) -> Suite:
+    """The suite without the chains that a scorer has no scores for, which are counted.
+
+    Raises:
+        ValueError: none is left.
+    """
+
+    def fault(variant: Variant) -> str | None:
+        texts = [*variant.texts, variant.source.texts]
+        keys = (key_of(s, variant.chain.question, steps) for s in scorers for steps in texts)
+        return next((error for key in keys if (error := store[key].error) is not None), None)
+
+    faults = [(variant.chain.id, found) for variant in suite.all if (found := fault(variant))]
+    if not faults:
+        return suite
+    originals = [variant for variant in suite.originals if fault(variant) is None]
+    if not originals:
+        raise ValueError(f"no chain can be scored: {faults[0][1]}")
+    variants = {k: [v for v in own if fault(v) is None] for k, own in suite.variants.items()}
+    left_out = {**suite.left_out, "scoring": [LeftOut(*each) for each in faults]}
+    return replace(suite, originals=originals, variants=variants, left_out=left_out)
 
 
 def _batches(

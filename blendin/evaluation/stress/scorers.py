@@ -49,10 +49,12 @@ class Scored:
     Attributes:
         scores: of each step, 0..1, by the scorer's name.
         trace: of each token, where a policy read the chain; empty otherwise.
+        error: why there are no scores; None where there are.
     """
 
     scores: Mapping[str, Sequence[float]]
     trace: Sequence[TokenTrace] = field(default=())
+    error: str | None = None
 
 
 class StepScorer(Protocol):

@@ -66,9 +66,8 @@ class ScoreStore:
                 f"another process writes {self.path}: wait for it, or choose another --out"
             ) from None
         with lock, naming(self.path), self.path.open("ab+") as file:
-            file.seek(0, 2)
-            if file.tell() and not self.path.read_bytes().endswith(b"\n"):
-                file.write(b"\n")
+            if file.seek(0, 2) and (file.seek(-1, 2), file.read())[1] != b"\n":
+                file.write(b"\n")  # behind the half of a line
             yield StoreWriter(self._known, file)
 
 
@@ -82,6 +81,8 @@ class StoreWriter:
         """Keeps one chain's scores, in the file before it returns."""
         self._known[key] = scored
         values = {"key": key, "scores": scored.scores, "trace": list(map(list, scored.trace))}
+        if scored.error is not None:
+            values["error"] = scored.error
         self._file.write(json.dumps(values).encode() + b"\n")
         self._file.flush()
 
@@ -91,6 +92,6 @@ def _read(line: bytes) -> tuple[str, Scored] | None:
         values: Mapping[str, Any] = json.loads(line)
         trace = [TokenTrace(*token) for token in values["trace"]]
         scores = {str(name): [float(v) for v in own] for name, own in values["scores"].items()}
-        return str(values["key"]), Scored(scores, trace)
+        return str(values["key"]), Scored(scores, trace, values.get("error"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForTokenClassification
 
+from blendin.evaluation.stress.chains import Chain, LeftOut, Step
+from blendin.evaluation.stress.readers import Source, Sources
 from blendin.evaluation.stress.reward_models import EXTRA, RewardModel
-from blendin.evaluation.stress.scorers import pair_scorers
+from blendin.evaluation.stress.run import kept, run
+from blendin.evaluation.stress.scorers import Scored, pair_scorers
 from blendin.evaluation.stress.store import ScoreStore, key_of
+from blendin.evaluation.stress.suite import build
 from blendin.policy import BaseOnly, Blend, GuideOnly
 
 QUESTION = "How many clips did she sell in April and May?"
@@ -234,3 +239,28 @@ def test_scores_of_other_weights_or_texts_are_not_taken() -> None:
     key = key_of(one[0], QUESTION, CHAINS[0])
     assert key != key_of(other[0], QUESTION, CHAINS[0])
     assert key != key_of(one[0], QUESTION, CHAINS[1])
+
+
+class TooLong:
+    """Takes chains of up to three steps."""
+
+    names = ("made",)
+    identity: dict[str, str] = {}
+
+    def __call__(self, question: str, chains: Sequence[Sequence[str]]) -> list[Scored]:
+        if any(len(steps) > 3 for steps in chains):
+            raise ValueError("the chain is too long")
+        return [Scored({"made": [0.5] * len(steps)}) for steps in chains]
+
+
+def test_a_chain_that_cannot_be_scored_is_left_out_and_counted(tmp_path: Path) -> None:
+    chain = Chain(
+        "1", QUESTION, tuple(Step(t, n) for n, t in enumerate(CHAINS[1])), None, None, False
+    )
+    suite = build(Sources("made", "prmbench", 1, [Source(chain, chain)], {}), seed=1)
+    store, scorers = ScoreStore(tmp_path), [TooLong()]
+    run(suite, scorers, store)
+    left = kept(suite, scorers, ScoreStore(tmp_path))
+    assert len(left.originals) == len(left.variants["markers", 1.0]) == 1
+    assert not left.variants["inflation", 1.0]
+    assert left.left_out["scoring"] == [LeftOut("1", "the chain is too long")]
