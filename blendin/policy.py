@@ -489,8 +489,13 @@ def calibration_of(policy: Policy) -> Calibration | None:
 
 
 def described(policy: Policy) -> dict[str, Any]:
-    """A policy's name and settings, for JSON."""
+    """A policy's name and settings, for JSON; a calibration only where there is one, so that what
+    was described before there were any is the same policy."""
     settings: dict[str, Any] = for_json(asdict(policy)) if is_dataclass(policy) else {}
+    capped = settings.get("policy")
+    for each in (settings, capped if isinstance(capped, dict) else {}):
+        if each.get("calibration", "") is None:
+            del each["calibration"]
     return {"name": type(policy).__name__, **settings}
 
 

@@ -170,6 +170,12 @@ def test_policies_without_a_use_for_it_refuse_it(tmp_path: Path) -> None:
     assert described(named_policy("blend", calibration=path))["calibration"]["c"] == 1.0
 
 
+def test_runs_from_before_there_were_calibrations_are_of_the_same_policy() -> None:
+    settings = {"threshold": 0.4, "agreement_bonus": 0.1, "top_k": 100, "alpha": None}
+    assert described(Blend()) == {"name": "Blend", **settings}
+    assert described(InterventionCap(Blend()))["policy"] == settings
+
+
 def test_an_evaluation_says_which_arms_go_without_it(tmp_path: Path) -> None:
     FITTED.save(path := str(tmp_path / "c.json"))
     made = arms(calibration=path)

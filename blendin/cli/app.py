@@ -18,6 +18,7 @@ from ..policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Nudge
 from ..values import encodable
 from ..visible import to_json
 from . import standard_input
+from .calibrate import calibrate
 from .diagnose import diagnose
 from .errors import check_file, errors_in_one_line
 from .evaluate import evaluate, report
@@ -65,6 +66,7 @@ def options(
 
 app.add_typer(score_app)
 app.add_typer(stress_app)
+app.command()(calibrate)
 app.command()(diagnose)
 app.command()(evaluate)
 app.command()(report)

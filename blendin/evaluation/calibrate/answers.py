@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ...values import Real
 from .. import tables
 from ..tasks import gsm8k, truthfulqa
 from ..tasks.data import SUBSET_SEED, permutation, rows, subset
@@ -110,15 +109,6 @@ def split(answers: Sequence[Answer], seed: int = SUBSET_SEED) -> Split:
     for at, each in enumerate(answers):
         places[part_of[each.prompt]].append(at)
     return Split(*places)
-
-
-def check_share(name: str, value: float | None) -> None:
-    """Checks a wanted rate or level.
-
-    Raises:
-        ValueError: it is not between 0 and 1.
-    """
-    Real(0, 1, above=True, none="none")(name, value)
 
 
 def _solution(answer: str) -> str:

@@ -184,11 +184,13 @@ def _grow(sequence: SequenceState, tokens: list[int], most: int | None) -> list[
 
 def _rows(model: Model, context: Context, ids: list[int], lengths: list[int]) -> Tensor:
     """`[len(lengths), V]` logits after so many of the ids."""
-    if not lengths:
-        return model.forward(context, 1)[:0]
-    context.ids += ids[len(context.ids) : lengths[-1]]
-    rows = model.forward(context, lengths[-1] - lengths[0] + 1)
-    return rows[[length - lengths[0] for length in lengths]]
+    import torch
+
+    first, last = (lengths[0], lengths[-1]) if lengths else (len(context.ids), len(context.ids))
+    context.ids += ids[len(context.ids) : last]
+    rows = model.forward(context, last - first + 1)
+    assert isinstance(rows, torch.Tensor)  # no server's lists: `collect` refuses them
+    return rows[[length - first for length in lengths]]
 
 
 def _table(pair: Pair, base_logits: Tensor, guide_logits: Tensor, symbols: Tensor) -> Positions:

@@ -122,7 +122,7 @@ def _p(ours: Outcome, theirs: Outcome, items: Places) -> float:
 
 def _by_prompt(values: Numbers, items: Places) -> tuple[Numbers, Numbers]:
     _, place = np.unique(items, return_inverse=True)
-    return np.bincount(place, values), np.bincount(place).astype(float)
+    return np.bincount(place, values).astype(float), np.bincount(place).astype(float)
 
 
 def _first(items: Places, uncertain: np.ndarray) -> Places:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, optimize
+from scipy import fft, optimize
 
 from ..statistics import Interval, quantile
 from .positions import Numbers, Places
@@ -81,7 +81,7 @@ def reliability(
 
 
 def smooth_ece(confidence: Numbers, right: NDArray[np.bool_]) -> tuple[float, float]:
-    """(σ, smECE): the width at which the error smoothed by it is as large as itself, and that error.
+    """(σ, smECE): the width at which the error smoothed by it equals it, and that error.
 
     smECE_σ = ∫ |mean(K_σ(t, p)·(right − p))| dt with the Gaussian kernel reflected at 0 and 1; it
     falls as σ grows, so that one σ equals it (arXiv 2309.12236, Definition 3).
@@ -117,24 +117,35 @@ def _histogram(values: Numbers, confidence: Numbers) -> Numbers:
     place = np.clip(confidence * GRID - 0.5, 0, GRID - 1)
     left = np.minimum(place.astype(int), GRID - 2)
     share = place - left
-    found = np.bincount(left, values * (1 - share), GRID)
-    return found + np.bincount(left + 1, values * share, GRID)
+    found = np.zeros(GRID)
+    found += np.bincount(left, values * (1 - share), GRID)
+    found += np.bincount(left + 1, values * share, GRID)
+    return found
 
 
 def _smoothed(histogram: Numbers, width: float) -> Numbers:
-    """With the Gaussian of that width in probability, reflected at 0 and 1."""
-    return ndimage.gaussian_filter1d(histogram, width * GRID, mode="reflect", truncate=6)
+    """With the Gaussian of that width in probability, reflected at 0 and 1.
+
+    Cosines are what a reflected kernel only scales: exp(−(πkσ)² / 2) for the k-th.
+    """
+    return _from_cosines(fft.dct(histogram, norm="ortho"), width)
+
+
+def _from_cosines(cosines: Numbers, width: float) -> Numbers:
+    scale = np.exp(-0.5 * (np.pi * np.arange(len(cosines)) * width) ** 2)
+    return fft.idct(cosines * scale, norm="ortho")
 
 
 def _fixed_point(gaps: Numbers) -> tuple[float, float]:
     """σ and the smoothed error, of `[GRID]` summed gaps."""
+    cosines = fft.dct(gaps, norm="ortho")
 
     def excess(width: float) -> float:
-        return float(np.abs(_smoothed(gaps, width)).sum()) - width
+        return float(np.abs(_from_cosines(cosines, width)).sum()) - width
 
     lowest, highest = 1 / GRID, 1.0
-    if excess(lowest) <= 0:  # below what the grid resolves
-        return lowest, float(np.abs(_smoothed(gaps, lowest)).sum())
+    if (over := excess(lowest)) <= 0:  # below what the grid resolves
+        return lowest, over + lowest
     width = float(optimize.brentq(excess, lowest, highest, xtol=1e-5))
     return width, width
 
@@ -145,10 +156,11 @@ def _bootstrap(
     """The 2.5 and 97.5 % quantiles over answers drawn anew."""
     _, place = np.unique(items, return_inverse=True)
     answers = place.max() + 1
-    gaps = np.zeros((answers, GRID))
-    for each in range(answers):
-        own = place == each
-        gaps[each] = _histogram((right - confidence)[own], confidence[own])
+    order = np.argsort(place, kind="stable")
+    ends = np.cumsum(np.bincount(place))[:-1]
+    gaps = np.stack(
+        [_histogram((right - confidence)[own], confidence[own]) for own in np.split(order, ends)]
+    )
     totals = np.bincount(place)
     rng = np.random.default_rng(seed)
     found = []

@@ -136,9 +136,9 @@ class Positions:
     @staticmethod
     def of(arrays: Mapping[str, NDArray[Any]]) -> Positions:
         """From what `arrays` gives."""
-        sides = {
+        given: dict[str, Any] = {
             role: Side(**{f.name: arrays[f"{role}.{f.name}"] for f in fields(Side)})
             for role in ("base", "guide")
         }
-        own = {each.name: arrays[each.name] for each in fields(Positions) if each.name in arrays}
-        return Positions(**own, **sides)
+        given |= {each.name: arrays[each.name] for each in fields(Positions) if each.name in arrays}
+        return Positions(**given)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ...calibration import Calibration
-from ...policy import DEFAULT_THRESHOLD, BaseOnly, Blend, Defer, Nudge, Policy, described
+from ...policy import DEFAULT_THRESHOLD, THRESHOLD, BaseOnly, Blend, Defer, Nudge, Policy, described
+from ...values import Real, check_fields, setting, shown
 from ..records import plain
 from ..statistics import Interval, wilson
 from .answers import Answer, Split
@@ -28,6 +29,7 @@ from .metrics import Reliability, reliability
 from .positions import Positions
 
 RAW = "raw"
+WHOLE = "calibrated α and τ"
 FIXED = tuple(place / 20 for place in range(21))
 BUDGETS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.7, 0.85, 1.0)
 """θ of `Defer`, of which the best is chosen; smaller ones lie below what the tables list."""
@@ -35,7 +37,7 @@ BUDGETS = (0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2, 0.28, 0.4, 0.55, 0.7, 0.85, 1
 FEWEST_TOKENS = 30
 """Interventions without which no α is fitted."""
 
-RULES = ("token", "budget", "bet")
+RULES: tuple[Literal["token", "budget", "bet"], ...] = ("token", "budget", "bet")
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,26 @@ class Wanted:
         rate: a wanted intervention rate; None for τ by score.
         touched: the share of prompts that may be touched at all; None likewise.
         kind: of which kind of prompts that is; None for all.
+
+    Raises:
+        ValueError: for a value out of range, or two that do not go together.
     """
 
-    threshold: float = DEFAULT_THRESHOLD
-    rate: float | None = None
-    touched: float | None = None
+    threshold: float = setting(DEFAULT_THRESHOLD, THRESHOLD)
+    rate: float | None = setting(None, Real(0, 1, above=True, none="τ by score"))
+    touched: float | None = setting(None, Real(0, 1, above=True, none="τ by score"))
     kind: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.rate is not None and self.touched is not None:
+            raise ValueError(
+                f"{shown('rate')} and {shown('touched')} both choose τ: give one of them"
+            )
+        if self.kind is not None and self.touched is None:
+            raise ValueError(
+                f"{shown('kind')} is of the prompts that {shown('touched')} bounds: give it, too"
+            )
 
 
 class Bound(NamedTuple):
@@ -134,6 +150,22 @@ class Study:
     matched: Sequence[Compared]
     bound: Bound | None
     verdict: Sequence[str]
+
+    @property
+    def whole(self) -> Compared:
+        """The arm that the headline is about: α and τ together."""
+        return next(each for each in self.compared if each.name == WHOLE)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a calibration's file says of where it comes from."""
+        return {
+            "base": self.base,
+            "guide": self.guide,
+            "data": self.data,
+            "prompts": dict(self.prompts),
+            "verdict": self.verdict[0],
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -254,7 +286,7 @@ def fit(
         "best fixed α": best([Blend(plain_tau, alpha=each) for each in FIXED], part),
         "calibrated α": Blend(plain_tau, calibration=with_alpha),
         "calibrated τ": Blend(tau["τ"], calibration=at),
-        "calibrated α and τ": Blend(tau["both"], calibration=both),
+        WHOLE: Blend(tau["both"], calibration=both),
         "nudge": Nudge(plain_tau, unit="token"),
         **{
             f"defer, {rule}": best([Defer(each, rule) for each in BUDGETS], select)
@@ -379,7 +411,7 @@ def _verdict(
     fitted: Fitted, rows: Sequence[Compared], matched: Sequence[Compared], prompts: int
 ) -> list[str]:
     by_name = {each.name: each for each in rows}
-    whole = by_name["calibrated α and τ"]
+    whole = by_name[WHOLE]
     headline = {
         "better": "Calibrating pays for this pair on such answers",
         "worse": "Calibrating does harm to this pair on such answers",

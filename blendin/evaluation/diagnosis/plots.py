@@ -90,7 +90,7 @@ def _line(upper: Axes, lower: Axes, place: int, found: Diagnosis) -> float:
             color=colour,
             linestyle=dashes,
             linewidth=1.8,
-            label=_in_plain_letters(found.guide),
+            label=in_plain_letters(found.guide),
         )
     return float(high.max())
 
@@ -304,7 +304,7 @@ def _points(
 
 def _rows_named(axes: Axes, rows: Mapping[str, Interval]) -> None:
     """Named on the left, the first one above."""
-    axes.set_yticks(range(len(rows)), [_in_plain_letters(label) for label in rows])
+    axes.set_yticks(range(len(rows)), [in_plain_letters(label) for label in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.grid(axis="x", linewidth=0.7)
@@ -344,7 +344,7 @@ def _marked(axes: Axes, x: float, text: str) -> None:
     )
 
 
-def _in_plain_letters(text: str) -> str:
+def in_plain_letters(text: str) -> str:
     """Without what matplotlib would read as mathematics, or as a label to leave out."""
     text = visible(text, one_line=True)
     if len(text) > LONGEST:

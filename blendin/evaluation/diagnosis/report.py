@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from ...files import write_whole
 from ...shades import SHADES
@@ -120,7 +120,7 @@ def html(
         ordered = [diagnoses[place] for place in ranking.order]
     several = len(ordered) > 1
     return (
-        _templates()
+        templates(__package__)
         .get_template("page.html")
         .render(
             names=_names(ordered),
@@ -135,9 +135,10 @@ def html(
 
 
 @cache
-def _templates() -> Environment:
+def templates(package: str) -> Environment:
+    """A package's templates, and these here for what it has none of: style and parts."""
     environment = Environment(
-        loader=PackageLoader(__package__),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader(__package__)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
