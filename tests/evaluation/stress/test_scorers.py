@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -245,7 +245,7 @@ class TooLong:
     """Takes chains of up to three steps."""
 
     names = ("made",)
-    identity: dict[str, str] = {}
+    identity: ClassVar[dict[str, str]] = {}
 
     def __call__(self, question: str, chains: Sequence[Sequence[str]]) -> list[Scored]:
         if any(len(steps) > 3 for steps in chains):
