@@ -41,6 +41,14 @@ def chain(answer: str = ANSWER, question: str = QUESTION) -> Chain:
     return found
 
 
+def broken(**changes: object) -> Chain:
+    """A chain with one thing wrong at its third step (in its order)."""
+    found = chain()
+    steps = list(found.steps)
+    steps[2] = replace(steps[2], **changes)
+    return replace(found, steps=tuple(steps))
+
+
 def all_variants(right: Chain, seed: int) -> list[tuple[Chain, Chain]]:
     """Everything that is made of a right chain and its wrong one, each with what it was made of."""
     wrong = with_wrong_step(right, seed)
@@ -127,6 +135,36 @@ def test_a_wrong_chain_errs_once_and_computes_the_rest(
     assert value_of(wrong.steps[-1].equation.result) != value_of(str(right.answer))
 
 
+def test_a_slip_is_carried_through_text_and_annotations() -> None:
+    found = chain()
+    wrong = [with_wrong_step(found, seed) for seed in range(20)]
+    early = next(each for each in wrong if isinstance(each, Chain) and each.first_wrong == 0)
+    slip = early.steps[0].equation
+    assert slip is not None and slip.result != "9"
+    assert f"She sells {slip.result} + 200 = " in early.texts[2]
+    total = str(int(slip.result) + 200)
+    assert early.texts[2].endswith(f"= {total} eggs.")
+    assert early.texts[3] == f"So she makes {total} * 6 = ${6 * int(total):,}."
+    assert [step.correct for step in early.steps] == [False, True, False, False]
+    assert early.steps[1] == found.steps[1]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        broken(text="She sells 9 + 200 = <<9+200=210>>210 eggs."),
+        broken(text="She sells 9 + 200 = <<9+200=209>>209 eggs, for 2 + 2 = 5."),
+        broken(text="She sells 10 + 199 = <<10+199=209>>209 eggs."),
+        broken(correct=False),
+        replace(chain(), first_wrong=1),
+        replace(chain(), answer="1255"),
+        chain().in_order([0, 1, 3, 2]),
+    ],
+)
+def test_a_source_that_is_not_what_it_says_does_not_pass_either(bad: Chain) -> None:
+    assert not check(bad, bad, chain()).passes
+
+
 def test_every_order_that_is_drawn_is_topological_and_all_of_them_are() -> None:
     found = chain()
     draw = random.Random(0)
@@ -149,14 +187,6 @@ def test_stripping_undoes_a_marker_and_nothing_else(marker: str) -> None:
     assert [stripped(text) for text in made.texts] == found.texts
     assert stripped(f"{marker}so it is 3 + 4 = 7") == "So it is 3 + 4 = 7"
     assert stripped("Clear water costs $3") == "Clear water costs $3"
-
-
-def broken(**changes: object) -> Chain:
-    """A chain with one thing wrong at its third step (in its order)."""
-    found = chain()
-    steps = list(found.steps)
-    steps[2] = replace(steps[2], **changes)
-    return replace(found, steps=tuple(steps))
 
 
 @pytest.mark.parametrize(

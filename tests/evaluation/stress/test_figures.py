@@ -36,12 +36,13 @@ class Made:
         return [self.rule(text) for text in steps]
 
     def scored(self, question: str, steps: list[str]) -> Scored:
-        """One token a character; α is the rule's of the whole text so far."""
+        """One token a character, which p_b tells; α is the rule's of the whole text so far."""
         trace, text = [], ""
         for place, step in enumerate(steps):
             for offset in range(len(step)):
                 alpha = self.rule(text + step[:offset])
-                trace.append(TokenTrace(place, offset, 1, 0.3, 0.6, alpha))
+                p_b = ord(step[offset]) / 1000
+                trace.append(TokenTrace(place, offset, 1, p_b, 0.6, alpha))
             text += step + "\n"
         return Scored({"made": self.of(question, steps)}, trace)
 
@@ -156,6 +157,7 @@ def test_the_same_tokens_are_the_sources_own_without_first_ones() -> None:
         assert found is not None
         own = sum(len(step.visible) - 1 for step in variant.source.steps)
         assert found.same["p_b"].tokens == own
+        assert found.same["p_b"].change.estimate == 0  # so the characters are the same
 
 
 def test_tokens_belong_to_the_step_of_their_first_byte() -> None:
