@@ -214,7 +214,7 @@ def _part(move: Move, name: str) -> str:
         return f"{name} changes by {change.estimate:+.3f} (too few problems for an interval)"
     if change.low > 0 or change.high < 0:
         verb = "rises" if change.estimate > 0 else "falls"
-        return f"{name} {verb} by {shown}, from {move.before:.3f}"
+        return f"{name} {verb}: {shown}, from {move.before:.3f}"
     if -MEANT <= change.low and change.high <= MEANT:
         return f"{name} does not move by as much as {MEANT:g} ({shown})"
     return f"{name} is not shown to move ({shown})"

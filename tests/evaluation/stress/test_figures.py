@@ -144,7 +144,7 @@ def test_an_alpha_that_a_marker_moves_is_found_with_its_size_and_sign() -> None:
     found, nothing = measure("markers", variants, moved), measure("markers", variants, still)
     assert found is not None and nothing is not None
     assert 0 < found.same["alpha"].change.low and found.same["alpha"].change.high < 0.2
-    assert "α rises by" in found.sentence
+    assert "α rises: +" in found.sentence
     assert nothing.same["alpha"].change.estimate == 0
     assert "α does not move" in nothing.sentence
     assert nothing.same["alpha"].tokens > 0
