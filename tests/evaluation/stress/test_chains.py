@@ -155,6 +155,7 @@ def test_a_slip_is_carried_through_text_and_annotations() -> None:
         broken(text="She sells 9 + 200 = <<9+200=210>>210 eggs."),
         broken(text="She sells 9 + 200 = <<9+200=209>>209 eggs, for 2 + 2 = 5."),
         broken(text="She sells 10 + 199 = <<10+199=209>>209 eggs."),
+        broken(text="She sells all <<9+200+1=209>>209 eggs."),
         broken(correct=False),
         replace(chain(), first_wrong=1),
         replace(chain(), answer="1255"),
