@@ -27,6 +27,7 @@ from .reports import report
 from .score import paradox, score_app
 from .serve import serve
 from .streams import Commands, console, messages
+from .stress import stress_app
 from .view import view
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def options(
 
 
 app.add_typer(score_app)
+app.add_typer(stress_app)
 app.command()(calibrate)
 app.command()(diagnose)
 app.command()(evaluate)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +34,29 @@ Place = tuple[int, int, Prediction, int]
 """An intervention: its token, the guide's length before it, the base's prediction, the row."""
 
 
+class ScoredToken(NamedTuple):
+    """What was known at one token of a text; None where it was not computed.
+
+    Attributes:
+        base_log_likelihood: log P_B of the token, in nats.
+        base_top_prob: p_b, as the gate reads it.
+        guide_top_prob: p_g, as α reads it; a number at interventions alone.
+        alpha: α.
+        agreement: P_B(t_g).
+    """
+
+    base_log_likelihood: float | None = None
+    base_top_prob: float | None = None
+    guide_top_prob: float | None = None
+    alpha: float | None = None
+    agreement: float | None = None
+
+    @property
+    def intervened(self) -> bool:
+        """Whether the guide was asked."""
+        return self.guide_top_prob is not None
+
+
 @dataclass(frozen=True)
 class Score:
     """How likely a text is after its prompt, under a policy.
@@ -43,6 +67,7 @@ class Score:
         token_ids: the text in the base's tokens (the guide's under `GuideOnly`).
         interventions: tokens at which the guide was asked.
         is_greedy: whether greedy decoding would have emitted just this text.
+        tokens: of each token, what the models said there.
     """
 
     log_likelihood: float
@@ -50,6 +75,7 @@ class Score:
     token_ids: tuple[int, ...]
     interventions: int
     is_greedy: bool
+    tokens: tuple[ScoredToken, ...] = ()
 
     @property
     def intervention_rate(self) -> float:
@@ -88,6 +114,7 @@ class _Reading:
             length = len(sequence.guide.ids)
             self.guide = Context(list(sequence.guide.ids), expected=length + 2 * len(tokens))
         self.values: list[float] = []
+        self.known: list[ScoredToken] = []
         self.is_greedy = True
 
     def take(self, count: int, beyond: int) -> int:
@@ -104,8 +131,9 @@ class _Reading:
         """`[count]` int64, those of the text that are to be scored next."""
         return torch.tensor(self.tokens[self.done : self.done + count])
 
-    def add(self, value: float, is_greedy: bool) -> None:
+    def add(self, value: float, is_greedy: bool, known: ScoredToken) -> None:
         self.values.append(value)
+        self.known.append(known)
         self.is_greedy &= is_greedy
 
     def score(self) -> Score:
@@ -115,6 +143,7 @@ class _Reading:
             tuple(self.tokens),
             self.sequence.interventions,
             self.is_greedy,
+            tuple(self.known),
         )
 
 
@@ -164,8 +193,9 @@ def _score_alone(pair: Pair, readings: list[_Reading], share: int) -> None:
         guide = pair.predict_guide(returned, candidates_only=False)
         tokens = reading.next_tokens(len(guide.choice)).to(pair.device)
         greedy = (guide.choice == pair.tables.guide.symbols[tokens]).tolist()
-        for value, is_greedy in zip(guide.log_probs(tokens).tolist(), greedy, strict=True):
-            reading.add(value, is_greedy)
+        columns = guide.log_probs(tokens).tolist(), greedy, guide.top_prob.tolist()
+        for value, is_greedy, top_prob in zip(*columns, strict=True):
+            reading.add(value, is_greedy, ScoredToken(guide_top_prob=top_prob, alpha=1.0))
             reading.done += 1
             reading.sequence.interventions += 1
 
@@ -177,10 +207,11 @@ def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
         base, sequence = pair.predict_base(returned), reading.sequence
         tokens = reading.next_tokens(len(base.choice)).to(pair.device)
         intervenes = reading.policy.intervenes(base, greedy=False)
-        columns = [base.log_probs(tokens), base.choice == tokens, intervenes]
+        top_prob = base.top_prob_at(reading.policy.temperatures.base)
+        columns = [base.log_probs(tokens), base.choice == tokens, intervenes, top_prob]
         numbers = torch.stack([column.double() for column in columns], dim=1).tolist()
-        for row, (value, is_greedy, is_intervention) in enumerate(numbers):
-            token = reading.tokens[reading.done]
+        for row, (value, is_greedy, is_intervention, p_b) in enumerate(numbers):
+            token, known = reading.tokens[reading.done], ScoredToken(value, p_b)
             allowed = sequence.memory.allows(reading.done, sequence.interventions)
             reading.done += 1
             guide = sequence.guide
@@ -188,10 +219,10 @@ def _score_guided(pair: Pair, readings: list[_Reading], share: int) -> None:
                 sequence.interventions += 1
                 place = len(reading.values), len(guide.ids), base, row
                 pending.setdefault(reading, []).append(place)
-                reading.values.append(math.nan)  # until the guide has read so far
+                reading.add(math.nan, True, known)  # until the guide has read so far
                 sequence.append_both(token)
             else:
-                reading.add(value, bool(is_greedy))
+                reading.add(value, bool(is_greedy), known)
                 sequence.append_base(token)
     _score_pending(pair, pending)
 
@@ -237,8 +268,14 @@ def _score_mixtures(
         symbols = torch.tensor([reading.tokens[place] for place in at], device=pair.device)
         values = mixture.log_probs(symbols).tolist()
         greedy = (mixture.choice == symbols).tolist()
-        for place, value, is_greedy in zip(at, values, greedy, strict=True):
+        p_g = guide.rows(indices).top_prob_at(reading.policy.temperatures.guide)
+        columns = [p_g, mixture.alpha]
+        if mixture.agreement is not None:
+            columns.append(mixture.agreement)
+        told = torch.stack([column.double() for column in columns], dim=1).tolist()
+        for place, value, is_greedy, known in zip(at, values, greedy, told, strict=True):
             reading.values[place] = value
+            reading.known[place] = ScoredToken(*reading.known[place][:2], *known)
             reading.is_greedy &= is_greedy
 
 

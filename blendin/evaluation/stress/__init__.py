@@ -1,0 +1,1 @@
+"""What moves a score of reasoning, or BlendIn's α, and not the reasoning's correctness."""
