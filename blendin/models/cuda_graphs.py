@@ -58,7 +58,10 @@ class GraphRunner:
         capacity: how many tokens the cache has room for, the padding of the widest forward
             included.
         length: how many tokens it holds.
+        is_closed: its memory was freed.
     """
+
+    is_closed = False
 
     def __init__(self, model: PreTrainedModel, capacity: int) -> None:
         """Allocates nothing yet: the first forward does.
@@ -127,6 +130,22 @@ class GraphRunner:
         """Keeps the first `length` tokens; the next forward writes over the others."""
         self.length = length
 
+    @torch.inference_mode()
+    def clear(self) -> None:
+        """Forgets a sequence: padding reads what it left, and a NaN would not be masked away."""
+        self.length = 0
+        for layer in self._layers:
+            if layer.is_initialized:
+                layer.keys.zero_()
+                layer.values.zero_()
+
+    def close(self) -> None:
+        """Frees its memory; it cannot be used any more."""
+        self.is_closed = True
+        self._forwards.clear()
+        self._layers = []
+        del self.cache
+
     def draft_room(self, length: int) -> int:
         """How many tokens can be read beyond `length`."""
         return self.capacity - max(WIDTHS) - length
@@ -152,32 +171,48 @@ class GraphRunner:
 
     def _capture(self, width: int, ids: list[int]) -> _Forward:
         static_ids = torch.tensor([ids + [0] * (width - len(ids))], device=self.device)
-        if self.device.type != "cuda":
-            return self._uncaptured(static_ids)
-        expected = self._run(static_ids, width)
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
-            for _ in range(2):  # cuBLAS and Triton prepare themselves outside the capture
-                self._run(static_ids, width)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = self._run(static_ids, width)
-        graph.replay()
+        logits, replay = record(lambda: self._run(static_ids, width), self.device)
+        # At another position than the captured one, or a position that was baked in would pass.
+        self._position.fill_(self.length + 1)
+        expected = self._run(static_ids, width).clone()
+        logits.fill_(torch.nan)
+        replay()
+        self._position.fill_(self.length)
         apart = float(total_variation(logits, expected).max())
         if not apart <= 0.05:
             raise CannotCapture(f"its captured distributions differ from the plain by {apart:.2g}")
-        return _Forward(static_ids, logits, graph.replay)
+        return _Forward(static_ids, logits, replay)
 
-    def _uncaptured(self, ids: Tensor) -> _Forward:
-        """The same buffers without a graph, for devices that have none (and for tests)."""
-        logits = self._run(ids, ids.shape[1]).clone()
 
-        def replay() -> None:
-            logits.copy_(self._run(ids, ids.shape[1]))
+def record(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
+    """Captures work on a device, whichever is current, and tells what it writes and how to replay.
 
-        return _Forward(ids, logits, replay)
+    On devices without graphs (and for tests) the work itself is run again.
+
+    Args:
+        run: the work, on that device alone; what changes from run to run lies in buffers.
+        device: of the work.
+    """
+    if device.type != "cuda":
+        output = run().clone()
+
+        def again() -> None:
+            output.copy_(run())
+
+        return output, again
+    with torch.cuda.device(device):
+        # A stream of its own: torch's default for captures lies on the device of the first one.
+        side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(2):  # cuBLAS and Triton prepare themselves outside the capture
+                run()
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            output = run()
+        return output, graph.replay
 
 
 class GraphRunners:
@@ -198,8 +233,10 @@ class GraphRunners:
         while capacity < tokens + max(WIDTHS):
             capacity *= 2
         with self._lock:
-            if self._free.get(capacity):
-                return self._free[capacity].pop()
+            free = self._free[capacity].pop() if self._free.get(capacity) else None
+        if free is not None:
+            free.clear()
+            return free
         try:
             return GraphRunner(self.model, capacity)
         except CannotCapture as reason:
@@ -208,21 +245,39 @@ class GraphRunners:
 
     def give_back(self, runner: GraphRunner) -> None:
         """Makes a runner free for the next sequence."""
-        runner.length = 0
+        if runner.is_closed or self._given_up:
+            return
         with self._lock:
             self._free.setdefault(runner.capacity, []).append(runner)
 
-    def give_up(self, reason: Exception) -> None:
-        """Takes the plain path from now on."""
-        self._log(reason)
-        self._given_up = True
-        self._free.clear()
+    def give_up(self, runner: GraphRunner, reason: Exception) -> None:
+        """Takes the plain path: from now on, or where memory was short this time alone."""
+        if is_out_of_memory(reason):
+            self._log(reason, "there is not enough memory for them now")
+        else:
+            self._log(reason)
+            self._given_up = True
+        runner.close()
+        with self._lock:
+            self._free.clear()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
-    def _log(self, reason: Exception) -> None:
+    def _log(self, reason: Exception, said: str | None = None) -> None:
         """Says once why a sequence is decoded without graphs."""
-        if str(reason) not in self._logged:
-            logger.warning("%s decodes without CUDA graphs: %s", self.name, reason)
-        self._logged.add(str(reason))
+        said = said or str(reason)
+        if said not in self._logged:
+            logger.warning("%s decodes without CUDA graphs: %s", self.name, said)
+        self._logged.add(said)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was short; a capture that fails for it ends with an error of its own."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _slides(model: PreTrainedModel) -> bool:

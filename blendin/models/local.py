@@ -371,7 +371,7 @@ class LanguageModel:
             try:
                 return cache.read(context.ids[cache.length :], positions)
             except (CannotCapture, RuntimeError) as error:
-                self._runners.give_up(error)
+                self._runners.give_up(cache, error)
                 self._open_without_graphs(context)
                 return self._read_alone(context, positions)
         if isinstance(cache, TransformersCache):
