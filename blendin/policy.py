@@ -165,18 +165,17 @@ class Blend(Policy):
         return base.top_prob < self.threshold
 
     def mix(self, base: Prediction | None, guide: Prediction, greedy: bool = True) -> Mixture:
-        assert base is not None
-        agreement = base.prob_of(guide.choice)
-        if self.alpha is None:
-            alpha = mixing_weight(base.top_prob, guide.top_prob, agreement, self.agreement_bonus)
-        else:
-            alpha = guide.top_prob.new_full(guide.top_prob.shape, self.alpha)
-        if self.top_k is None and greedy:
-            from .decision.whole_vocabulary import proven_mixture
+        from .decision.blend import blend  # here, or `blendin --help` would import torch
 
-            if (proven := proven_mixture(base, guide, alpha, agreement)) is not None:
-                return proven
-        return base.top(self.top_k).mixed_with(guide.top(self.top_k), alpha, agreement)
+        assert base is not None
+        return blend(
+            base,
+            guide,
+            top_k=self.top_k,
+            alpha=self.alpha,
+            agreement_bonus=self.agreement_bonus,
+            greedy=greedy,
+        )
 
     @property
     def scoring(self) -> Policy:
@@ -185,14 +184,6 @@ class Blend(Policy):
     @property
     def uncertain_below(self) -> float:
         return self.threshold
-
-
-def mixing_weight(
-    base_top_prob: Tensor, guide_top_prob: Tensor, agreement: Tensor, agreement_bonus: float
-) -> Tensor:
-    """The adaptive α = clip(p_g / (p_b + p_g) + λ · P_B(t_g), 0, 1), `[N]` float32 each."""
-    confidence = guide_top_prob / (base_top_prob + guide_top_prob)
-    return (confidence + agreement_bonus * agreement).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from blendin import Blend
 from blendin.decision.mixture import Mixture
 from blendin.decision.prediction import DensePrediction
 from blendin.decision.symbols import ModelSymbols, SymbolTables
-from blendin.policy import mixing_weight
+from blendin.decision.blend import mixing_weight
 
 
 @dataclass
