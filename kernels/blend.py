@@ -18,7 +18,7 @@ from .tables import KernelTables
 
 WARPS = 4
 NUMBERS = 7
-MATCHED = 32  # of the guide's list at once, beside all of the base's
+MATCHES = 4096  # pairs of symbols that are compared at once
 
 
 class Side(NamedTuple):
@@ -77,6 +77,7 @@ def blend(
     if not count:
         return Blended(symbols, shares[0], shares[1], numbers)
     programs, each = split(count, tables, logits.device)
+    wide = triton.next_power_of_2(of_base)
     base_floats, guide_floats = (side.gated.raw.view(torch.float32) for side in (base, guide))
     with on_device(logits):
         _likelier[(count * programs,)](
@@ -121,9 +122,9 @@ def blend(
             0.0 if alpha is None else float(alpha),
             float(agreement_bonus),
             ADAPTIVE=alpha is None,
-            BASE=triton.next_power_of_2(of_base),
-            GUIDE=max(MATCHED, triton.next_power_of_2(of_guide)),
-            MATCHED=MATCHED,
+            BASE=wide,
+            GUIDE=triton.next_power_of_2(of_guide),
+            MATCHED=min(triton.next_power_of_2(of_guide), max(1, MATCHES // wide)),
             CHUNKS=triton.next_power_of_2(tables.chunks),
             num_warps=WARPS,
             enable_fp_fusion=False,  # the shares add up to the weights to the bit
@@ -131,7 +132,7 @@ def blend(
     return Blended(symbols, shares[0], shares[1], numbers)
 
 
-@triton.jit(do_not_specialize=["programs"])
+@triton.jit(do_not_specialize=["size", "end", "programs", "chunks"])
 def _likelier(
     logits,
     stride,
@@ -157,8 +158,11 @@ def _likelier(
         chunk = (tl.program_id(0) % programs) * EACH + step
         if chunk < chunks:
             token = chunk * CHUNK + tl.arange(0, CHUNK)
-            x = tl.load(logits + token, mask=token < size, other=-float("inf")).to(tl.float32)
-            count = tl.sum((x > score).to(tl.int32), axis=0)
+            if (chunk + 1) * CHUNK <= size:  # without a mask the loads are full vectors
+                x = tl.load(logits + token)
+            else:
+                x = tl.load(logits + token, mask=token < size, other=-float("inf"))
+            count = tl.sum((x.to(tl.float32) > score).to(tl.int32), axis=0)
             tl.store(likelier + place * chunks + chunk, count)
 
 
@@ -173,7 +177,7 @@ def _score(logits, base_floats, row, guide_places, guide_raw, place, tokens, end
     return tl.where(is_end, tl.load(base_floats + row * 6 + 3), score), known
 
 
-@triton.jit(do_not_specialize=["base_count", "guide_count", "rows"])
+@triton.jit(do_not_specialize=["end", "chunks", "base_count", "guide_count", "rows"])
 def _blend(
     logits,
     stride,

@@ -115,8 +115,8 @@ def gate(rows: Rows, tables: KernelTables, *, candidates_only: bool = False) -> 
     return Gated(raw, maxima)
 
 
-# Counts that follow the batch: unspecialised, or each batch size would be compiled anew.
-@triton.jit(do_not_specialize=["rows", "programs"])
+# Unspecialised, or each batch size and each vocabulary would be compiled anew.
+@triton.jit(do_not_specialize=["size", "rows", "programs", "chunks"])
 def _stream(
     logits,
     stride,
@@ -209,7 +209,7 @@ def _read_chunk(
     tl.store(at + 2 * step, allowed)
 
 
-@triton.jit(do_not_specialize=["rows"])  # or each batch size would be compiled anew
+@triton.jit(do_not_specialize=["size", "end", "rows", "chunks", "end_count"])
 def _gate(
     logits,
     stride,

@@ -1,4 +1,4 @@
-"""Rows of logits as the kernels read them: which they are, where they begin, on which device."""
+"""Rows of logits as the kernels read them: where they begin, how they are split, their device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .tables import KernelTables
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 ALIGNMENT = 16
-"""Bytes that one thread loads at once, if a row begins at a multiple of them."""
+"""A thread loads 16 bytes at once where rows begin at multiples of them and are a multiple of 16
+logits apart: so far Triton looks."""
 
 # Enough programs in flight to hide each other's latency: about 16 of 4 warps fit a multiprocessor.
 PROGRAMS_PER_MULTIPROCESSOR = 64
@@ -24,7 +25,7 @@ class Rows(NamedTuple):
 
     Attributes:
         logits: `[N, V]` float16, bfloat16 or float32.
-        stride: elements from one row to the next, a multiple of 16 bytes.
+        stride: elements from one row to the next, a multiple of 16.
     """
 
     logits: Tensor
@@ -51,10 +52,9 @@ def aligned_rows(logits: Tensor, tables: KernelTables) -> Rows:
         )
     if logits.dtype not in DTYPES:
         raise ValueError(f"the logits are {logits.dtype}; the kernels read 16 or 32 bits")
-    elements = ALIGNMENT // logits.element_size()
     width = -(-tables.size // ALIGNMENT) * ALIGNMENT
     stride = logits.stride(0) if len(logits) > 1 else width
-    if logits.data_ptr() % ALIGNMENT == 0 and stride % elements == 0:
+    if logits.data_ptr() % ALIGNMENT == 0 and stride % ALIGNMENT == 0:
         return Rows(logits, stride)
     copy = logits.new_empty(len(logits), width)[:, : tables.size]
     return Rows(copy.copy_(logits), width)

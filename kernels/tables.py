@@ -27,7 +27,7 @@ class Geometry(NamedTuple):
 
     chunk: int = 2048
     group: int = 32
-    block: int = 4096
+    block: int = 2048
 
 
 MAX_LIST = 512

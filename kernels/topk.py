@@ -23,6 +23,7 @@ from .rows import Rows, on_device
 from .tables import MAX_LIST, KernelTables
 
 WARPS = 8
+BITS = tl.constexpr(8)  # of a key are settled in a round
 BINS = tl.constexpr(256)
 MIN_BLOCK = 1024  # at least some keys a thread: a histogram of fewer would count copies
 UNUSED_BITS = {torch.bfloat16: 16, torch.float16: 13, torch.float32: 0}
@@ -91,7 +92,7 @@ def topk(
     return symbols, probs
 
 
-@triton.jit(do_not_specialize=["k"])
+@triton.jit(do_not_specialize=["size", "end", "k"])
 def _topk(
     logits,
     stride,
@@ -138,9 +139,7 @@ def _topk(
     taken, least, last = 0, float("inf"), 0
     for begin in range(0, count, BLOCK):
         item = begin + tl.arange(0, BLOCK)
-        token, x, key, inside = _keys(
-            logits, chosen_groups, bits, item, count, size, GROUP, UNUSED
-        )
+        token, x, key, inside = _keys(logits, chosen_groups, bits, item, count, size, GROUP, UNUSED)
         chosen, slot, of_block, ties = _slots(key, inside, low, high, left)
         tl.store(listed + taken + slot, tl.load(symbols + token, mask=chosen, other=0), mask=chosen)
         tl.store(probs + taken + slot, tl.exp(x - log_total), mask=chosen)
@@ -195,7 +194,7 @@ def _bracket(
     to high the first `left`; they are equal, or all are wanted."""
     low = -2147483648 >> UNUSED
     high = 2147483647 >> UNUSED
-    shift = 24 - UNUSED
+    shift = 32 - BITS - UNUSED
     left = wanted
     while shift >= 0:
         counts = tl.zeros([BINS], dtype=tl.int32)
@@ -213,7 +212,7 @@ def _bracket(
         low += found << shift
         high = low + ((1 << shift) - 1)
         whole = tl.sum(tl.where(bin == found, counts, 0), axis=0) == left
-        shift = tl.where(whole | (shift == 0), -1, tl.maximum(shift - 8, 0))
+        shift = tl.where(whole | (shift == 0), -1, tl.maximum(shift - BITS, 0))
     return low, high, left
 
 

@@ -170,11 +170,11 @@ def fused_blend(
     """`decision.blend` of lists, in four launches."""
     from ..kernels.blend import Side, blend
 
-    sides = [
+    of_base, of_guide = (
         Side(each.read.rows, each.read.gated, each.places, *each.listed(k))
         for each in (base, guide)
-    ]
-    made = blend(*sides, base.kernels, alpha=alpha, agreement_bonus=agreement_bonus)
+    )
+    made = blend(of_base, of_guide, base.kernels, alpha=alpha, agreement_bonus=agreement_bonus)
     numbers = made.numbers
     return FusedMixture(
         made.symbols,

@@ -82,12 +82,10 @@ def _compare(fused: list[FusedPrediction], dense: list[DensePrediction]) -> None
             f"its probability with the {name}": (ours.top_prob, theirs.top_prob),
             f"the {name}'s list": tuple(each.probs.sort().values for each in lists),  # type: ignore[dict-item]
         }
-    settings = {"top_k": LISTED, "alpha": None, "agreement_bonus": 0.1}
-    mixtures = [blend(*each, **settings) for each in (fused, dense)]  # type: ignore[misc,arg-type]
-    told = [
-        mixture.told(mixture.choice, *side)
-        for mixture, side in zip(mixtures, (fused, dense), strict=True)
-    ]
+    told = []
+    for base, guide in (fused, dense):
+        mixture = blend(base, guide, top_k=LISTED, alpha=None, agreement_bonus=0.1)
+        told.append(mixture.told(mixture.choice, base, guide))
     pairs["the blend"] = told[0], told[1]
     pairs["the symbol of the blend, or a rank"] = told[0][:, [0, 6]], told[1][:, [0, 6]]
     for name, (own, expected) in pairs.items():

@@ -68,7 +68,8 @@ class Pair:
             fused = base.device.type == "cuda" and not self.is_async
         dtypes = logits_dtype(base), logits_dtype(guide)
         checked = checked_kernel_tables(self.tables, dtypes) if fused else None
-        self.base_kernels, self.guide_kernels = checked or (None, None)
+        self.base_kernels = checked[0] if checked is not None else None
+        self.guide_kernels = checked[1] if checked is not None else None
 
     def predict_base(self, returned: NextTokens) -> Prediction:
         """What the base says of the next tokens."""

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blendin import Blend
+from blendin.decision.blend import mixing_weight
 from blendin.decision.mixture import Mixture
 from blendin.decision.prediction import DensePrediction
 from blendin.decision.symbols import ModelSymbols, SymbolTables
-from blendin.decision.blend import mixing_weight
 
 
 @dataclass

@@ -22,9 +22,9 @@ from blendin.decision.symbols import ModelSymbols, SymbolTables
 triton = pytest.importorskip("triton")
 
 from blendin.decision.fused import FusedPrediction  # noqa: E402
-from blendin.kernels.topk import largest_list
-from blendin.kernels.rows import chunks_per_program
+from blendin.kernels.rows import chunks_per_program  # noqa: E402
 from blendin.kernels.tables import MAX_LIST, Geometry, KernelTables, kernel_tables  # noqa: E402
+from blendin.kernels.topk import largest_list  # noqa: E402
 
 here = pytest.mark.skipif(not HERE, reason="runs in a process of its own")
 pytestmark = [
@@ -332,16 +332,16 @@ def bits(prediction: FusedPrediction, k: int = 5) -> Tensor:
 @pytest.mark.parametrize("candidates_only", [False, True])
 def test_a_row_is_the_same_in_any_company(candidates_only: bool) -> None:
     """To the bit: alone, among others, and taken out of them before and after they were read."""
-    built = case(6, 200, 70, scale=1.5, pad=2)
+    built = case(4, 130, 70, scale=1.5, pad=2)
     for side in (built.base, built.guide):
         together = side.fused(candidates_only)
         whole = bits(together)
-        for row in range(6):
+        for row in (0, 3):
             assert bits(side.some([row]).fused(candidates_only))[0].equal(whole[row])
-        for rows in ([4, 1, 5], [2], []):
+        for rows in ([3, 1], []):
             unread = side.fused(candidates_only).rows(rows)
             assert bits(unread).equal(whole[rows]) and bits(together.rows(rows)).equal(whole[rows])
-        assert together.rows(list(range(6))) is together
+        assert together.rows(list(range(4))) is together
 
 
 @here
@@ -445,7 +445,7 @@ def test_a_symbol_in_neither_list_may_win_over_the_whole_vocabulary() -> None:
 @here
 @pytest.mark.parametrize("k", [2, 6, None])
 def test_many_rows_are_mixed_as_the_dense_path_mixes(k: int | None) -> None:
-    built = case(16 if not NATIVE else 500, 90, 110, scale=1.5, seed=11)
+    built = case(8 if not NATIVE else 500, 90, 110, scale=1.5, seed=11)
     assert check_mixture(built, top_k=k) == len(built.base.logits)
 
 
@@ -478,8 +478,8 @@ def test_a_row_that_is_not_numbers_has_no_probability(
 @here
 @pytest.mark.parametrize("k", [1, 5, None])
 def test_minus_infinity_is_a_probability_of_zero(k: int | None) -> None:
-    built = case(4, 300, 200)
-    built.base.logits[:, torch.rand(300, device=DEVICE) < 0.9] = -torch.inf
+    built = case(2, 150, 100)
+    built.base.logits[:, torch.rand(150, device=DEVICE) < 0.9] = -torch.inf
     built.guide.logits[:, 64:] = -torch.inf
     built.base.logits[:, built.base.model.ends] = 0.5
     built.guide.logits[:, built.guide.model.ends] = 0.25
@@ -522,6 +522,18 @@ def test_alpha_one_is_the_guides_own_distribution(k: int | None) -> None:
     guide = built.guide.fused(candidates_only=True)
     mixture = mixed(built, Side.fused, top_k=k, alpha=1.0)
     assert mixture.choice.equal(guide.choice) and not mixture.base.any()
+
+
+@here
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_end_has_one_probability_wherever_it_is_read(dtype: torch.dtype) -> None:
+    """Of three end tokens, to the bit: a gate and a list must not differ on it."""
+    built = case(16, 60, 50, dtype=dtype, ends=(3, 3))
+    for side in (built.base, built.guide):
+        side.logits[:, side.model.ends] += 9
+        for made in (side.fused(), side.dense(), side.fused().rows([3, 1])):
+            ends = torch.full_like(made.choice, side.model.end)
+            assert made.choice.equal(ends) and made.top(5).probs[:, -1].equal(made.top_prob)
 
 
 @here
