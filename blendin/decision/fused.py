@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -40,10 +41,12 @@ class _Read:
 
         return gate(self.rows, self.kernels, candidates_only=self.candidates_only)
 
-    @cached_property
-    def everything(self) -> Tensor:
-        """`[N]` int64, the places of all rows."""
-        return torch.arange(len(self.logits), device=self.logits.device)
+
+@lru_cache(maxsize=256)
+def _every_place(count: int, device: torch.device) -> Tensor:
+    """`[count]` int64, the places of all rows; kept, or each step would launch it anew."""
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)
 
 
 class FusedPrediction(DensePrediction):
@@ -76,7 +79,8 @@ class FusedPrediction(DensePrediction):
     @property
     def places(self) -> Tensor:
         """`[N]` int64, which of the rows that were read these are."""
-        return self.read.everything if self._some is None else self._some
+        logits = self.read.logits
+        return _every_place(len(logits), logits.device) if self._some is None else self._some
 
     @cached_property
     def logits(self) -> Tensor:  # type: ignore[override]
@@ -126,7 +130,8 @@ class FusedPrediction(DensePrediction):
         return topk(self.read.rows, self.read.gated, self.places, self.kernels, k)
 
     def rows(self, rows: list[int]) -> Self:
-        if rows == list(range(len(self.places))):
+        count = len(self.read.logits if self._some is None else self._some)
+        if rows == list(range(count)):
             return self
         device = self.read.logits.device
         # Pinned, or the host would wait for the copy.

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, StaticCache
 
 from ..decision.prediction import total_variation
 from ..forks import Lock
-from .devices import input_device, is_offloaded, run_devices
+from .devices import input_device, is_offloaded, run_devices, sent
 from .trial import state_arguments
 
 logger = logging.getLogger("blendin")
@@ -117,7 +117,8 @@ class GraphRunner:
             self._forwards[width] = self._capture(width, ids)
         forward = self._forwards[width]
         # The padding's keys and values lie past the sequence's end, where the next call writes.
-        forward.ids.copy_(torch.tensor([ids + [0] * (width - len(ids))]))
+        padded = torch.tensor([ids + [0] * (width - len(ids))])
+        forward.ids.copy_(sent(padded, self.device))
         forward.replay()
         self.length += len(ids)
         return forward.logits[len(ids) - positions : len(ids)]
