@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, StaticCache
+from transformers import Cache, PreTrainedModel, StaticCache, StaticLayer
 
 from ..decision.prediction import total_variation
 from ..forks import Lock
@@ -74,18 +74,25 @@ class GraphRunner:
         if attention not in ("sdpa", "eager"):
             raise CannotCapture(f"its attention is {attention!r}, neither 'sdpa' nor 'eager'")
         window = getattr(config, "sliding_window", None)
-        if window is not None and capacity > window and _slides(model):
+        kinds = getattr(config, "layer_types", None)
+        self._window = window if window is not None and capacity > window else None
+        if self._window is not None and kinds is None:
             raise CannotCapture(f"{capacity} tokens do not fit into its sliding window of {window}")
+        self._kinds = set(kinds or ())
         self.model, self.capacity, self.length = model, capacity, 0
         self._boolean_mask = attention == "sdpa"
         arguments = state_arguments(model)
         if not arguments:
             raise CannotCapture("its forward takes no state")
         self._argument = arguments[0]
-        self.cache = StaticCache(config=model.config, max_cache_len=capacity)
+        self.cache: Cache = StaticCache(config=model.config, max_cache_len=capacity)
         self._layers: list[Any] = self.cache.layers
         if not all(_is_plain(layer) for layer in self._layers):
             raise CannotCapture("its layers keep a state that is not keys and values alone")
+        if self._window is not None and "sliding_attention" in self._kinds:
+            # A sliding layer moves its keys as it fills up, which a graph cannot: masks slide.
+            self.cache = Cache(layers=[StaticLayer(capacity) for _ in self._layers])
+            self._layers = self.cache.layers
         if is_offloaded(model):
             raise CannotCapture("its weights are brought in for each forward (accelerate)")
         self.device = input_device(model)
@@ -155,20 +162,33 @@ class GraphRunner:
         """The forward itself; everything that varies comes out of buffers."""
         _set_length(self._layers, self._position)
         rows = self._position + torch.arange(ids.shape[1], device=self.device)
-        mask = self._columns[None, :] <= rows[:, None]
-        if not self._boolean_mask:
-            lowest = torch.finfo(self.model.dtype).min
-            mask = torch.zeros_like(mask, dtype=self.model.dtype).masked_fill(~mask, lowest)
         output = self.model(
             input_ids=ids,
             position_ids=rows[None],
-            attention_mask=mask[None, None],
+            attention_mask=self._masks(rows),
             use_cache=True,
             return_dict=True,
             logits_to_keep=positions,
             **{self._argument: self.cache},
         )
         return output.logits[0]
+
+    def _masks(self, rows: Tensor) -> Tensor | dict[str, Tensor]:
+        """What the tokens at some positions see; by kind of layer where a window slides."""
+        seen = self._columns[None, :] <= rows[:, None]
+        full = self._as_mask(seen)
+        if self._window is None or "sliding_attention" not in self._kinds:
+            return full
+        near = seen & (self._columns[None, :] > rows[:, None] - self._window)
+        return {"full_attention": full, "sliding_attention": self._as_mask(near)}
+
+    def _as_mask(self, seen: Tensor) -> Tensor:
+        """`[1, 1, T, capacity]`, as the model's attention takes it."""
+        if self._boolean_mask:
+            return seen[None, None]
+        lowest = torch.finfo(self.model.dtype).min
+        mask = torch.zeros_like(seen, dtype=self.model.dtype).masked_fill(~seen, lowest)
+        return mask[None, None]
 
     def _capture(self, width: int, ids: list[int]) -> _Forward:
         static_ids = torch.tensor([ids + [0] * (width - len(ids))], device=self.device)
@@ -279,11 +299,6 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _slides(model: PreTrainedModel) -> bool:
-    types = getattr(model.config.get_text_config(), "layer_types", None)
-    return types is None or any("sliding" in kind for kind in types)
 
 
 def _is_plain(layer: object) -> bool:

@@ -73,15 +73,17 @@ def test_an_outgrown_runner_is_left_for_a_pool() -> None:
     torch.testing.assert_close(scored, expected)
 
 
-def test_a_sliding_window_too_small_is_logged_once_and_decoded_plainly(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    runners = GraphRunners(model("gemma3", "byte-level")[0], "gemma")
-    assert runners.take(10) is None
-    assert runners.take(10) is None
-    assert (
-        "gemma decodes without CUDA graphs: 256 tokens do not fit into its sliding" in caplog.text
-    )
+def test_layers_whose_window_has_passed_are_captured() -> None:
+    lm, own = captured("gemma3"), model("gemma3", "byte-level")[0]
+    assert lm.window is not None and lm.window < SMALLEST_CAPACITY
+    context = Context(list(range(3, 3 + lm.window - 2)))
+    for token in range(6):
+        scored = lm.forward(context)
+        assert isinstance(context.cache, GraphRunner) and not context.cache.is_closed
+        with torch.inference_mode():
+            plain = own(torch.tensor([context.ids]), use_cache=False).logits[0, -1:]
+        torch.testing.assert_close(scored, plain)
+        context.ids.append(token)
 
 
 def test_a_failing_capture_is_logged_once_and_decoded_plainly(
