@@ -289,8 +289,8 @@ class LanguageModel:
         if first is None:
             return None
         try:
-            VarlenForward(first, Trial(first, self._keeps_logits, layers))
-            return VarlenForward(self.model, None)
+            tried = VarlenForward(first, Trial(first, self._keeps_logits, layers))
+            return VarlenForward(self.model, None, tried)
         except (VarlenUnsupported, NotCausal):
             return None
 

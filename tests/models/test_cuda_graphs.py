@@ -10,7 +10,7 @@ from conftest import generator, model
 
 from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.models.context import Context
-from blendin.models.cuda_graphs import SMALLEST_CAPACITY, GraphRunner, GraphRunners, record
+from blendin.models.cuda_graphs import SMALLEST_CAPACITY, GraphRunner, record
 from blendin.models.local import LanguageModel
 
 
