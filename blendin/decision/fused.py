@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..forks import cached_property
 from .mixture import Candidates, Mixture
-from .prediction import DensePrediction, Prediction
+from .prediction import DensePrediction
 from .symbols import ModelSymbols
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class FusedMixture(Mixture):
     """A `Mixture` by the blend kernel.
 
     Attributes:
-        numbers: `[N, 7]` float32, what `told` tells of the argmax.
+        numbers: `[N, 7]` float32, what `decision.told` tells of the argmax.
     """
 
     numbers: Tensor
@@ -158,7 +158,8 @@ class FusedMixture(Mixture):
     def choice(self) -> Tensor:  # type: ignore[override]
         return self.numbers[:, 0].long()
 
-    def told(self, symbols: Tensor, base: Prediction | None, guide: Prediction) -> Tensor:
+    def told(self, symbols: Tensor) -> Tensor:
+        """As `decision.told`."""
         if symbols is self.choice:
             return self.numbers
         drawn = torch.stack([symbols.float(), *self.shares(symbols)], dim=1)

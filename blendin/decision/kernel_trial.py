@@ -13,6 +13,7 @@ from .blend import blend
 from .fused import FusedPrediction
 from .prediction import DensePrediction
 from .symbols import SymbolTables
+from .told import told
 
 if TYPE_CHECKING:
     from ..kernels.tables import KernelTables
@@ -82,12 +83,12 @@ def _compare(fused: list[FusedPrediction], dense: list[DensePrediction]) -> None
             f"its probability with the {name}": (ours.top_prob, theirs.top_prob),
             f"the {name}'s list": tuple(each.probs.sort().values for each in lists),  # type: ignore[dict-item]
         }
-    told = []
+    blends = []
     for base, guide in (fused, dense):
         mixture = blend(base, guide, top_k=LISTED, alpha=None, agreement_bonus=0.1)
-        told.append(mixture.told(mixture.choice, base, guide))
-    pairs["the blend"] = told[0], told[1]
-    pairs["the symbol of the blend, or a rank"] = told[0][:, [0, 6]], told[1][:, [0, 6]]
+        blends.append(told(mixture, mixture.choice, base, guide))
+    pairs["the blend"] = blends[0], blends[1]
+    pairs["the symbol of the blend, or a rank"] = blends[0][:, [0, 6]], blends[1][:, [0, 6]]
     for name, (own, expected) in pairs.items():
         rtol = 0 if expected.dtype == torch.int64 or "symbol" in name else 1e-4
         if not torch.allclose(own.double(), expected.double(), rtol=rtol, atol=1e-9):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from torch import Tensor
 from ..forks import cached_property
 from .cpu import row_max, row_top
 from .likeliest import Likeliest, likeliest
-
-if TYPE_CHECKING:
-    from .prediction import Prediction
 
 MAX_LISTED = 512
 """More candidates of a model than this are mixed as vectors over all symbols, not as lists."""
@@ -131,19 +128,6 @@ class Mixture:
             return self.base.gather(-1, at)[:, 0], self.guide.gather(-1, at)[:, 0]
         here = self.symbols == symbols[:, None]
         return (self.base * here).sum(dim=-1), (self.guide * here).sum(dim=-1)
-
-    def told(self, symbols: Tensor, base: Prediction | None, guide: Prediction) -> Tensor:
-        """What a step tells of one symbol a row, `[N]` int64, in one buffer: `[N, 7]` float32.
-
-        The symbol, which float32 holds exactly; the base's and the guide's share; p_g; α; P_B(t_g)
-        and the rank of t_g with the base (0 where it lacks it), NaN where the base was not run.
-        """
-        columns = [symbols, *self.shares(symbols), guide.top_prob, self.alpha]
-        if base is None or self.agreement is None:
-            columns += [torch.full_like(self.alpha, torch.nan)] * 2
-        else:
-            columns += [self.agreement, base.rank_of(guide.choice)]
-        return torch.stack([column.float() for column in columns], dim=1)
 
     def on_host(self) -> Mixture:
         """On the CPU, in one transfer; itself where it is there, or as wide as the vocabularies."""

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..decision.predict import NextTokens, rows_of
 from ..decision.prediction import Prediction
+from ..decision.told import told
 from ..models.context import Context
 from ..models.protocol import Model
 from ..policy import Policy
@@ -196,8 +197,8 @@ def _mix(
     symbols = choose(pair, mixture, guide, sequences, greedy)
     lists, whole = [each.likeliest for each in asked], None if greedy else mixture
     candidates = mixed_candidates(pair, policy, sequences, base, lists, guide, whole, symbols)
-    told = _on_host(mixture.told(symbols, base, guide))
-    for row, (each, values) in enumerate(zip(asked, told, strict=True)):
+    numbers = _on_host(told(mixture, symbols, base, guide))
+    for row, (each, values) in enumerate(zip(asked, numbers, strict=True)):
         if each.sequence.done:  # its draw failed
             continue
         with each.sequence.failing_alone():

@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ def packed_attention(model: PreTrainedModel) -> Callable[..., Tensor] | None:
     except ImportError:
         return None
     has_lengths = "seqused_k" in inspect.signature(varlen_attn).parameters
-    return varlen_attn if has_lengths else None
+    attention: Callable[..., Any] = varlen_attn
+    return attention if has_lengths else None
 
 
 class VarlenForward:

@@ -18,6 +18,7 @@ from blendin.decision.mixture import Candidates, Mixture
 from blendin.decision.predict import predict
 from blendin.decision.prediction import DensePrediction
 from blendin.decision.symbols import ModelSymbols, SymbolTables
+from blendin.decision.told import told
 
 triton = pytest.importorskip("triton")
 
@@ -220,7 +221,7 @@ def check_mixture(case: Case, **options: Any) -> int:
     assert ours.agreement is not None and theirs.agreement is not None
     same(ours.agreement, theirs.agreement)
     of_ours, of_theirs = (
-        mixture.told(mixture.choice, of(case.base, False), of(case.guide, True))
+        told(mixture, mixture.choice, of(case.base, False), of(case.guide, True))
         for mixture, of in ((ours, Side.fused), (theirs, Side.dense))
     )
     compared = 0
