@@ -27,6 +27,7 @@ from blendin.policy import Policy
 pytest.importorskip("triton")
 
 here = pytest.mark.skipif(not HERE, reason="runs in a process of its own")
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 
 @pytest.mark.slow
