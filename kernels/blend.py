@@ -18,7 +18,7 @@ from .tables import KernelTables
 
 WARPS = 4
 NUMBERS = 7
-MATCHES = 4096  # pairs of symbols that are compared at once
+MATCHES = 2048  # pairs of symbols that are compared at once
 
 
 class Side(NamedTuple):
@@ -126,7 +126,7 @@ def blend(
             GUIDE=triton.next_power_of_2(of_guide),
             MATCHED=min(triton.next_power_of_2(of_guide), max(1, MATCHES // wide)),
             CHUNKS=triton.next_power_of_2(tables.chunks),
-            num_warps=WARPS,
+            num_warps=WARPS if wide <= 256 else 2 * WARPS,
             enable_fp_fusion=False,  # the shares add up to the weights to the bit
         )
     return Blended(symbols, shares[0], shares[1], numbers)

@@ -168,7 +168,7 @@ ARCHITECTURES = (80, 90, 100)
 VOCABULARIES = (50257, 128256, 151936, 262208)
 """GPT-2's, Llama 3's, Qwen's and the larger Gemma 3's."""
 
-MAX_REGISTERS = {"_stream": 64, "_gate": 64, "_topk": 128, "_likelier": 64, "_blend": 255}
+MAX_REGISTERS = {"_stream": 64, "_gate": 64, "_topk": 128, "_likelier": 64, "_blend": 128}
 """Of 65,536 for 128 threads (256 of `_topk`): what leaves the multiprocessor full, or for the two
 that are a program a row, all of it to a few of them."""
 
@@ -199,14 +199,15 @@ def decoded(size: int, dtype: Any, rows: int, top_k: int) -> list[Launch]:
 
 
 def every_launch() -> list[Launch]:
-    """What decoding launches for any of the vocabularies, dtypes and batches."""
+    """What decoding launches for each of the vocabularies, each dtype, and the longest lists."""
     import torch
 
     found: list[Launch] = []
-    for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        for size in VOCABULARIES:
-            for rows, top_k in ((1, 100), (64, 100), (1, 512)):
-                found += [each for each in decoded(size, dtype, rows, top_k) if each not in found]
+    sizes = [(size, torch.bfloat16, 1, 100) for size in VOCABULARIES]
+    dtypes = [(151936, dtype, 1, 100) for dtype in (torch.float16, torch.float32)]
+    longest = [(262208, dtype, 64, 512) for dtype in (torch.bfloat16, torch.float32)]
+    for case in sizes + dtypes + longest:
+        found += [each for each in decoded(*case) if each not in found]
     return found
 
 
