@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -79,8 +80,13 @@ def chunks_per_program(chunks: int, longest: int, multiprocessors: int) -> int:
 
 def split(rows: int, tables: KernelTables, device: torch.device) -> tuple[int, int]:
     """(programs a row, chunks a program)."""
-    count = 132
-    if device.type == "cuda":
-        count = torch.cuda.get_device_properties(device).multi_processor_count
-    each = chunks_per_program(rows * tables.chunks, tables.chunks, count)
+    each = chunks_per_program(rows * tables.chunks, tables.chunks, _multiprocessors(device))
     return -(-tables.chunks // each), each
+
+
+@lru_cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 132
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
