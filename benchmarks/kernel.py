@@ -10,10 +10,13 @@ of work by `FusedPrediction` and by `DensePrediction`:
 The floor is each logit read once at the bandwidth of a large copy measured in the same run. Work
 is timed as it is launched, over several sets of inputs so that none is still in the cache; that of
 the kernels as CUDA graph replays too, which leaves the host's time out (`DensePrediction` asks the
-host, and cannot be captured). All figures are medians. The targets, of blend:
+host, and cannot be captured), and as what the work adds to a graph that runs anyway
+(`kernel_in_graph_us`: a replay of one piece of work is mostly the graph's own launch). All figures
+are medians. The targets, of blend at k = 100, in a graph that runs anyway:
 
-    N >= 64    at least 70 % of the copy's bandwidth, in a graph
-    N = 1      at most 15 µs, in a graph
+    N = 1      at most 10 µs
+    N = 64     at most 25 µs
+    N >= 1024  at least 70 % of the copy's bandwidth
     all        5 times the speed of torch, 2 times that of torch.compile, as launched
 
     python benchmarks/kernel.py [--quick] [--csv FILE] [--json FILE]
@@ -45,11 +48,13 @@ from blendin.decision.prediction import DensePrediction
 from blendin.decision.symbols import SymbolTables
 from blendin.evaluation import tables
 
-BATCHES = (1, 8, 64, 256)
+BATCHES = (1, 8, 64, 256, 1024)
 SIZES = (128256, 151936, 262144)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 TOP_KS = {"100": 100, "whole": None}
-BANDWIDTH_TARGET, LATENCY_TARGET, DENSE_TARGET, COMPILED_TARGET = 0.70, 15e-6, 5.0, 2.0
+BANDWIDTH_TARGET, DENSE_TARGET, COMPILED_TARGET = 0.70, 5.0, 2.0
+MICROSECONDS = {1: 10.0, 64: 25.0}
+"""The most that a blend of so many rows may take."""
 
 Work = Callable[[Tensor, Tensor], Any]
 Makers = tuple[Callable[[Tensor], DensePrediction], Callable[[Tensor], DensePrediction]]
@@ -228,6 +233,8 @@ def measure(
         line["agree"] = float((chosen[0] == chosen[1]).float().mean())
     if compiled:
         arms["compiled"] = {"blend": torch.compile(arms["dense"]["blend"], dynamic=False)}
+    if k is not None:
+        arms["torch_topk"] = {"list": lambda base, _: base.topk(k, dim=-1)}
     if (sampler := flashinfer_sampler(k)) is not None:
         arms["flashinfer"] = {"blend": sampler}
     for arm, pieces in arms.items():
@@ -245,8 +252,8 @@ def measure(
             ours, theirs = line.get(f"kernel_{name}_us"), line.get(f"{arm}_{name}_us")
             if arm != "kernel" and ours and theirs:
                 line[f"{arm}_over_kernel_{name}"] = theirs / ours
-    if "kernel_us" in line:
-        line["of_bandwidth"] = line["floor_us"] / line["kernel_us"]
+    if "kernel_in_graph_us" in line:
+        line["of_bandwidth"] = line["floor_us"] / line["kernel_in_graph_us"]
         line["meets_targets"] = meets_targets(line)
     return line
 
@@ -254,10 +261,10 @@ def measure(
 def meets_targets(line: dict[str, Any]) -> bool | None:
     """Whether every target that applies is met; None where an arm is missing."""
     checks: list[bool | None] = []
-    if line["rows"] >= 64:
+    if line["rows"] >= 1024:
         checks.append(line["of_bandwidth"] >= BANDWIDTH_TARGET)
-    if line["rows"] == 1:
-        checks.append(line["kernel_us"] <= LATENCY_TARGET * 1e6)
+    if line["rows"] in MICROSECONDS and line["top_k"] == "100":
+        checks.append(line["kernel_in_graph_us"] <= MICROSECONDS[line["rows"]])
     for other, target in (("dense", DENSE_TARGET), ("compiled", COMPILED_TARGET)):
         ratio = line.get(f"{other}_over_kernel_blend")
         checks.append(None if ratio is None else ratio >= target)
@@ -320,8 +327,8 @@ def result(bandwidth: float, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "versions": {"torch": torch.__version__, "triton": triton.__version__},
         "copy_bandwidth_bytes_per_second": bandwidth,
         "targets": {
-            "of_bandwidth_from_64_rows": BANDWIDTH_TARGET,
-            "seconds_at_1_row": LATENCY_TARGET,
+            "of_bandwidth_from_1024_rows": BANDWIDTH_TARGET,
+            "microseconds_by_rows": MICROSECONDS,
             "dense_over_kernel": DENSE_TARGET,
             "compiled_over_kernel": COMPILED_TARGET,
         },
@@ -357,8 +364,8 @@ def report(result: dict[str, Any]) -> None:
         for name in (name for name in line if name.endswith("_error")):
             console.print(f"N={line['rows']} V={line['vocabulary']} {name}: {line[name]}")
     console.print(
-        f"{result['versions']}; targets: {BANDWIDTH_TARGET:.0%} of the copy from N = 64, "
-        f"{LATENCY_TARGET * 1e6:.0f} µs at N = 1, {DENSE_TARGET:.0f} × torch, "
+        f"{result['versions']}; targets: {BANDWIDTH_TARGET:.0%} of the copy from N = 1024, "
+        f"µs by N {MICROSECONDS}, {DENSE_TARGET:.0f} × torch, "
         f"{COMPILED_TARGET:.0f} × torch.compile"
     )
 

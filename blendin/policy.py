@@ -199,24 +199,18 @@ class Blend(Policy):
         return base.top_prob_at(self.temperatures.base) < self.threshold
 
     def mix(self, base: Prediction | None, guide: Prediction, greedy: bool = True) -> Mixture:
+        from .decision.blend import blend  # here, or `blendin --help` would import torch
+
         assert base is not None
-        agreement = base.prob_at(guide.choice, self.temperatures.base)
-        alpha = self._alpha(base, guide, agreement)
-        if self.top_k is None and greedy:
-            from .decision.whole_vocabulary import proven_mixture
-
-            if (proven := proven_mixture(base, guide, alpha, agreement)) is not None:
-                return proven
-        return base.top(self.top_k).mixed_with(guide.top(self.top_k), alpha, agreement)
-
-    def _alpha(self, base: Prediction, guide: Prediction, agreement: Tensor) -> Tensor:
-        if self.alpha is not None:
-            return agreement.new_full(agreement.shape, self.alpha)
-        p_b = base.top_prob_at(self.temperatures.base)
-        p_g = guide.top_prob_at(self.temperatures.guide)
-        if self.calibration is not None and self.calibration.fits_alpha:
-            return self.calibration.alpha(p_b, p_g, agreement)
-        return mixing_weight(p_b, p_g, agreement, self.agreement_bonus)
+        return blend(
+            base,
+            guide,
+            top_k=self.top_k,
+            alpha=self.alpha,
+            agreement_bonus=self.agreement_bonus,
+            calibration=self.calibration,
+            greedy=greedy,
+        )
 
     @property
     def scoring(self) -> Policy:
@@ -232,14 +226,6 @@ class Blend(Policy):
         if fitted is None:
             return Temperatures()
         return Temperatures(fitted.base_temperature, fitted.guide_temperature)
-
-
-def mixing_weight(
-    base_top_prob: Tensor, guide_top_prob: Tensor, agreement: Tensor, agreement_bonus: float
-) -> Tensor:
-    """The adaptive α = clip(p_g / (p_b + p_g) + λ · P_B(t_g), 0, 1), `[N]` float32 each."""
-    confidence = guide_top_prob / (base_top_prob + guide_top_prob)
-    return (confidence + agreement_bonus * agreement).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,16 @@ class Geometry(NamedTuple):
     Attributes:
         chunk: logits that one step of the streaming kernel reads.
         group: logits that share one maximum, at most 32.
+        block: maxima or logits that one step of the selection keeps in registers.
     """
 
     chunk: int = 2048
     group: int = 32
+    block: int = 2048
 
 
-# What a program keeps in registers: more maxima or more listed logits than this would spill.
-MAX_GROUPS = 16384
-MAX_HEAD = 512
+MAX_LIST = 512
+"""The longest list; longer ones are mixed as vectors over all symbols anyway."""
 
 
 class KernelTables(NamedTuple):
@@ -43,6 +44,7 @@ class KernelTables(NamedTuple):
             token, so that it needs neither masks nor bounds.
         ends: `[E]` int32, ascending.
         symbols: `[V]` int64, the symbol of each token.
+        tokens: `[end + 1]` int64, the token of each symbol; -1 where it has none, and for END.
         size: V.
         end: the symbol END.
         geometry: the sizes for which the tables were made.
@@ -53,6 +55,7 @@ class KernelTables(NamedTuple):
     plain: Tensor
     ends: Tensor
     symbols: Tensor
+    tokens: Tensor
     size: int
     end: int
     geometry: Geometry
@@ -62,6 +65,11 @@ class KernelTables(NamedTuple):
         """The number of end tokens, at least 1, rounded up to a power of two."""
         return 1 << max(0, self.ends.numel() - 1).bit_length()
 
+    @property
+    def chunks(self) -> int:
+        """How many chunks a row has."""
+        return -(-self.size // self.geometry.chunk)
+
 
 def kernel_tables(model: ModelSymbols, geometry: Geometry | None = None) -> KernelTables:
     """Packs the tokens of a model, once.
@@ -69,17 +77,8 @@ def kernel_tables(model: ModelSymbols, geometry: Geometry | None = None) -> Kern
     Args:
         model: on the device of the logits.
         geometry: None for the default.
-
-    Raises:
-        ValueError: for a vocabulary of more than 524,288 tokens.
     """
     geometry = geometry or Geometry()
-    size = model.candidates.numel()
-    if size > MAX_GROUPS * geometry.group:
-        raise ValueError(
-            f"a vocabulary of {size} tokens is more than the kernels' "
-            f"{MAX_GROUPS * geometry.group}; use DensePrediction"
-        )
     opened = torch.ones_like(model.candidates).index_fill(0, model.ends, False)
     return KernelTables(
         bits=_pack(model.candidates),
@@ -87,7 +86,8 @@ def kernel_tables(model: ModelSymbols, geometry: Geometry | None = None) -> Kern
         plain=_full_chunks(model.candidates & opened, geometry.chunk),
         ends=model.ends.int(),
         symbols=model.symbols,
-        size=size,
+        tokens=model.tokens,
+        size=model.candidates.numel(),
         end=model.end,
         geometry=geometry,
     )

@@ -382,16 +382,17 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
             )
 
     hinted = {parameter.name: parameter.annotation for parameter in parameters}
+    takes_context = "context" in hinted
     if {"base", "guide"} <= hinted.keys():
-        for name, kind, default in (
-            ("pair", PairOption, None),
-            ("context", typer.Context, inspect.Parameter.empty),
-        ):
-            parameters.append(
-                inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
-                )
+        added: dict[str, tuple[Any, Any]] = {"pair": (PairOption, None)}
+        if not takes_context:
+            added["context"] = (typer.Context, inspect.Parameter.empty)
+        parameters += [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
             )
+            for name, (kind, default) in added.items()
+        ]
 
     @functools.wraps(command)
     def run(**arguments: Any) -> None:
@@ -400,6 +401,8 @@ def takes_options(command: Callable[..., None]) -> Callable[..., None]:
             context, pair = arguments.pop("context", None), arguments.pop("pair", None)
             if pair is not None:
                 with_pair(pair, arguments, hinted, context)
+            if takes_context:
+                arguments["context"] = context
             built = {
                 name: group(**{field.name: arguments.pop(field.name) for field in fields(group)})
                 for name, group in groups.items()

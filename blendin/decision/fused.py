@@ -1,31 +1,60 @@
-"""A `Prediction` from logits through the Triton kernels, and whether these run on a device."""
+"""A `Prediction` from logits through the Triton kernels, and a `Mixture` of two of them."""
 
 from __future__ import annotations
 
-import logging
+import copy
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from ..forks import cached_property
-from .mixture import Candidates
+from .mixture import Candidates, Mixture
 from .prediction import DensePrediction
 from .symbols import ModelSymbols
 
 if TYPE_CHECKING:
     from ..kernels.gate import Gated
+    from ..kernels.rows import Rows
     from ..kernels.tables import KernelTables
 
-logger = logging.getLogger("blendin")
+
+@dataclass(eq=False)
+class _Read:
+    """Logits that the kernels read, once for all predictions of some of their rows."""
+
+    logits: Tensor
+    kernels: KernelTables
+    candidates_only: bool
+
+    @cached_property
+    def rows(self) -> Rows:
+        from ..kernels.rows import aligned_rows
+
+        return aligned_rows(self.logits, self.kernels)
+
+    @cached_property
+    def gated(self) -> Gated:
+        from ..kernels.gate import gate
+
+        return gate(self.rows, self.kernels, candidates_only=self.candidates_only)
+
+
+@lru_cache(maxsize=256)
+def _every_place(count: int, device: torch.device) -> Tensor:
+    """`[count]` int64, the places of all rows; kept, or each step would launch it anew."""
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)
 
 
 class FusedPrediction(DensePrediction):
     """`DensePrediction` that reads its logits once, in two launches; the host never waits.
 
-    What no kernel computes (`prob_of`, `rank_of`, lists longer than `MAX_HEAD`, probabilities at
-    another temperature than 1, which read the logits once more) is torch's.
-    A row's numbers are the same to the bit in any company.
+    What no kernel computes (`prob_of`, lists longer than `MAX_LIST`, probabilities at another
+    temperature than 1, which read the logits once more) is torch's. A row's numbers are the same
+    to the bit in any company.
     """
 
     def __init__(
@@ -45,12 +74,26 @@ class FusedPrediction(DensePrediction):
         """
         super().__init__(logits, model, candidates_only)
         self.kernels = kernels
+        self.read = _Read(logits, kernels, candidates_only)
+        self._some: Tensor | None = None
+
+    @property
+    def places(self) -> Tensor:
+        """`[N]` int64, which of the rows that were read these are."""
+        logits = self.read.logits
+        return _every_place(len(logits), logits.device) if self._some is None else self._some
+
+    @cached_property
+    def logits(self) -> Tensor:  # type: ignore[override]
+        """Copied where they are some of the rows, which no kernel needs."""
+        return self.read.logits.index_select(0, self.places)
 
     @cached_property
     def _gated(self) -> Gated:
-        from ..kernels.gate import gate
-
-        return gate(self.logits, self.kernels, candidates_only=self.candidates_only)
+        gated = self.read.gated
+        if self._some is None:
+            return gated
+        return gated._replace(raw=gated.raw.index_select(0, self._some))
 
     @cached_property
     def log_total(self) -> Tensor:
@@ -69,66 +112,86 @@ class FusedPrediction(DensePrediction):
     def _end_score(self) -> Tensor:
         return self._gated.end_score
 
-    def top(self, k: int | None) -> Candidates:
-        from ..kernels.heads import largest_list, list_heads
+    def lists(self, k: int | None) -> bool:
+        """Whether the kernels list the top k."""
+        from ..kernels.topk import largest_list
 
-        if k is None or k > largest_list(self.kernels):
+        return k is not None and k <= largest_list(self.kernels)
+
+    def top(self, k: int | None) -> Candidates:
+        if k is None or not self.lists(k):
             return super().top(k)
-        symbols, probs = list_heads(self.logits, self._gated, self.kernels, k)
+        symbols, probs = self.listed(k)
         return Candidates(symbols, probs, probs.new_zeros(len(probs)), self.model.end)
 
+    def listed(self, k: int) -> tuple[Tensor, Tensor]:
+        """`[N, k + 1]` symbols and probabilities, in one launch."""
+        from ..kernels.topk import topk
+
+        return topk(self.read.rows, self.read.gated, self.places, self.kernels, k)
+
     def rows(self, rows: list[int]) -> Self:
-        if rows == list(range(len(self.logits))):
+        count = len(self.read.logits if self._some is None else self._some)
+        if rows == list(range(count)):
             return self
-        device = self.logits.device
+        device = self.read.logits.device
         # Pinned, or the host would wait for the copy.
-        places = torch.tensor(rows, dtype=torch.int64, pin_memory=device.type == "cuda")
-        places = places.to(device, non_blocking=True)
-        some = type(self)(
-            self.logits.index_select(0, places), self.model, self.kernels, self.candidates_only
-        )
-        if "_gated" in self.__dict__:
-            some.__dict__["_gated"] = self._gated.rows(places)
+        index = torch.tensor(rows, dtype=torch.int64, pin_memory=device.type == "cuda")
+        index = index.to(device, non_blocking=True)
+        some = copy.copy(self)
+        kept = ("model", "candidates_only", "kernels", "read")
+        some.__dict__ = {name: self.__dict__[name] for name in kept}
+        some._some = index if self._some is None else self._some.index_select(0, index)
         some._log_totals = {
-            key: each.index_select(0, places) for key, each in self._log_totals.items()
+            key: each.index_select(0, index) for key, each in self._log_totals.items()
         }
         return some
 
 
-def checked_kernel_tables(model: ModelSymbols) -> KernelTables | None:
-    """A model's tokens packed for the kernels, or None, with a reason logged, where they fail.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FusedMixture(Mixture):
+    """A `Mixture` by the blend kernel.
 
-    They are tried on random logits first, beside `DensePrediction`: compiled once by then, and
-    never trusted on a device or with a version of Triton on which they go wrong.
-
-    Args:
-        model: on the device of the logits.
+    Attributes:
+        numbers: `[N, 7]` float32, what `decision.told` tells of the argmax.
     """
-    try:
-        from ..kernels.tables import kernel_tables
 
-        tables = kernel_tables(model)
-        _try(model, tables)
-    except Exception as error:  # a compiler's errors are of many kinds
-        logger.warning("logits are read without the Triton kernels: %s", error)
-        return None
-    return tables
+    numbers: Tensor
+
+    @cached_property
+    def choice(self) -> Tensor:  # type: ignore[override]
+        return self.numbers[:, 0].long()
+
+    def told(self, symbols: Tensor) -> Tensor:
+        """As `decision.told`."""
+        if symbols is self.choice:
+            return self.numbers
+        drawn = torch.stack([symbols.float(), *self.shares(symbols)], dim=1)
+        return torch.cat([drawn, self.numbers[:, 3:]], dim=1)
 
 
-def _try(model: ModelSymbols, tables: KernelTables) -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = (4 * torch.randn(3, model.candidates.numel(), generator=generator)).to(
-        model.ends.device
+def fused_blend(
+    base: FusedPrediction,
+    guide: FusedPrediction,
+    k: int,
+    alpha: float | None,
+    agreement_bonus: float,
+) -> FusedMixture:
+    """`decision.blend` of lists, in four launches."""
+    from ..kernels.blend import Side, blend
+
+    of_base, of_guide = (
+        Side(each.read.rows, each.read.gated, each.places, *each.listed(k))
+        for each in (base, guide)
     )
-    for candidates_only in (False, True):
-        fused = FusedPrediction(logits, model, tables, candidates_only)
-        dense = DensePrediction(logits, model, candidates_only)
-        pairs = {
-            "the choice": (fused.choice.float(), dense.choice.float()),
-            "its probability": (fused.top_prob, dense.top_prob),
-            "the list of candidates": (fused.top(100).dense(), dense.top(100).dense()),
-        }
-        for name, (ours, theirs) in pairs.items():
-            if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6):
-                off = float((ours - theirs).abs().max())
-                raise ValueError(f"on trial {name} was off by up to {off:.2g}")
+    made = blend(of_base, of_guide, base.kernels, alpha=alpha, agreement_bonus=agreement_bonus)
+    numbers = made.numbers
+    return FusedMixture(
+        made.symbols,
+        made.base,
+        made.guide,
+        alpha=numbers[:, 4],
+        agreement=numbers[:, 5],
+        unlisted=torch.zeros_like(numbers[:, 4]),
+        numbers=numbers,
+    )

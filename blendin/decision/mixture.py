@@ -129,6 +129,19 @@ class Mixture:
         here = self.symbols == symbols[:, None]
         return (self.base * here).sum(dim=-1), (self.guide * here).sum(dim=-1)
 
+    def on_host(self) -> Mixture:
+        """On the CPU, in one transfer; itself where it is there, or as wide as the vocabularies."""
+        if self.is_dense or self.symbols.device.type == "cpu":
+            return self
+        rows = [self.alpha, self.unlisted]
+        lists = torch.cat(
+            [self.symbols.float(), self.base, self.guide, torch.stack(rows, dim=1)], dim=1
+        ).cpu()
+        width = self.symbols.shape[1]
+        symbols, base, guide, of_rows = lists.split([width, width, width, len(rows)], dim=1)
+        alpha, unlisted = of_rows.unbind(1)
+        return Mixture(symbols.long(), base, guide, alpha, None, unlisted)
+
     def log_probs(self, symbols: Tensor) -> Tensor:
         """`[N]` float32, the normalised log-probability of one symbol a row."""
         base, guide = self.shares(symbols)

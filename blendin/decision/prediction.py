@@ -246,8 +246,8 @@ class DensePrediction:
 
     @property
     def _end_prob(self) -> Tensor:
-        ends = self.logits[:, self.model.ends].float() - self.log_total[:, None]
-        return ends.exp().sum(dim=-1)
+        # As `prob_of` and `top_prob` have it, to the bit: what is compared must be one number.
+        return (self._end_score - self.log_total).exp()
 
     def _lacks(self, symbols: Tensor) -> Tensor:
         return (self.model.tokens[symbols] < 0) & (symbols != self.model.end)

@@ -57,8 +57,8 @@ class ListedPrediction:
         known = tokens >= 0
         self._is_end = torch.isin(tokens, model.ends)
         self._is_candidate = model.candidates[tokens.clamp(min=0)] & known
-        self._end_prob = (log_probs.exp() * self._is_end).sum(dim=-1)
         end_score = log_probs.masked_fill(~self._is_end, -torch.inf).logsumexp(dim=-1)
+        self._end_prob = end_score.exp()
         allowed = self._is_candidate if candidates_only else known
         scores = log_probs.masked_fill(self._is_end | ~allowed, -torch.inf)
         score = scores.amax(dim=-1)

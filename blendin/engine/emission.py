@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..decision.choice import draw
@@ -29,14 +30,14 @@ def choose(
     symbols = mixture.choice
     if greedy:
         return symbols
-    symbols = symbols.clone()
+    lists, drawn = mixture.on_host(), symbols.tolist()
     for row, (sequence, p_g) in enumerate(zip(sequences, guide.top_prob.tolist(), strict=True)):
         with sequence.failing_alone():
             check_finite(p_g, pair.guide, sequence)
-            symbols[row] = draw(
-                mixture, row, sequence.sampling, _seen(pair, sequence), sequence.generator
+            drawn[row] = int(
+                draw(lists, row, sequence.sampling, _seen(pair, sequence), sequence.generator)
             )
-    return symbols
+    return torch.tensor(drawn, device=symbols.device)
 
 
 def _seen(pair: Pair, sequence: SequenceState) -> set[int]:

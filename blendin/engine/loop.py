@@ -16,6 +16,7 @@ symbol of it, for every policy. Sequences are decided together, grouped by polic
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from ..decision.predict import NextTokens, rows_of
 from ..decision.prediction import Prediction
+from ..decision.told import told
 from ..models.context import Context
 from ..models.protocol import Model
 from ..policy import Policy
@@ -145,7 +147,7 @@ def step(pair: Pair, sequences: Sequence[SequenceState]) -> Generator[Read, Answ
             base = everything.rows(rows)
             intervenes = policy.intervenes(base, greedy)  # p_b < τ
             p_b = base.top_prob_at(policy.temperatures.base)
-            numbers = _on_host(p_b, base.choice, intervenes)
+            numbers = _on_host(_side_by_side(p_b, base.choice, intervenes))
             lists = likeliest(pair, base, [left[row] for row in rows])
             for row, (sure, choice, is_intervention) in enumerate(numbers):
                 sequence = left[rows[row]]
@@ -167,7 +169,7 @@ def _intervene(pair: Pair, asked: Sequence[Asked], returned: NextTokens) -> None
         alone = not policy.reads_base
         everything = pair.predict_guide(rows_of(returned, rows), candidates_only=not alone)
         if alone:
-            numbers = _on_host(everything.top_prob, everything.choice)
+            numbers = _on_host(_side_by_side(everything.top_prob, everything.choice))
             lists = likeliest(pair, everything, [sequences[row] for row in rows])
             for row, (p_g, choice) in enumerate(numbers):
                 with (sequence := sequences[rows[row]]).failing_alone():
@@ -196,16 +198,12 @@ def _mix(
     symbols = choose(pair, mixture, guide, sequences, greedy)
     lists, whole = [each.likeliest for each in asked], None if greedy else mixture
     candidates = mixed_candidates(pair, policy, sequences, base, lists, guide, whole, symbols)
-    base_share, guide_share = mixture.shares(symbols)
-    p_g = guide.top_prob_at(policy.temperatures.guide)
-    numbers = [symbols, base_share, guide_share, p_g, mixture.alpha]
-    if base is not None and mixture.agreement is not None:
-        numbers += [mixture.agreement, base.rank_of(guide.choice)]
-    for row, (each, values) in enumerate(zip(asked, _on_host(*numbers), strict=True)):
+    numbers = _on_host(told(mixture, symbols, base, guide, policy.temperatures.guide))
+    for row, (each, values) in enumerate(zip(asked, numbers, strict=True)):
         if each.sequence.done:  # its draw failed
             continue
         with each.sequence.failing_alone():
-            symbol, of_base, of_guide, sure, alpha, *agreement = values
+            symbol, of_base, of_guide, sure, alpha, agreement, rank = values
             check_finite(sure, pair.guide, each.sequence)
             emit_mixed(
                 pair,
@@ -218,8 +216,8 @@ def _mix(
                 base_top_prob=each.base_top_prob,
                 guide_top_prob=sure,
                 alpha=alpha,
-                agreement=agreement[0] if agreement else None,
-                agreement_rank=int(agreement[1]) or None if agreement else None,
+                agreement=None if math.isnan(agreement) else agreement,
+                agreement_rank=None if math.isnan(rank) else int(rank) or None,
                 candidates=candidates[row],
             )
 
@@ -256,9 +254,11 @@ def _by_policy(
         yield policy, greedy, rows
 
 
-def _on_host(*columns: Tensor) -> list[list[float]]:
-    """`[N]` tensors as one list a row, in one transfer: on a GPU each one waits.
+def _on_host(numbers: Tensor) -> list[list[float]]:
+    """`[N, C]` numbers as one list a row, in one transfer: on a GPU each one waits."""
+    return numbers.tolist()
 
-    float32 holds every symbol exactly.
-    """
-    return torch.stack([column.float() for column in columns], dim=1).tolist()
+
+def _side_by_side(*columns: Tensor) -> Tensor:
+    """`[N]` tensors as `[N, C]` float32, which holds every symbol exactly."""
+    return torch.stack([column.float() for column in columns], dim=1)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ..decision.fused import checked_kernel_tables
-from ..decision.predict import NextTokens, predict
+import torch
+
+from ..decision.kernel_trial import checked_kernel_tables
+from ..decision.predict import KERNEL_DTYPES, NextTokens, predict
 from ..decision.prediction import Prediction
 from ..models.context import Context
 from ..models.identity import template_digest
@@ -23,6 +25,12 @@ class Driver(Protocol):
     def advance(self, sequences: Sequence[Any]) -> None:
         """One step of the engine, for these sequences and all others that it runs."""
         ...
+
+
+def logits_dtype(model: Model) -> torch.dtype:
+    """Of its logits, as its weights' dtype has it; float32 where the kernels do not read that."""
+    named = (dtype for dtype in KERNEL_DTYPES if model.precision.startswith(str(dtype)[6:]))
+    return next(named, torch.float32)
 
 
 class Pair:
@@ -59,8 +67,10 @@ class Pair:
         self.prompts.chat_template.log_faults()
         if fused is None:
             fused = base.device.type == "cuda" and not self.is_async
-        self.base_kernels = checked_kernel_tables(self.tables.base) if fused else None
-        self.guide_kernels = checked_kernel_tables(self.tables.guide) if fused else None
+        dtypes = logits_dtype(base), logits_dtype(guide)
+        checked = checked_kernel_tables(self.tables, dtypes) if fused else None
+        self.base_kernels = checked[0] if checked is not None else None
+        self.guide_kernels = checked[1] if checked is not None else None
 
     def predict_base(self, returned: NextTokens) -> Prediction:
         """What the base says of the next tokens."""

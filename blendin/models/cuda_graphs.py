@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, StaticCache
+from transformers import Cache, PreTrainedModel, StaticCache, StaticLayer
 
 from ..decision.prediction import total_variation
 from ..forks import Lock
-from .devices import input_device, is_offloaded, run_devices
+from .devices import input_device, is_offloaded, run_devices, sent
 from .trial import state_arguments
 
 logger = logging.getLogger("blendin")
@@ -58,7 +58,10 @@ class GraphRunner:
         capacity: how many tokens the cache has room for, the padding of the widest forward
             included.
         length: how many tokens it holds.
+        is_closed: its memory was freed.
     """
+
+    is_closed = False
 
     def __init__(self, model: PreTrainedModel, capacity: int) -> None:
         """Allocates nothing yet: the first forward does.
@@ -71,18 +74,25 @@ class GraphRunner:
         if attention not in ("sdpa", "eager"):
             raise CannotCapture(f"its attention is {attention!r}, neither 'sdpa' nor 'eager'")
         window = getattr(config, "sliding_window", None)
-        if window is not None and capacity > window and _slides(model):
+        kinds = getattr(config, "layer_types", None)
+        self._window = window if window is not None and capacity > window else None
+        if self._window is not None and kinds is None:
             raise CannotCapture(f"{capacity} tokens do not fit into its sliding window of {window}")
+        self._kinds = set(kinds or ())
         self.model, self.capacity, self.length = model, capacity, 0
         self._boolean_mask = attention == "sdpa"
         arguments = state_arguments(model)
         if not arguments:
             raise CannotCapture("its forward takes no state")
         self._argument = arguments[0]
-        self.cache = StaticCache(config=model.config, max_cache_len=capacity)
+        self.cache: Cache = StaticCache(config=model.config, max_cache_len=capacity)
         self._layers: list[Any] = self.cache.layers
         if not all(_is_plain(layer) for layer in self._layers):
             raise CannotCapture("its layers keep a state that is not keys and values alone")
+        if self._window is not None and "sliding_attention" in self._kinds:
+            # A sliding layer moves its keys as it fills up, which a graph cannot: masks slide.
+            self.cache = Cache(layers=[StaticLayer(capacity) for _ in self._layers])
+            self._layers = self.cache.layers
         if is_offloaded(model):
             raise CannotCapture("its weights are brought in for each forward (accelerate)")
         self.device = input_device(model)
@@ -114,7 +124,8 @@ class GraphRunner:
             self._forwards[width] = self._capture(width, ids)
         forward = self._forwards[width]
         # The padding's keys and values lie past the sequence's end, where the next call writes.
-        forward.ids.copy_(torch.tensor([ids + [0] * (width - len(ids))]))
+        padded = torch.tensor([ids + [0] * (width - len(ids))])
+        forward.ids.copy_(sent(padded, self.device))
         forward.replay()
         self.length += len(ids)
         return forward.logits[len(ids) - positions : len(ids)]
@@ -127,6 +138,22 @@ class GraphRunner:
         """Keeps the first `length` tokens; the next forward writes over the others."""
         self.length = length
 
+    @torch.inference_mode()
+    def clear(self) -> None:
+        """Forgets a sequence: padding reads what it left, and a NaN would not be masked away."""
+        self.length = 0
+        for layer in self._layers:
+            if layer.is_initialized:
+                layer.keys.zero_()
+                layer.values.zero_()
+
+    def close(self) -> None:
+        """Frees its memory; it cannot be used any more."""
+        self.is_closed = True
+        self._forwards.clear()
+        self._layers = []
+        del self.cache
+
     def draft_room(self, length: int) -> int:
         """How many tokens can be read beyond `length`."""
         return self.capacity - max(WIDTHS) - length
@@ -135,14 +162,10 @@ class GraphRunner:
         """The forward itself; everything that varies comes out of buffers."""
         _set_length(self._layers, self._position)
         rows = self._position + torch.arange(ids.shape[1], device=self.device)
-        mask = self._columns[None, :] <= rows[:, None]
-        if not self._boolean_mask:
-            lowest = torch.finfo(self.model.dtype).min
-            mask = torch.zeros_like(mask, dtype=self.model.dtype).masked_fill(~mask, lowest)
         output = self.model(
             input_ids=ids,
             position_ids=rows[None],
-            attention_mask=mask[None, None],
+            attention_mask=self._masks(rows),
             use_cache=True,
             return_dict=True,
             logits_to_keep=positions,
@@ -150,34 +173,67 @@ class GraphRunner:
         )
         return output.logits[0]
 
+    def _masks(self, rows: Tensor) -> Tensor | dict[str, Tensor]:
+        """What the tokens at some positions see; by kind of layer where a window slides."""
+        seen = self._columns[None, :] <= rows[:, None]
+        full = self._as_mask(seen)
+        if self._window is None or "sliding_attention" not in self._kinds:
+            return full
+        near = seen & (self._columns[None, :] > rows[:, None] - self._window)
+        return {"full_attention": full, "sliding_attention": self._as_mask(near)}
+
+    def _as_mask(self, seen: Tensor) -> Tensor:
+        """`[1, 1, T, capacity]`, as the model's attention takes it."""
+        if self._boolean_mask:
+            return seen[None, None]
+        lowest = torch.finfo(self.model.dtype).min
+        mask = torch.zeros_like(seen, dtype=self.model.dtype).masked_fill(~seen, lowest)
+        return mask[None, None]
+
     def _capture(self, width: int, ids: list[int]) -> _Forward:
         static_ids = torch.tensor([ids + [0] * (width - len(ids))], device=self.device)
-        if self.device.type != "cuda":
-            return self._uncaptured(static_ids)
-        expected = self._run(static_ids, width)
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
-            for _ in range(2):  # cuBLAS and Triton prepare themselves outside the capture
-                self._run(static_ids, width)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = self._run(static_ids, width)
-        graph.replay()
+        logits, replay = record(lambda: self._run(static_ids, width), self.device)
+        # At another position than the captured one, or a position that was baked in would pass.
+        self._position.fill_(self.length + 1)
+        expected = self._run(static_ids, width).clone()
+        logits.fill_(torch.nan)
+        replay()
+        self._position.fill_(self.length)
         apart = float(total_variation(logits, expected).max())
         if not apart <= 0.05:
             raise CannotCapture(f"its captured distributions differ from the plain by {apart:.2g}")
-        return _Forward(static_ids, logits, graph.replay)
+        return _Forward(static_ids, logits, replay)
 
-    def _uncaptured(self, ids: Tensor) -> _Forward:
-        """The same buffers without a graph, for devices that have none (and for tests)."""
-        logits = self._run(ids, ids.shape[1]).clone()
 
-        def replay() -> None:
-            logits.copy_(self._run(ids, ids.shape[1]))
+def record(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
+    """Captures work on a device, whichever is current, and tells what it writes and how to replay.
 
-        return _Forward(ids, logits, replay)
+    On devices without graphs (and for tests) the work itself is run again.
+
+    Args:
+        run: the work, on that device alone; what changes from run to run lies in buffers.
+        device: of the work.
+    """
+    if device.type != "cuda":
+        output = run().clone()
+
+        def again() -> None:
+            output.copy_(run())
+
+        return output, again
+    with torch.cuda.device(device):
+        # A stream of its own: torch's default for captures lies on the device of the first one.
+        side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(2):  # cuBLAS and Triton prepare themselves outside the capture
+                run()
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+            output = run()
+        return output, graph.replay
 
 
 class GraphRunners:
@@ -198,8 +254,10 @@ class GraphRunners:
         while capacity < tokens + max(WIDTHS):
             capacity *= 2
         with self._lock:
-            if self._free.get(capacity):
-                return self._free[capacity].pop()
+            free = self._free[capacity].pop() if self._free.get(capacity) else None
+        if free is not None:
+            free.clear()
+            return free
         try:
             return GraphRunner(self.model, capacity)
         except CannotCapture as reason:
@@ -208,26 +266,39 @@ class GraphRunners:
 
     def give_back(self, runner: GraphRunner) -> None:
         """Makes a runner free for the next sequence."""
-        runner.length = 0
+        if runner.is_closed or self._given_up:
+            return
         with self._lock:
             self._free.setdefault(runner.capacity, []).append(runner)
 
-    def give_up(self, reason: Exception) -> None:
-        """Takes the plain path from now on."""
-        self._log(reason)
-        self._given_up = True
-        self._free.clear()
+    def give_up(self, runner: GraphRunner, reason: Exception) -> None:
+        """Takes the plain path: from now on, or where memory was short this time alone."""
+        if is_out_of_memory(reason):
+            self._log(reason, "there is not enough memory for them now")
+        else:
+            self._log(reason)
+            self._given_up = True
+        runner.close()
+        with self._lock:
+            self._free.clear()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
-    def _log(self, reason: Exception) -> None:
+    def _log(self, reason: Exception, said: str | None = None) -> None:
         """Says once why a sequence is decoded without graphs."""
-        if str(reason) not in self._logged:
-            logger.warning("%s decodes without CUDA graphs: %s", self.name, reason)
-        self._logged.add(str(reason))
+        said = said or str(reason)
+        if said not in self._logged:
+            logger.warning("%s decodes without CUDA graphs: %s", self.name, said)
+        self._logged.add(said)
 
 
-def _slides(model: PreTrainedModel) -> bool:
-    types = getattr(model.config.get_text_config(), "layer_types", None)
-    return types is None or any("sliding" in kind for kind in types)
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was short; a capture that fails for it ends with an error of its own."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_plain(layer: object) -> bool:

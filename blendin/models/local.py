@@ -289,8 +289,8 @@ class LanguageModel:
         if first is None:
             return None
         try:
-            VarlenForward(first, Trial(first, self._keeps_logits, layers))
-            return VarlenForward(self.model, None)
+            tried = VarlenForward(first, Trial(first, self._keeps_logits, layers))
+            return VarlenForward(self.model, None, tried)
         except (VarlenUnsupported, NotCausal):
             return None
 
@@ -371,7 +371,7 @@ class LanguageModel:
             try:
                 return cache.read(context.ids[cache.length :], positions)
             except (CannotCapture, RuntimeError) as error:
-                self._runners.give_up(error)
+                self._runners.give_up(cache, error)
                 self._open_without_graphs(context)
                 return self._read_alone(context, positions)
         if isinstance(cache, TransformersCache):

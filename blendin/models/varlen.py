@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,26 +14,48 @@ from transformers import PreTrainedModel
 
 from .attention_route import no_mask, routed
 from .context import Context
-from .devices import input_device, run_devices
+from .devices import input_device, run_devices, sent
 from .forward_mode import forward_mode
 from .kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_prefix
 from .trial import Trial
 from .varlen_batch import VarlenBatch, VarlenUnsupported, attend_eager, attend_sdpa
+
+logger = logging.getLogger("blendin")
 
 MAX_FORWARD_TOKENS = 2048
 """Bounds the activations, however many prompts arrive at once. One alone is read in one forward, as
 `generate` reads it: its causal attention then needs no mask, and takes half the time."""
 
 
+def packed_attention(model: PreTrainedModel) -> Callable[..., Tensor] | None:
+    """torch's flash attention over sequences that lie anywhere (2.12), where it can be used."""
+    if input_device(model).type != "cuda" or model.dtype not in (torch.bfloat16, torch.float16):
+        return None
+    if model.config.get_text_config()._attn_implementation != "sdpa":
+        return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    has_lengths = "seqused_k" in inspect.signature(varlen_attn).parameters
+    attention: Callable[..., Any] = varlen_attn
+    return attention if has_lengths else None
+
+
 class VarlenForward:
     """A model that reads many sequences in one forward."""
 
-    def __init__(self, model: PreTrainedModel, trial: Trial | None) -> None:
+    attend_packed: Callable[..., Tensor] | None
+
+    def __init__(
+        self, model: PreTrainedModel, trial: Trial | None, tried: VarlenForward | None = None
+    ) -> None:
         """Checks that it can, by a trial beside the plain forward.
 
         Args:
             model: the model.
-            trial: its own; None where one of its layers was right.
+            trial: its own; None where its first layers were tried.
+            tried: the forward of those.
 
         Raises:
             VarlenUnsupported: where it cannot, with the reason.
@@ -47,8 +72,17 @@ class VarlenForward:
         self._attend: Callable[..., Tensor] = attend_sdpa
         if self._config._attn_implementation == "eager":
             self._attend = attend_eager
+        self.attend_packed = packed_attention(model)
         if trial is None:
+            if tried is not None:
+                self.attend_packed = tried.attend_packed
             return
+        if self.attend_packed is not None:
+            try:
+                return self._try(trial)
+            except Exception as error:  # head sizes, caps, a GPU that is too old ...
+                logger.info("%s attends without varlen_attn: %s", type(model).__name__, error)
+                self.attend_packed = None
         try:
             self._try(trial)
         except VarlenUnsupported:
@@ -69,7 +103,7 @@ class VarlenForward:
             `[sum(score), V]` logits, and the batch as it was attended to.
         """
         device = input_device(self.model)
-        batch = VarlenBatch(rows, device, self._attend)
+        batch = VarlenBatch(rows, device, self._attend, self.attend_packed)
         wanted: int | list[int] | Tensor = score[0]
         if len(rows) > 1 or wanted == 0:
             ends = zip(accumulate(batch.lengths), score, strict=True)
@@ -78,7 +112,7 @@ class VarlenForward:
             # another.
             wanted = places
             if not self._is_spread:
-                wanted = torch.tensor(places, dtype=torch.int64, device=device)
+                wanted = sent(torch.tensor(places, dtype=torch.int64), device)
         with forward_mode(self.model), routed(batch):
             output = self.model(
                 input_ids=batch.ids,

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .devices import sent
 from .kv_pool import KVSegment
 
 
@@ -57,6 +59,7 @@ class VarlenBatch:
         rows: Sequence[tuple[KVSegment, Sequence[int]]],
         device: torch.device,
         attend: Callable[..., Tensor],
+        attend_packed: Callable[..., Tensor] | None = None,
     ) -> None:
         """Lays out new tokens.
 
@@ -64,30 +67,33 @@ class VarlenBatch:
             rows: each sequence's segment, all of one pool, and its new tokens.
             device: the device of the model's embedding.
             attend: `attend_sdpa`, or `attend_eager` for a model whose own attention is eager.
+            attend_packed: torch's `varlen_attn`, which attends to all sequences in one call where
+                they lie; None where it does not run.
         """
-        self.pool, self.attend = rows[0][0].pool, attend
+        self.pool, self.attend, self.attend_packed = rows[0][0].pool, attend, attend_packed
         self.lengths = [len(new) for _, new in rows]
         self.held = [segment.length for segment, _ in rows]
         self.starts = [segment.start for segment, _ in rows]
-        self.ids = torch.tensor([[id for _, new in rows for id in new]], device=device)
+        self.ids = sent(torch.tensor([[id for _, new in rows for id in new]]), device)
         parts = [
             torch.arange(held, held + length)
             for held, length in zip(self.held, self.lengths, strict=True)
         ]
         positions = torch.cat(parts) if len(parts) > 1 else parts[0]
-        self.positions = positions.to(device)[None]
+        self.positions = sent(positions, device)[None]
         self._places: slice | Tensor
         if len(rows) == 1:
             begin = self.starts[0] + self.held[0]
             self._places = slice(begin, begin + self.lengths[0])
         else:
             shifts = torch.tensor(self.starts).repeat_interleave(torch.tensor(self.lengths))
-            self._places = (positions + shifts).to(device)
+            self._places = sent(positions + shifts, device)
         # Where a launch costs more than the copy, single tokens are attended to in one call.
         self.together = batches_single_tokens(device) and self.lengths.count(1) > 1
         self.windows: dict[int, int | None] = {}
         self._views: dict[Any, list[View]] = {}
         self._singles: dict[Any, tuple[Tensor, Tensor, Tensor]] = {}
+        self._bounds: dict[torch.device, tuple[Tensor, Tensor, Tensor]] = {}
 
     def attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, window: int | None, **how: Any
@@ -100,6 +106,8 @@ class VarlenBatch:
         if isinstance(self._places, Tensor):  # layers may lie on several devices
             self._places = self._places.to(key.device)
         keys, values = self.pool.write(module.layer_idx, self._places, key[0], value[0])
+        if self.attend_packed is not None:
+            return self._attend_where_they_lie(query, keys, values, window, **how)
         keys, values = keys[None], values[None]
         if self.together:
             return self._attend_in_groups(module, query, keys, values, window, how)
@@ -109,6 +117,47 @@ class VarlenBatch:
             for own, view in zip(queries, self._visible(window, query), strict=True)
         ]
         return (torch.cat(attended, dim=2) if len(attended) > 1 else attended[0]).transpose(1, 2)
+
+    def _attend_where_they_lie(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        window: int | None,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        s_aux: Tensor | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """All sequences in one call, over the pool's `[heads, size, width]` as it is."""
+        if softcap is not None or s_aux is not None:
+            raise VarlenUnsupported("its attention caps its scores or has sinks")
+        assert self.attend_packed is not None
+        if query.device not in self._bounds:
+            ends = [0, *accumulate(self.lengths)]
+            # Only where a sequence's keys begin is read, for how many there are is given.
+            begins = [*self.starts, keys.shape[1]]
+            used = [held + new for held, new in zip(self.held, self.lengths, strict=True)]
+            bounds = torch.tensor([*ends, *begins, *used], dtype=torch.int32)
+            split = bounds.split([len(ends), len(begins), len(used)])
+            self._bounds[query.device] = tuple(  # type: ignore[assignment]
+                sent(part.contiguous(), query.device) for part in split
+            )
+        ends_at, begins_at, used_of = self._bounds[query.device]
+        attended = self.attend_packed(
+            query[0].transpose(0, 1),
+            keys.transpose(0, 1),
+            values.transpose(0, 1),
+            ends_at,
+            begins_at,
+            max(self.lengths),
+            max(held + new for held, new in zip(self.held, self.lengths, strict=True)),
+            scale=scaling,
+            window_size=(-1 if window is None else window - 1, 0),
+            enable_gqa=query.shape[1] != keys.shape[0],
+            seqused_k=used_of,
+        )
+        return attended[None]
 
     def _attend(
         self,

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blendin import Blend
+from blendin.decision.blend import mixing_weight
 from blendin.decision.mixture import Mixture
 from blendin.decision.prediction import DensePrediction
 from blendin.decision.symbols import ModelSymbols, SymbolTables
-from blendin.policy import mixing_weight
 
 
 @dataclass
@@ -271,3 +271,16 @@ def test_not_a_number_stays_visible() -> None:
     )
     logits = torch.tensor([[0.0, float("nan")]])
     assert math.isnan(float(DensePrediction(logits, tables.base).top_prob))
+
+
+def test_end_has_one_probability_wherever_it_is_read() -> None:
+    """Of three end tokens, to the bit: a gate and a list must not differ on it."""
+    ids, ends = torch.arange(60), torch.tensor([3, 9, 20])
+    candidates = torch.ones(60, dtype=torch.bool).index_fill(0, ends, False)
+    model = ModelSymbols.of(ends, candidates, ids, end=60)
+    logits = 2 * torch.randn(64, 60, generator=torch.Generator().manual_seed(0))
+    logits[:, ends] += 9
+    prediction = DensePrediction(logits, model)
+    assert prediction.choice.eq(60).all()
+    for k in (5, None):
+        assert prediction.top(k).probs[:, -1].equal(prediction.top_prob)

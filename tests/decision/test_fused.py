@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+from collections import Counter
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from conftest import tokenizer
+from cubins import KERNELS
 from interpreted import DEVICE, HERE, run_interpreted
 from tiny import tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from blendin import (
     BaseOnly,
@@ -21,15 +25,18 @@ from blendin import (
     InterventionCap,
     Nudge,
 )
-from blendin.decision.fused import FusedPrediction, checked_kernel_tables
+from blendin.decision.fused import FusedPrediction
+from blendin.decision.kernel_trial import checked_kernel_tables
 from blendin.decision.prediction import DensePrediction
-from blendin.decision.symbols import ModelSymbols
+from blendin.decision.symbols import SymbolTables
+from blendin.engine import loop
 from blendin.engine.pair import Pair
 from blendin.policy import Policy
 
 pytest.importorskip("triton")
 
 here = pytest.mark.skipif(not HERE, reason="runs in a process of its own")
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
 
 @pytest.mark.slow
@@ -81,39 +88,39 @@ def assert_same(plain: Any, fused: Any) -> None:
         assert step.agreement_rank == (rank and pytest.approx(rank, abs=1))
 
 
+POLICIES = [
+    Blend(),
+    Blend(threshold=0.8, top_k=3),
+    Blend(threshold=0.6, calibration=Calibration(1.6, 0.7, a=0.2, b=0.8, c=1.0)),
+    Blend(threshold=0.7, top_k=None),
+    Blend(threshold=0.9, alpha=0.3),
+    Blend(threshold=2, alpha=1),
+    Nudge(threshold=0.9),
+    Defer(),
+    BaseOnly(),
+    GuideOnly(),
+    InterventionCap(Blend(threshold=0.9)),
+]
+PAIRS = [
+    ("byte-level", "sentencepiece"),
+    ("sentencepiece", "byte-level"),
+    ("byte-level", "byte-level"),
+]
+
+
 @here
 @pytest.mark.parametrize(
-    "policy",
-    [
-        Blend(),
-        Blend(threshold=0.8, top_k=3),
-        Blend(threshold=0.6, calibration=Calibration(1.6, 0.7, a=0.2, b=0.8, c=1.0)),
-        Blend(threshold=0.7, top_k=None),
-        Blend(threshold=0.9, alpha=0.3),
-        Blend(threshold=2, alpha=1),
-        Nudge(threshold=0.9),
-        Defer(),
-        BaseOnly(),
-        GuideOnly(),
-        InterventionCap(Blend(threshold=0.9)),
-    ],
+    ("pair", "policy"),
+    [*((PAIRS[0], policy) for policy in POLICIES), *((pair, POLICIES[0]) for pair in PAIRS[1:])],
     ids=str,
 )
-@pytest.mark.parametrize(
-    ("base", "guide"),
-    [
-        ("byte-level", "sentencepiece"),
-        ("sentencepiece", "byte-level"),
-        ("byte-level", "byte-level"),
-    ],
-)
-def test_steps_are_the_same_with_kernels(base: str, guide: str, policy: Policy) -> None:
-    assert_same(*steps_of_both(base, guide, policy=policy, max_new_tokens=16))
+def test_steps_are_the_same_with_kernels(pair: tuple[str, str], policy: Policy) -> None:
+    assert_same(*steps_of_both(*pair, policy=policy, max_new_tokens=8))
 
 
 @here
 def test_draws_are_the_same_with_kernels() -> None:
-    settings: dict[str, Any] = {"max_new_tokens": 12, "do_sample": True, "seed": 0}
+    settings: dict[str, Any] = {"max_new_tokens": 6, "do_sample": True, "seed": 0}
     settings |= {"top_p": 0.9, "repetition_penalty": 1.2, "temperature": 0.8}
     policy = Blend(threshold=0.9)
     drawn = steps_of_both("byte-level", "sentencepiece", policy=policy, **settings)
@@ -147,18 +154,108 @@ def test_not_a_number_stops_the_text() -> None:
 def test_kernels_that_give_other_numbers_are_left_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = pairs_of("byte-level", "sentencepiece")[1].tables.guide
-    from blendin.kernels import heads
+    tables = pairs_of("byte-level", "sentencepiece")[1].tables
+    from blendin.kernels import topk
 
-    right = heads.list_heads
+    right = topk.topk
 
     def wrong(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
         symbols, probs = right(*arguments)
         return symbols, probs * 1.1
 
-    monkeypatch.setattr(heads, "list_heads", wrong)
-    assert checked_kernel_tables(model) is None
-    assert "without the Triton kernels: on trial the list of candidates was off" in caplog.text
+    monkeypatch.setattr(topk, "topk", wrong)
+    assert checked_kernel_tables(tables, (torch.bfloat16, torch.float32)) is None
+    assert "without the Triton kernels: on trial the base's list was off" in caplog.text
+
+
+def test_the_trial_is_of_what_decoding_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both vocabularies and dtypes, the guide's candidates alone, rows out of a batch."""
+    tried = []
+
+    def compare(fused: list[FusedPrediction], dense: Any) -> None:
+        tried.append([(each.read.logits.dtype, each.candidates_only) for each in fused])
+
+    monkeypatch.setattr("blendin.decision.kernel_trial._compare", compare)
+    assert checked_kernel_tables(small_tables(), (torch.bfloat16, torch.float32)) is not None
+    assert tried == [[(torch.bfloat16, False), (torch.float32, True)]] * 2
+
+
+class Counted(TorchDispatchMode):
+    """What a step's decisions cost: torch's operations, kernels, and waits of the host.
+
+    Views, and what a model's forward does, are not counted.
+    """
+
+    WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "unique")
+
+    def __init__(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.steps: list[Counter[str]] = [Counter()]
+        self.is_deciding = True
+        for name, kernels in KERNELS.items():
+            for kernel in kernels:
+                monkeypatch.setattr(f"blendin.kernels.{name}.{kernel}", self.launched(name, kernel))
+        for model in (pair.base, pair.guide):
+            forward = without(self, model.forward_batch)
+            monkeypatch.setattr(model, "forward_batch", forward)
+        on_host = loop._on_host
+
+        def waiting(numbers: torch.Tensor) -> Any:
+            self.steps[-1]["waits"] += 1
+            return on_host(numbers)
+
+        monkeypatch.setattr(loop, "_on_host", waiting)
+
+    def launched(self, module: str, name: str) -> Any:
+        kernel = getattr(importlib.import_module(f"blendin.kernels.{module}"), name)
+
+        class Launched:
+            def __getitem__(_, grid: Any) -> Any:
+                self.steps[-1][name] += 1
+                return without(self, kernel[grid])
+
+        return Launched()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if self.is_deciding and not func.is_view and name not in ("detach", "empty", "new_empty"):
+            self.steps[-1]["waits" if name in self.WAITS else "torch"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def without(counted: Counted, run: Any) -> Any:
+    """Runs something uncounted."""
+
+    def uncounted(*arguments: Any, **options: Any) -> Any:
+        was, counted.is_deciding = counted.is_deciding, False
+        try:
+            return run(*arguments, **options)
+        finally:
+            counted.is_deciding = was
+
+    return uncounted
+
+
+@here
+def test_a_step_costs_what_the_cost_model_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/gpu.md: each wait of the host, and each launch, is a later step's as well."""
+    gen, _, gen.pair = pairs_of("byte-level", "sentencepiece")
+    counted = Counted(gen.pair, monkeypatch)
+    taken = {}
+    for threshold in (0.0, 2.0):
+        counted.steps.append(Counter())
+        with counted:
+            out = gen.generate("How", policy=Blend(threshold=threshold), max_new_tokens=3)
+        total = counted.steps[-1]
+        taken[threshold] = {name: count / len(out.steps) for name, count in total.items()}
+    assert taken[0.0] == {"_stream": 1, "_gate": 1, "torch": 4, "waits": 1}
+    kernels = {"_stream": 2, "_gate": 2, "_topk": 2, "_likelier": 1, "_blend": 1}
+    assert taken[2.0] == {**kernels, "torch": 4 + 2, "waits": 2}
+
+
+def small_tables() -> SymbolTables:
+    ids = torch.arange(10)
+    return SymbolTables(ids[:1], ids[:1], ids > 0, ids > 0, ids + 10)
 
 
 def test_kernels_that_fail_are_named_and_left_alone(
@@ -167,8 +264,6 @@ def test_kernels_that_fail_are_named_and_left_alone(
     def broken(*arguments: Any) -> None:
         raise RuntimeError("no such instruction")
 
-    ids = torch.arange(10)
-    model = ModelSymbols.of(ids[:1], ids > 0, ids, end=10)
-    monkeypatch.setattr("blendin.decision.fused._try", broken)
-    assert checked_kernel_tables(model) is None
+    monkeypatch.setattr("blendin.decision.kernel_trial._try", broken)
+    assert checked_kernel_tables(small_tables(), (torch.float32,) * 2) is None
     assert "read without the Triton kernels: no such instruction" in caplog.text

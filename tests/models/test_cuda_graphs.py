@@ -10,7 +10,7 @@ from conftest import generator, model
 
 from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.models.context import Context
-from blendin.models.cuda_graphs import SMALLEST_CAPACITY, GraphRunner, GraphRunners
+from blendin.models.cuda_graphs import SMALLEST_CAPACITY, GraphRunner, record
 from blendin.models.local import LanguageModel
 
 
@@ -73,15 +73,17 @@ def test_an_outgrown_runner_is_left_for_a_pool() -> None:
     torch.testing.assert_close(scored, expected)
 
 
-def test_a_sliding_window_too_small_is_logged_once_and_decoded_plainly(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    runners = GraphRunners(model("gemma3", "byte-level")[0], "gemma")
-    assert runners.take(10) is None
-    assert runners.take(10) is None
-    assert (
-        "gemma decodes without CUDA graphs: 256 tokens do not fit into its sliding" in caplog.text
-    )
+def test_layers_whose_window_has_passed_are_captured() -> None:
+    lm, own = captured("gemma3"), model("gemma3", "byte-level")[0]
+    assert lm.window is not None and lm.window < SMALLEST_CAPACITY
+    context = Context(list(range(3, 3 + lm.window - 2)))
+    for token in range(6):
+        scored = lm.forward(context)
+        assert isinstance(context.cache, GraphRunner) and not context.cache.is_closed
+        with torch.inference_mode():
+            plain = own(torch.tensor([context.ids]), use_cache=False).logits[0, -1:]
+        torch.testing.assert_close(scored, plain)
+        context.ids.append(token)
 
 
 def test_a_failing_capture_is_logged_once_and_decoded_plainly(
@@ -104,6 +106,109 @@ def test_a_failing_capture_is_logged_once_and_decoded_plainly(
             for context in contexts:
                 context.ids.append(7)
     assert caplog.text.count("decodes without CUDA graphs: operation not permitted") == 1
+
+
+def decoded(lm: LanguageModel, tokens: int = 3) -> list[torch.Tensor]:
+    """The logits of a short text, a token at a time."""
+    context, found = Context([1, 2, 3]), []
+    for _ in range(tokens):
+        found.append(lm.forward(context).clone())
+        context.ids.append(7)
+    return found
+
+
+def replays_nothing(run: Any, device: Any) -> Any:
+    """As a graph that was captured on another device than the model's."""
+    return run().clone(), lambda: None
+
+
+def replays_one_position(run: Any, device: Any) -> Any:
+    """As a graph into which the position of its capture is baked."""
+    output = run().clone()
+    once = output.clone()
+    return output, lambda: output.copy_(once)
+
+
+@pytest.mark.parametrize("record", [replays_nothing, replays_one_position])
+def test_a_graph_that_does_not_do_the_forwards_work_is_found_out(
+    record: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("blendin.models.cuda_graphs.record", record)
+    plain = LanguageModel(*model("llama", "byte-level"), "llama", capture=False)
+    torch.testing.assert_close(decoded(captured("llama")), decoded(plain))
+    assert "its captured distributions differ from the plain" in caplog.text
+
+
+def test_graphs_are_captured_on_the_models_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model on cuda:1, while cuda:0 is current."""
+    current, found, made_on = ["cuda:0"], [], []
+
+    class On:
+        def __init__(self, device: Any) -> None:
+            self.device = str(device)
+            made_on.append(current[-1])
+
+        def __enter__(self) -> None:
+            current.append(self.device)
+
+        def __exit__(self, *_: Any) -> None:
+            current.pop()
+
+    class Stream(On):
+        def wait_stream(self, other: Stream) -> None:
+            assert other.device == self.device
+
+    def graph(_: Any, stream: Stream, **__: Any) -> On:
+        found.append(stream.device)
+        return On(stream.device)
+
+    class Graph:
+        def replay(self) -> None: ...
+
+    fakes = {"device": On, "Stream": Stream, "current_stream": Stream, "graph": graph}
+    for name, fake in (fakes | {"CUDAGraph": Graph, "stream": lambda each: each}).items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    run_on: list[str] = []
+
+    def run() -> torch.Tensor:
+        run_on.append(current[-1])
+        return torch.zeros(1)
+
+    record(run, torch.device("cuda:1"))
+    assert made_on[:3] == ["cuda:0", "cuda:1", "cuda:1"]  # the guard; both streams
+    assert found == ["cuda:1"] and set(run_on) == {"cuda:1"} and current == ["cuda:0"]
+
+
+def test_memory_that_is_short_once_does_not_end_the_graphs(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, capture = captured("llama"), GraphRunner._capture
+
+    def short(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(GraphRunner, "_capture", short)
+    expected = decoded(LanguageModel(*model("llama", "byte-level"), "llama", capture=False))
+    torch.testing.assert_close(decoded(lm), expected)
+    assert caplog.text.count("not enough memory for them now") == 1
+    monkeypatch.setattr(GraphRunner, "_capture", capture)
+    context = Context([1, 2, 3])
+    lm.forward(context)
+    assert isinstance(context.cache, GraphRunner) and not context.cache.is_closed
+
+
+def test_what_was_not_a_number_is_not_handed_on_to_the_next_sequence() -> None:
+    lm = captured("llama")
+    first = decoded(lm)
+    context = Context([1, 2, 3])
+    lm.forward(context)
+    assert isinstance(context.cache, GraphRunner)
+    with torch.inference_mode():
+        for layer in context.cache._layers:
+            layer.keys.fill_(torch.nan)
+            layer.values.fill_(torch.nan)
+    del context
+    torch.testing.assert_close(decoded(lm), first)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,63 @@
+"""What a GPU would compile, compiled here: it spills nothing and loads in full vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from interpreted import INTERPRETED
+
+pytest.importorskip("triton")
+
+from cubins import KERNELS, build, decoded, faults
+
+pytestmark = pytest.mark.skipif(INTERPRETED, reason="the interpreter's kernels are not compiled")
+
+
+@pytest.mark.parametrize(("size", "dtype", "capability"), [(151936, torch.bfloat16, 90)])
+def test_what_decoding_launches_spills_nothing_and_loads_in_full_vectors(
+    size: int, dtype: torch.dtype, capability: int
+) -> None:
+    launches = decoded(size, dtype, rows=1, top_k=100)
+    assert {each.kernel for each in launches} == {
+        "_stream",
+        "_gate",
+        "_topk",
+        "_likelier",
+        "_blend",
+    }
+    for launch in launches:
+        assert not faults(launch, build(launch, capability)), launch
+
+
+def test_every_launch_goes_to_the_device_of_its_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    on: list[torch.Tensor] = []
+
+    @contextmanager
+    def on_device(tensor: torch.Tensor) -> Iterator[None]:
+        on.append(tensor)
+        yield
+        on.pop()
+
+    seen = []
+    for name in KERNELS:
+        monkeypatch.setattr(f"blendin.kernels.{name}.on_device", on_device)
+    monkeypatch.setattr("cubins._launch", lambda *_: seen.append(len(on)) or len(seen))
+    decoded(1000, torch.bfloat16, rows=2, top_k=10)
+    assert seen and set(seen) == {1}
+
+
+def test_no_vocabulary_and_no_batch_is_compiled_anew() -> None:
+    """But for sizes rounded up to powers of two, and the rows that a program reads at once."""
+    for dtype in (torch.bfloat16, torch.float32):
+        first = decoded(128256, dtype, rows=2, top_k=100)
+        for size, rows, top_k in ((128256, 3, 90), (100352, 1, 100), (120001, 5, 99)):
+            assert decoded(size, dtype, rows, top_k) == first
+
+
+def test_rows_that_begin_anywhere_are_loaded_in_full_vectors() -> None:
+    """V = 50257: rows of 16 bits begin at odd addresses."""
+    launch = next(x for x in decoded(50257, torch.bfloat16, 3, 100) if x.kernel == "_stream")
+    assert build(launch, 90).wide_loads >= 2
