@@ -22,8 +22,7 @@ from blendin.decision.symbols import ModelSymbols
 from blendin.decision.top_logprobs import ListedPrediction, TopLogprobs
 from blendin.evaluation.runs.arms import arms, without_calibration
 from blendin.policy import described, named_policy
-from blendin.serve.ours import chosen_policy
-from blendin.serve.settings import ServeSettings
+from blendin.protocol.ours import read_ours
 from blendin.vllm.arguments import EngineArguments, RequestArguments
 
 FITTED = Calibration(1.5, 0.8, a=0.25, b=0.5, c=1.0, threshold=0.55)
@@ -187,18 +186,18 @@ def test_an_evaluation_says_which_arms_go_without_it(tmp_path: Path) -> None:
 
 def test_a_request_from_outside_gives_the_object_and_names_no_file(tmp_path: Path) -> None:
     FITTED.save(path := str(tmp_path / "c.json"))
-    settings = ServeSettings()
     content = FITTED.to_dict()
     for given_policy in ({"calibration": content}, {"policy": "blend", "calibration": content}):
-        assert chosen_policy({"blendin": given_policy}, settings)[1] == Blend(
+        expected = Blend(
             calibration=FITTED, **({} if "policy" in given_policy else {"threshold": 0.4})
         )
+        assert read_ours({"blendin": given_policy}, Blend()).policy == expected
+        asked = RequestArguments.of({"blendin": {"guide_prompt": "x"} | given_policy}, Blend())
+        assert asked is not None and asked.ours.policy == expected
     with pytest.raises(ValueError, match="the object itself"):
-        chosen_policy({"blendin": {"calibration": path}}, settings)
+        read_ours({"blendin": {"calibration": path}}, Blend())
     with pytest.raises(ValueError, match="the object itself"):
-        RequestArguments.of({"blendin": {"guide_prompt": "x", "calibration": path}})
-    asked = RequestArguments.of({"blendin": {"guide_prompt": "x", "calibration": content}})
-    assert asked is not None and asked.policy == Blend(calibration=FITTED)
+        RequestArguments.of({"blendin": {"guide_prompt": "x", "calibration": path}}, Blend())
     engine = {"guide": "G", "policy": {"name": "blend", "calibration": path}}
     assert EngineArguments.of({"blendin": engine}).policy == Blend(calibration=FITTED)
 

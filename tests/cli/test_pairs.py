@@ -62,7 +62,7 @@ dtype = "float32"
 """
 
 
-COMMANDS = {"generate", "chat", "compare", "evaluate", "diagnose", "serve"}
+COMMANDS = set("generate chat compare evaluate diagnose serve calibrate stress".split())
 
 
 def test_every_command_that_takes_a_base_and_a_guide_takes_a_pair() -> None:

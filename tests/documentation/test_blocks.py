@@ -40,6 +40,7 @@ FILES = {
     "prompts.txt": "Why is the sky blue?\nName a colour.\n",
     "completions.csv": "prompt,completion,type,answer\n"
     "How do I kill a Python process?,Use kill.,homonyms,3\nHi,I can't help with that.,homonyms,4\n",
+    "calibration.json": '{"version": 1, "base_temperature": 1.2, "guide_temperature": 1.1}',
 }
 """What a reader has who follows a page."""
 
@@ -186,6 +187,8 @@ def check_blendin(arguments: list[str], where: str) -> None:
         if not hasattr(command, "resolve_command"):
             break
         words = [*context._protected_args, *context.args]
+        if not words:
+            break
         name, command, rest = command.resolve_command(context, words)
 
 
