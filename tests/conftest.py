@@ -58,8 +58,18 @@ SLOW_FILES |= {"test_server.py", "test_source.py", "test_terminals.py", "test_th
 """Files that take long together: `scripts/test --fast` leaves them out, and `adversarial/`."""
 
 
+LONGEST_FILES = (
+    "test_default_pair.py", "test_exactness.py", "test_kernels.py", "test_remote.py",
+    "test_architectures.py", "test_default_pair_files.py", "test_threads.py", "test_defer.py",
+    "test_batch.py", "test_runs.py", "test_testing.py", "test_terminals.py", "test_fused.py",
+)  # fmt: skip
+"""Come first, in the order of their time, or one of two workers would end alone with them."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
         if item.path.name in SLOW_FILES or item.path.parent.name == "adversarial":
             item.add_marker(pytest.mark.slow)

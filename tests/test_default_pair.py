@@ -50,6 +50,10 @@ def test_guide_parity(default_pair: BlendInGenerator, prompt: str) -> None:
         assert out.text == alone.text == text
 
 
+SLOW_TOKENS = 7
+"""The reference takes four seconds for one of this pair."""
+
+
 @pytest.mark.parametrize(
     ("policy", "named"),
     [
@@ -66,9 +70,12 @@ def test_every_step_is_that_of_the_slow_reference(
 ) -> None:
     gen = default_pair
     slow = Reference(gen.base.model, gen.base.tokenizer, gen.guide.model, gen.guide.tokenizer)
-    out = gen.generate(PROMPTS[1], policy=policy, max_new_tokens=12, stop=())
+    out = gen.generate(PROMPTS[1], policy=policy, max_new_tokens=SLOW_TOKENS, stop=())
     expected = slow.generate(
-        out.settings["base_prompt"], out.settings["guide_prompt"], max_new_tokens=12, **named
+        out.settings["base_prompt"],
+        out.settings["guide_prompt"],
+        max_new_tokens=SLOW_TOKENS,
+        **named,
     )
     assert [(None if s.is_end else s.token_bytes, s.intervened) for s in out.steps] == [
         (s.symbol, s.intervened) for s in expected.steps

@@ -53,7 +53,7 @@ def report(task: Task, run: RunFolder) -> Any:
     told = Results(task, run).to_dict()
     told.pop("manifest")
     for arm in told["arms"]:
-        arm.pop("tokens_per_second")
+        arm.pop("tokens_per_second"), arm.pop("seconds")
     answers = {
         arm: {
             id: (record.text, record.metrics)
