@@ -57,6 +57,7 @@ class FakeGenerator:
             for piece in pieces
         ]
         self.output = Generation(answer, self.steps, "end", settings={"base": name})
+        self.pair = SimpleNamespace(check_temperatures=lambda policy: None)
 
     def generate(self, *args: Any, **settings: Any) -> Generation:
         return self.output

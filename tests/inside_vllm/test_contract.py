@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -238,7 +239,11 @@ def test_one_request_is_refused_alike(both: Pair, name: str) -> None:
     headers = {"Content-Type": "application/json"}
     response = both.local.client.post(path, content=content, headers=headers)
     answer = both.vllm.ask(content.encode(), path)
-    assert (response.status_code, response.json()) == (answer.status, answer.json)
+    # The same guide lies in a folder for each server.
+    here, there = (
+        re.sub(r"/guide\d+ ", "/guide ", each) for each in (response.text, answer.data.decode())
+    )
+    assert (response.status_code, json.loads(here)) == (answer.status, json.loads(there))
     assert answer.status == 400 and answer.json["error"]["message"]
 
 

@@ -386,6 +386,7 @@ def test_a_page_names_every_pair_and_is_of_the_datas_edition(
     assert "# Results" in of_runs([results])
     other = json.loads((tmp_path / "run" / MANIFEST).read_text())
     other["config"]["base"] = "another"
+    other["config"]["dtype"] = ["bfloat16", "bfloat16"]  # a name alone makes no other pair
     results_of_other = Results(task, run)
     results_of_other.manifest = other
     both = of_runs([results, results_of_other])
