@@ -27,7 +27,7 @@ kinds = st.sampled_from(("byte-level", "sentencepiece", "prefixed"))
 models = st.tuples(st.sampled_from(ARCHITECTURES), kinds, st.integers(0, 5))
 prompts = st.sampled_from(PROMPTS)
 exact = settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.differing_executors]
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.differing_executors]
 )
 
 
@@ -139,7 +139,7 @@ calibrations = (
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=45)
 @given(
     base=models,
     guide=models | st.tuples(st.just("llama"), st.just("no-bytes"), st.integers(0, 5)),
