@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...files import write_whole
-from ...visible import to_json, visible
+from ...visible import to_json
+from ..diagnosis.report import templates
 from ..statistics import Interval
 from . import plots
 from .mitigations import ACCEPTED_WRONG, OF_STEPS
@@ -43,7 +42,7 @@ def write(results: Results, html_path: Path | None, json_path: Path | None) -> N
 def html(results: Results) -> str:
     """One page that loads nothing else: the answer, a figure and a table, then all numbers."""
     return (
-        _templates()
+        templates(__package__)
         .get_template("stress.html")
         .render(
             data=results.suite.sources.data,
@@ -55,21 +54,6 @@ def html(results: Results) -> str:
             tables=tables(results),
             settings=[(name, str(value)) for name, value in results.settings.items()],
         )
-    )
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=ChoiceLoader(
-            [PackageLoader(__package__), PackageLoader("blendin.evaluation.diagnosis")]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
     )
 
 
