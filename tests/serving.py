@@ -85,8 +85,8 @@ def served(gen: BlendInGenerator, wait: bool = True, **settings: Any) -> Iterato
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Waits, 20 seconds at most, until something is so."""
-    deadline = time.monotonic() + 20
+    """Waits, a minute at most, until something is so."""
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)

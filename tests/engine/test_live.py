@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import fail_third_step, generator, model, tokenizer
 from fake_server import FakeServer
+from serving import until
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Defer, GuideOnly, InterventionCap, Nudge
 from blendin.engine import scheduler as scheduler_module
@@ -251,7 +252,7 @@ def test_stopping_lets_them_finish_or_hands_back_what_there_is(
         lives[0].take()
         stopping = threading.Thread(target=live_queue.stop, args=(patience,))
         stopping.start()
-        time.sleep(0.01)
+        until(lambda: live_queue._is_stopping)
         with pytest.raises(Stopped, match="takes no requests"):
             live_queue.submit(request(gen))
         stopping.join()
@@ -270,6 +271,11 @@ def test_an_idle_queue_uses_no_time(gen: BlendInGenerator) -> None:
     with LiveQueue(gen.pair) as live_queue:
         list(live_queue.submit(request(gen, max_new_tokens=2)))
         gc.collect()
-        before = time.process_time()
-        time.sleep(0.3)
-        assert time.process_time() - before < 0.1
+        used = []
+        for _ in range(20):  # what other tests have left behind may be busy for a while
+            before = time.process_time()
+            time.sleep(0.3)
+            used.append(time.process_time() - before)
+            if used[-1] < 0.1:
+                return
+        pytest.fail(f"seconds of processor time in 0.3: {used}")
