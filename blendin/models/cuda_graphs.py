@@ -32,6 +32,34 @@ WIDTHS = (1, 2, 4, 8, 16)
 SMALLEST_CAPACITY = 256
 
 
+class PrefixLayer(StaticLayer):
+    """A static layer of which a forward sees a prefix: the rest of it is not read.
+
+    Attributes:
+        visible: how many tokens from its beginning attention reads.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self.visible = capacity
+
+    def update(self, *states: Any, **how: Any) -> tuple[Tensor, Tensor]:
+        """Writes `[1, heads, T, width]` keys and values; gives the prefix of all of them."""
+        keys, values = super().update(*states, **how)
+        return keys[:, :, : self.visible], values[:, :, : self.visible]
+
+
+def prefix_of(length: int, capacity: int) -> int:
+    """How many tokens a forward reads that needs `length` of them: at most half as many again.
+
+    A captured forward reads as many each time; there is a graph for each such prefix.
+    """
+    prefix = SMALLEST_CAPACITY
+    while prefix < length:
+        prefix = prefix * 3 // 2 if prefix & (prefix - 1) == 0 else prefix // 3 * 4
+    return min(prefix, capacity)
+
+
 class CannotCapture(Exception):
     """Why a model's forwards are not captured; logged once, and the plain path is taken."""
 
@@ -85,14 +113,12 @@ class GraphRunner:
         if not arguments:
             raise CannotCapture("its forward takes no state")
         self._argument = arguments[0]
-        self.cache: Cache = StaticCache(config=model.config, max_cache_len=capacity)
-        self._layers: list[Any] = self.cache.layers
-        if not all(_is_plain(layer) for layer in self._layers):
+        own_layers = StaticCache(config=model.config, max_cache_len=capacity).layers
+        if not all(_is_plain(layer) for layer in own_layers):
             raise CannotCapture("its layers keep a state that is not keys and values alone")
-        if self._window is not None and "sliding_attention" in self._kinds:
-            # A sliding layer moves its keys as it fills up, which a graph cannot: masks slide.
-            self.cache = Cache(layers=[StaticLayer(capacity) for _ in self._layers])
-            self._layers = self.cache.layers
+        # For sliding ones as well: they move their keys as they fill up, which a graph cannot.
+        self.cache = Cache(layers=[PrefixLayer(capacity) for _ in own_layers])
+        self._layers: list[Any] = self.cache.layers
         if is_offloaded(model):
             raise CannotCapture("its weights are brought in for each forward (accelerate)")
         self.device = input_device(model)
@@ -100,7 +126,7 @@ class GraphRunner:
             raise CannotCapture("it is spread over several devices")
         self._position = torch.zeros((), dtype=torch.int64, device=self.device)
         self._columns = torch.arange(capacity, device=self.device)
-        self._forwards: dict[int, _Forward] = {}
+        self._forwards: dict[tuple[int, int], _Forward] = {}  # by width and prefix
 
     def read(self, ids: list[int], positions: int) -> Tensor:
         """Reads new tokens after those that the cache already holds.
@@ -115,14 +141,15 @@ class GraphRunner:
         """
         self._position.fill_(self.length)
         width = next((width for width in WIDTHS if width >= len(ids)), None)
+        prefix = prefix_of(self.length + (width or len(ids)), self.capacity)
         if width is None or not self._layers[0].is_initialized:
             new = torch.tensor([ids], device=self.device)
-            logits = self._run(new, positions)[-positions:]
+            logits = self._run(new, positions, prefix)[-positions:]
             self.length += len(ids)
             return logits
-        if width not in self._forwards:
-            self._forwards[width] = self._capture(width, ids)
-        forward = self._forwards[width]
+        if (width, prefix) not in self._forwards:
+            self._forwards[width, prefix] = self._capture(width, prefix, ids)
+        forward = self._forwards[width, prefix]
         # The padding's keys and values lie past the sequence's end, where the next call writes.
         padded = torch.tensor([ids + [0] * (width - len(ids))])
         forward.ids.copy_(sent(padded, self.device))
@@ -158,14 +185,16 @@ class GraphRunner:
         """How many tokens can be read beyond `length`."""
         return self.capacity - max(WIDTHS) - length
 
-    def _run(self, ids: Tensor, positions: int) -> Tensor:
+    def _run(self, ids: Tensor, positions: int, prefix: int) -> Tensor:
         """The forward itself; everything that varies comes out of buffers."""
         _set_length(self._layers, self._position)
+        for layer in self._layers:
+            layer.visible = prefix
         rows = self._position + torch.arange(ids.shape[1], device=self.device)
         output = self.model(
             input_ids=ids,
             position_ids=rows[None],
-            attention_mask=self._masks(rows),
+            attention_mask=self._masks(rows, prefix),
             use_cache=True,
             return_dict=True,
             logits_to_keep=positions,
@@ -173,29 +202,30 @@ class GraphRunner:
         )
         return output.logits[0]
 
-    def _masks(self, rows: Tensor) -> Tensor | dict[str, Tensor]:
+    def _masks(self, rows: Tensor, prefix: int) -> Tensor | dict[str, Tensor]:
         """What the tokens at some positions see; by kind of layer where a window slides."""
-        seen = self._columns[None, :] <= rows[:, None]
+        columns = self._columns[None, :prefix]
+        seen = columns <= rows[:, None]
         full = self._as_mask(seen)
         if self._window is None or "sliding_attention" not in self._kinds:
             return full
-        near = seen & (self._columns[None, :] > rows[:, None] - self._window)
+        near = seen & (columns > rows[:, None] - self._window)
         return {"full_attention": full, "sliding_attention": self._as_mask(near)}
 
     def _as_mask(self, seen: Tensor) -> Tensor:
-        """`[1, 1, T, capacity]`, as the model's attention takes it."""
+        """`[1, 1, T, prefix]`, as the model's attention takes it."""
         if self._boolean_mask:
             return seen[None, None]
         lowest = torch.finfo(self.model.dtype).min
         mask = torch.zeros_like(seen, dtype=self.model.dtype).masked_fill(~seen, lowest)
         return mask[None, None]
 
-    def _capture(self, width: int, ids: list[int]) -> _Forward:
+    def _capture(self, width: int, prefix: int, ids: list[int]) -> _Forward:
         static_ids = torch.tensor([ids + [0] * (width - len(ids))], device=self.device)
-        logits, replay = record(lambda: self._run(static_ids, width), self.device)
+        logits, replay = record(lambda: self._run(static_ids, width, prefix), self.device)
         # At another position than the captured one, or a position that was baked in would pass.
         self._position.fill_(self.length + 1)
-        expected = self._run(static_ids, width).clone()
+        expected = self._run(static_ids, width, prefix).clone()
         logits.fill_(torch.nan)
         replay()
         self._position.fill_(self.length)
@@ -307,10 +337,6 @@ def _is_plain(layer: object) -> bool:
 
 def _set_length(layers: list[Any], length: Tensor) -> None:
     """Sets how many tokens every layer of a static cache holds."""
-    for layer in layers:
-        if hasattr(layer, "cumulative_length_int"):
-            # Only compared with the window, which the capacity does not exceed.
-            layer.cumulative_length_int = 0
     lengths = [layer.cumulative_length for layer in layers]
     if lengths[0].device != length.device:  # not initialized: the first forward moves them
         return

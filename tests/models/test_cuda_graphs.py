@@ -10,7 +10,7 @@ from conftest import generator, model
 
 from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.models.context import Context
-from blendin.models.cuda_graphs import SMALLEST_CAPACITY, GraphRunner, record
+from blendin.models.cuda_graphs import SMALLEST_CAPACITY, GraphRunner, prefix_of, record
 from blendin.models.local import LanguageModel
 
 
@@ -71,6 +71,25 @@ def test_an_outgrown_runner_is_left_for_a_pool() -> None:
     with torch.inference_mode():
         expected = lm.model(torch.tensor([context.ids]), use_cache=False).logits[0, -1:]
     torch.testing.assert_close(scored, expected)
+
+
+def test_a_forward_reads_little_more_of_the_cache_than_there_is() -> None:
+    assert [prefix_of(length, 1024) for length in (1, 256, 257, 385, 513, 769, 1020)] == [
+        256, 256, 384, 512, 768, 1024, 1024,
+    ]  # fmt: skip
+    assert all(length <= prefix_of(length, 10**9) <= length * 3 // 2 for length in range(256, 9999))
+    lm, own = captured("llama"), model("llama", "byte-level")[0]
+    context, seen = Context(list(range(3, 240)), expected=700), []
+    for _ in range(16):
+        scored = lm.forward(context)
+        runner = context.cache
+        assert isinstance(runner, GraphRunner) and runner.capacity == 1024
+        seen.append(runner._layers[0].visible)
+        with torch.inference_mode():
+            plain = own(torch.tensor([context.ids]), use_cache=False).logits[0, -1:]
+        torch.testing.assert_close(scored, plain)
+        context.ids += [7, 8]
+    assert seen == sorted(seen) and set(seen) == {256, 384}
 
 
 def test_layers_whose_window_has_passed_are_captured() -> None:
