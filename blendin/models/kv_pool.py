@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .lookahead import common_prefix
+from ..forks import Lock
+from .lookahead import MAX_DRAFT_TOKENS, common_prefix
 
 MIN_SHARED_PREFIX = 16
 """A shorter common prefix is read again: copying it is hardly cheaper."""
@@ -57,10 +58,11 @@ class Pool:
     Attributes:
         limit: of tokens, reserved ones included; None is unbounded.
         size: tokens that the tensors hold now; grows as segments are reserved, up to `limit`.
+        version: of the tensors; another one when they, or the places of segments, have changed.
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        self.limit, self.size = limit, 0
+        self.limit, self.size, self.version = limit, 0, 0
         self._segments: list[KVSegment] = []  # by start
         self._finished: list[KVSegment] = []  # the longest finished first
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -144,7 +146,7 @@ class Pool:
 
     def clear(self) -> None:
         """Frees everything."""
-        self.size = 0
+        self.size, self.version = 0, self.version + 1
         self._segments.clear()
         self._finished.clear()
         self._layers.clear()
@@ -181,6 +183,7 @@ class Pool:
         needed = self._used() + tokens
         if self.limit is not None and needed > self.limit:
             return False
+        self.version += 1
         if needed > self.size:
             self.size = needed + needed // 4
             if self.limit is not None:
@@ -199,6 +202,39 @@ class Pool:
         for segment, start in zip(self._segments, starts, strict=True):
             segment.start = start
         return True
+
+
+class SpareSegments:
+    """Segments with a pool to themselves, taken by sequences that are decoded alone, one after the
+    other: what was captured over a pool's tensors serves them all.
+    """
+
+    SMALLEST = 256
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[KVSegment]] = {}
+        self._lock = Lock()
+
+    def take(self, tokens: int) -> KVSegment:
+        """An empty segment with room for `tokens` and the padding of captured forwards."""
+        capacity = self.SMALLEST
+        while capacity < tokens + MAX_DRAFT_TOKENS:
+            capacity *= 2
+        with self._lock:
+            free = self._free.get(capacity)
+            segment = free.pop() if free else None
+        if segment is None:
+            segment = Pool().reserve((), capacity)
+            assert segment is not None
+        return segment
+
+    def give_back(self, segment: KVSegment) -> None:
+        """Makes a segment free for the next sequence, unless its pool was cleared."""
+        if segment.pool.size == 0:
+            return
+        segment.ids.clear()
+        with self._lock:
+            self._free.setdefault(segment.capacity, []).append(segment)
 
 
 def shared_prefix(held: Sequence[int], ids: Sequence[int]) -> int:

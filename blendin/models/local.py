@@ -24,7 +24,7 @@ from .cuda_graphs import CannotCapture, GraphRunner, GraphRunners
 from .devices import output_device
 from .generation_config import warn_of_unheeded
 from .identity import config_digest, tokenizer_digest, weights_digest
-from .kv_pool import KVSegment, Pool
+from .kv_pool import KVSegment, Pool, SpareSegments
 from .lookahead import MAX_DRAFT_TOKENS, Lookahead
 from .precision import precision_of
 from .shallow import shallow
@@ -87,11 +87,14 @@ class LanguageModel:
         self._keeps_logits = "logits_to_keep" in signature.parameters
         capture = self.device.type == "cuda" if capture is None else capture
         self._runners = GraphRunners(model, name) if capture and self._keeps_logits else None
+        self._spare = SpareSegments()
         try:
             with torch.compiler.set_stance("force_eager"):  # or each shape would be compiled
                 self._try_reading()
         except NotCausal as reason:
             raise ValueError(f"{name!r} cannot be decoded with: {reason}") from reason
+        if capture and self.varlen is not None:
+            self.varlen.capture(name)
 
     @property
     def device(self) -> torch.device:
@@ -296,10 +299,11 @@ class LanguageModel:
 
     def _open(self, context: Context) -> None:
         """Gives a context a cache where it has none, or has outgrown its CUDA graphs."""
-        if context.cache is None and self._runners is not None:
-            runner = self._runners.take(max(context.expected, len(context.ids)))
+        runners = None if self._captures_varlen else self._runners
+        if context.cache is None and runners is not None:
+            runner = runners.take(max(context.expected, len(context.ids)))
             if runner is not None:
-                weakref.finalize(context, self._runners.give_back, runner)
+                weakref.finalize(context, runners.give_back, runner)
                 context.cache = runner
         cache = context.cache
         if cache is None or (isinstance(cache, GraphRunner) and not cache.fits(len(context.ids))):
@@ -311,9 +315,21 @@ class LanguageModel:
                 self.model, self.window, self._keeps_logits, self._state_use
             )
             return
+        tokens = max(context.expected, len(context.ids))
+        if self._captures_varlen:
+            spare = self._spare.take(tokens)
+            weakref.finalize(context, self._spare.give_back, spare)
+            context.cache = spare
+            return
         pool = Pool()
         weakref.finalize(context, pool.clear)  # at once: a pool and its segments form a cycle
-        context.cache = pool.reserve((), max(context.expected, len(context.ids)))
+        context.cache = pool.reserve((), tokens)
+
+    @property
+    def _captures_varlen(self) -> bool:
+        """Whether sequences in pools are decoded with CUDA graphs."""
+        captured = None if self.varlen is None else self.varlen.captured
+        return captured is not None and not captured.is_given_up
 
     def _read(
         self, contexts: Sequence[Context], positions: Sequence[int]

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .attention_route import no_mask, routed
+from .captured_varlen import CapturedVarlen
 from .context import Context
-from .devices import input_device, run_devices, sent
+from .devices import input_device, is_offloaded, run_devices, sent
 from .forward_mode import forward_mode
 from .kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_prefix
 from .trial import Trial
@@ -43,9 +44,15 @@ def packed_attention(model: PreTrainedModel) -> Callable[..., Tensor] | None:
 
 
 class VarlenForward:
-    """A model that reads many sequences in one forward."""
+    """A model that reads many sequences in one forward.
+
+    Attributes:
+        attend_packed: torch's `varlen_attn` where it can be used.
+        captured: the same forwards as CUDA graphs; None where none are made.
+    """
 
     attend_packed: Callable[..., Tensor] | None
+    captured: CapturedVarlen | None = None
 
     def __init__(
         self, model: PreTrainedModel, trial: Trial | None, tried: VarlenForward | None = None
@@ -90,9 +97,7 @@ class VarlenForward:
         except Exception as error:  # a model that was not made for it may raise anything
             raise VarlenUnsupported(f"{type(error).__name__}: {error}") from error
 
-    def read(
-        self, rows: Sequence[tuple[KVSegment, Sequence[int]]], score: Sequence[int]
-    ) -> tuple[Tensor, VarlenBatch]:
+    def read(self, rows: Sequence[tuple[KVSegment, Sequence[int]]], score: Sequence[int]) -> Tensor:
         """Reads each sequence's new tokens into its segment.
 
         Args:
@@ -100,8 +105,30 @@ class VarlenForward:
             score: the number of each sequence's last new tokens after which logits are wanted.
 
         Returns:
-            `[sum(score), V]` logits, and the batch as it was attended to.
+            `[sum(score), V]` logits.
         """
+
+        def plain() -> Tensor:
+            return self._read(rows, score)[0]
+
+        logits = None
+        if self.captured is not None and min(score) > 0:
+            logits = self.captured.read(rows, score, plain)
+        if logits is None:
+            logits = plain()
+        for segment, new in rows:
+            segment.ids += new
+        return logits
+
+    def capture(self, name: str) -> None:
+        """Lets frequent forwards be captured as CUDA graphs, where `varlen_attn` can be used."""
+        if self.attend_packed is not None and not self._is_spread and not is_offloaded(self.model):
+            self.captured = CapturedVarlen(self.model, self.attend_packed, name)
+
+    def _read(
+        self, rows: Sequence[tuple[KVSegment, Sequence[int]]], score: Sequence[int]
+    ) -> tuple[Tensor, VarlenBatch]:
+        """The logits, and the batch as it was attended to; the segments are not told of it."""
         device = input_device(self.model)
         batch = VarlenBatch(rows, device, self._attend, self.attend_packed)
         wanted: int | list[int] | Tensor = score[0]
@@ -122,8 +149,6 @@ class VarlenForward:
                 return_dict=True,
                 logits_to_keep=wanted,
             )
-        for segment, new in rows:
-            segment.ids += new
         return output.logits[0], batch
 
     @torch.inference_mode()
@@ -135,7 +160,9 @@ class VarlenForward:
         for ends in ((5, 8), (12, 9)):
             segments = zip((one, other), trial.texts, ends, strict=True)
             rows = [(segment, text[segment.length : end]) for segment, text, end in segments]
-            logits, batch = self.read(rows, [1, 1])
+            logits, batch = self._read(rows, [1, 1])
+            for segment, new in rows:
+                segment.ids += new
             if not batch.windows:
                 raise VarlenUnsupported("its attention cannot be exchanged")
             self._check_windows(batch.windows, trial.layers)
@@ -179,7 +206,7 @@ class VarlenForward:
                 if length == len(ids):
                     whole.append(index)
                 score.append(positions[index] if length == len(ids) else 0)
-            found.append((whole, self.read(rows, score)[0]))
+            found.append((whole, self.read(rows, score)))
         return found
 
 

@@ -51,6 +51,8 @@ class VarlenBatch:
         ids: `[1, T]` int64.
         positions: `[1, T]` int64, each token's place in its own sequence.
         lengths: how many tokens each sequence has in the row.
+        longest_new: the most new tokens of one sequence.
+        longest: the most tokens of one sequence, or more.
         windows: the sliding window of each layer that has attended.
     """
 
@@ -74,6 +76,8 @@ class VarlenBatch:
         self.lengths = [len(new) for _, new in rows]
         self.held = [segment.length for segment, _ in rows]
         self.starts = [segment.start for segment, _ in rows]
+        self.longest_new = max(self.lengths)
+        self.longest = max(map(sum, zip(self.held, self.lengths, strict=True)))
         self.ids = sent(torch.tensor([[id for _, new in rows for id in new]]), device)
         parts = [
             torch.arange(held, held + length)
@@ -150,8 +154,8 @@ class VarlenBatch:
             values.transpose(0, 1),
             ends_at,
             begins_at,
-            max(self.lengths),
-            max(held + new for held, new in zip(self.held, self.lengths, strict=True)),
+            self.longest_new,
+            self.longest,
             scale=scaling,
             window_size=(-1 if window is None else window - 1, 0),
             enable_gqa=query.shape[1] != keys.shape[0],

@@ -1,0 +1,234 @@
+"""Varlen forwards as CUDA graphs: one launch for a step of many sequences, or of one.
+
+What varies from step to step (ids, positions, places in the pool, how much of it each sequence has)
+lies in buffers. Attention is `varlen_attn`, which reads what there is of each sequence and no more,
+without a mask. The number of sequences and of each one's new tokens are padded to powers of two:
+sequences by the first one once more, which writes the same keys to the same places, and tokens by
+such as lie beyond their sequence's end, where the next step writes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..decision.prediction import total_variation
+from .attention_route import no_mask, routed
+from .cuda_graphs import CannotCapture, is_out_of_memory, record
+from .devices import input_device, sent
+from .forward_mode import forward_mode
+from .kv_pool import KVSegment, Pool
+from .varlen_batch import VarlenBatch
+
+logger = logging.getLogger("blendin")
+
+MAX_CAPTURED_TOKENS = 256
+"""Of one forward, padding included; in more, the launches no longer take the time."""
+
+WORTH_CAPTURING = 4
+"""How often a shape is read plainly first: a capture takes as long as some forwards."""
+
+Rows = Sequence[tuple[KVSegment, Sequence[int]]]
+Shape = tuple[int, int]
+"""How many sequences, and how many tokens of each."""
+
+
+class StaticBatch(VarlenBatch):
+    """A batch of a fixed shape in one pool, in buffers that are filled anew for each forward."""
+
+    def __init__(
+        self, pool: Pool, shape: Shape, device: torch.device, attend_packed: Callable[..., Tensor]
+    ) -> None:
+        """Makes the buffers; `fill` says what is in them."""
+        count, width = shape
+        tokens = count * width
+        self.pool, self.shape, self.attend_packed = pool, shape, attend_packed
+        self._long = torch.zeros(3 * tokens, dtype=torch.int64, device=device)
+        ids, positions, places = self._long.split(tokens)
+        self.ids, self.positions, self._places = ids[None], positions[None], places
+        ends = torch.arange(0, tokens + 1, width, dtype=torch.int32)
+        self._int = torch.zeros(2 * count + 1, dtype=torch.int32, device=device)
+        begins, used = self._int.split([count + 1, count])
+        self._bounds = {device: (ends.to(device), begins, used)}
+        self.windows = {}
+        self.longest_new, self.longest = width, pool.size
+
+    def fill(self, rows: Rows, behind: int = 0) -> None:
+        """Takes new tokens in.
+
+        Args:
+            rows: each sequence's segment, with room for the padding, and its new tokens.
+            behind: by how many tokens less than there are positions and lengths are told; the
+                places of the new tokens stay. For captures.
+        """
+        count, width = self.shape
+        rows = [*rows, *[rows[0]] * (count - len(rows))]
+        held = [max(0, segment.length - behind) for segment, _ in rows]
+        parts = (
+            chain.from_iterable([*new, *[0] * (width - len(new))] for _, new in rows),
+            chain.from_iterable(range(first, first + width) for first in held),
+            chain.from_iterable(
+                range(segment.start + segment.length, segment.start + segment.length + width)
+                for segment, _ in rows
+            ),
+        )
+        device = self.ids.device
+        self._long.copy_(sent(torch.tensor([*chain(*parts)], dtype=torch.int64), device))
+        begins = [*(segment.start for segment, _ in rows), self.pool.size]
+        used = [first + width for first in held]
+        self._int.copy_(sent(torch.tensor([*begins, *used], dtype=torch.int32), device))
+
+    def places_of(self, rows: Rows, score: Sequence[int]) -> list[int]:
+        """Where the last `score` new tokens of each sequence are in a row of all tokens."""
+        width = self.shape[1]
+        return [
+            row * width + place
+            for row, ((_, new), count) in enumerate(zip(rows, score, strict=True))
+            for place in range(len(new) - count, len(new))
+        ]
+
+
+@dataclass
+class _Forward:
+    """A captured forward.
+
+    Attributes:
+        batch: what it reads.
+        logits: `[tokens, V]`, which it writes.
+        replay: runs it.
+    """
+
+    batch: StaticBatch
+    logits: Tensor
+    replay: Callable[[], None]
+
+
+@dataclass
+class _OverPool:
+    """The forwards over the tensors that a pool had at one time."""
+
+    version: int
+    forwards: dict[Shape, _Forward] = field(default_factory=dict)
+    asked: Counter[Shape] = field(default_factory=Counter)
+
+
+class CapturedVarlen:
+    """The captured forwards of a model over any pools; of one thread at a time.
+
+    Attributes:
+        is_given_up: captures failed, and nothing is captured any more.
+    """
+
+    is_given_up = False
+
+    def __init__(
+        self, model: PreTrainedModel, attend_packed: Callable[..., Tensor], name: str
+    ) -> None:
+        """Captures nothing yet.
+
+        Args:
+            model: on one device.
+            attend_packed: torch's `varlen_attn`, which the model was tried with.
+            name: for messages.
+        """
+        self.model, self.attend_packed, self.name = model, attend_packed, name
+        self._device = input_device(model)
+        self._mask = no_mask(model.dtype, self._device)
+        self._pools: WeakKeyDictionary[Pool, _OverPool] = WeakKeyDictionary()
+
+    def read(self, rows: Rows, score: Sequence[int], plain: Callable[[], Tensor]) -> Tensor | None:
+        """Reads each sequence's new tokens, where that is worth a graph.
+
+        Args:
+            rows: each sequence's segment, all of one pool, and its new tokens.
+            score: the number of each sequence's last new tokens after which logits are wanted.
+            plain: the same forward uncaptured, which may be made any number of times.
+
+        Returns:
+            `[sum(score), V]` logits, the caller's own; None: read them plainly.
+        """
+        if self.is_given_up or (shape := shape_of(rows)) is None:
+            return None
+        pool = rows[0][0].pool
+        over = self._pools.get(pool)
+        if over is None or over.version != pool.version:
+            self._pools[pool] = over = _OverPool(pool.version)
+        over.asked[shape] += 1
+        if over.asked[shape] <= WORTH_CAPTURING:
+            return None
+        try:
+            if shape not in over.forwards:
+                forward = self._captured(rows, shape, score, plain)
+                over.forwards[shape] = forward
+            return self._replayed(over.forwards[shape], rows, score)
+        except (CannotCapture, RuntimeError) as error:
+            self._give_up(over, error)
+            return None
+
+    def _replayed(self, forward: _Forward, rows: Rows, score: Sequence[int]) -> Tensor:
+        forward.batch.fill(rows)
+        forward.replay()
+        places = torch.tensor(forward.batch.places_of(rows, score), dtype=torch.int64)
+        return forward.logits.index_select(0, sent(places, forward.logits.device))
+
+    def _captured(
+        self, rows: Rows, shape: Shape, score: Sequence[int], plain: Callable[[], Tensor]
+    ) -> _Forward:
+        """Captures a forward and replays it beside the plain one."""
+        batch = StaticBatch(rows[0][0].pool, shape, self._device, self.attend_packed)
+        # At other positions and lengths than the replay's, or such as were baked in would pass.
+        batch.fill(rows, behind=1)
+        forward = _Forward(batch, *record(lambda: self._run(batch), self._device))
+        forward.logits.fill_(torch.nan)
+        found, expected = self._replayed(forward, rows, score), plain()
+        apart = float(total_variation(found, expected).max())
+        if not apart <= 0.05:
+            raise CannotCapture(f"its captured distributions differ from the plain by {apart:.2g}")
+        return forward
+
+    def _run(self, batch: StaticBatch) -> Tensor:
+        with forward_mode(self.model), routed(batch):
+            output = self.model(
+                input_ids=batch.ids,
+                position_ids=batch.positions,
+                attention_mask=self._mask,
+                use_cache=False,
+                return_dict=True,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def _give_up(self, over: _OverPool, reason: Exception) -> None:
+        """Reads plainly: from now on, or where memory was short this time alone."""
+        said = str(reason)
+        if is_out_of_memory(reason):
+            said = "there is not enough memory for them now"
+            over.forwards.clear()
+            over.asked.clear()
+        else:
+            self.is_given_up = True
+            self._pools.clear()
+        logger.warning("%s reads batches without CUDA graphs: %s", self.name, said)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def shape_of(rows: Rows) -> Shape | None:
+    """The captured shape that new tokens fit into; None where there is none, or no room for it."""
+    longest = max(len(new) for _, new in rows)
+    count, width = (1 << (size - 1).bit_length() for size in (len(rows), longest))
+    if count * width > MAX_CAPTURED_TOKENS:
+        return None
+    for segment, _ in rows:
+        # What is read first is a prompt: another kind of forward, and seldom of a length again.
+        if segment.length == 0 or segment.length + width > segment.capacity:
+            return None
+    return count, width
