@@ -62,7 +62,7 @@ class LanguageModel:
             model: with its weights where they are to stay.
             tokenizer: its own.
             name: for messages and traces.
-            capture: whether a sequence alone is decoded with CUDA graphs; by default on CUDA
+            capture: whether frequent forwards are captured as CUDA graphs; by default on CUDA
                 devices.
 
         Raises:
