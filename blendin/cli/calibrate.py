@@ -69,8 +69,9 @@ def calibrate(
     The prompts are divided: what is fitted to some and chosen by others is tested on the rest.
     """
     from ..evaluation.calibrate.answers import read, split
+    from ..evaluation.calibrate.fitted import Wanted
     from ..evaluation.calibrate.report import write
-    from ..evaluation.calibrate.study import Wanted, study
+    from ..evaluation.calibrate.study import study
 
     wanted = Wanted(threshold, rate, touched, kind)
     page, figures = out.with_suffix(".html"), out.with_name(f"{out.stem}-figures.json")

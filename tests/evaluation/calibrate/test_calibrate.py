@@ -25,6 +25,7 @@ from blendin.evaluation.calibrate.fits import (
     threshold_of_rate,
     unlabelled_temperature,
 )
+from blendin.evaluation.calibrate.fitted import RAW, WHOLE, Wanted, fit
 from blendin.evaluation.calibrate.metrics import (
     clustered_mean,
     equal_mass_ece,
@@ -32,7 +33,6 @@ from blendin.evaluation.calibrate.metrics import (
     smooth_ece,
 )
 from blendin.evaluation.calibrate.positions import Positions
-from blendin.evaluation.calibrate.study import RAW, WHOLE, Wanted, fit
 
 RELPLOT = {1.0: 0.021758, 1.5: 0.099640, 3.0: 0.251045}
 """Exponents of p by which tokens are right, and the smooth ECE that relplot finds."""
