@@ -1,10 +1,10 @@
-"""A slow, plain reading of SPEC.md's decoding loop: the oracle the real engine is compared with.
+"""A slow, plain reading of docs/contract.md's decoding loop: the oracle the real engine is compared with.
 
 It shares no code with the package. Every step runs a full forward over the whole context (no
 cache), distributions are Python dicts {symbol: probability}, and a symbol is the byte string of a
 token or `END`. Greedy only.
 
-Points where SPEC.md is terse, as read here:
+Points where docs/contract.md is terse, as read here:
 
 - Probabilities are the float32 softmax over the full vocabulary, padded rows included.
 - `p_b` and the base's own choice range over every id, with its end ids merged into one END (score:
@@ -340,7 +340,7 @@ def _begins_word(symbol: Symbol) -> bool:
 
 
 class Reference:
-    """SPEC.md's loop over two loaded transformers models and their tokenizers."""
+    """docs/contract.md's loop over two loaded transformers models and their tokenizers."""
 
     def __init__(
         self, base_model: Any, base_tokenizer: Any, guide_model: Any, guide_tokenizer: Any

@@ -1,4 +1,4 @@
-"""A calibration decides what SPEC.md says it decides, and is refused where it cannot."""
+"""A calibration decides what docs/contract.md says it decides, and is refused where it cannot."""
 
 from __future__ import annotations
 

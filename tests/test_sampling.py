@@ -1,4 +1,4 @@
-"""Sampling draws from the distribution that SPEC.md names, and repeats itself by seed."""
+"""Sampling draws from the distribution that docs/contract.md names, and repeats itself by seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold exactly (SPEC.md), in float64 on tiny random models."""
+"""What must hold exactly (docs/contract.md), in float64 on tiny random models."""
 
 from __future__ import annotations
 

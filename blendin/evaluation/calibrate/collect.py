@@ -1,7 +1,7 @@
 """Given answers read by both models: every token of theirs becomes a row of `Positions`.
 
 Both contexts grow as they do when a text is scored with an intervention at every token
-(SPEC.md, "Scoring a given text"), so that one forward of each model reads an answer.
+(docs/contract.md, "Scoring a given text"), so that one forward of each model reads an answer.
 """
 
 from __future__ import annotations
