@@ -1,4 +1,4 @@
-"""A slow, plain reading of docs/contract.md's decoding loop: the oracle the real engine is compared with.
+"""A slow, plain reading of docs/contract.md's loop: the oracle the real engine is compared with.
 
 It shares no code with the package. Every step runs a full forward over the whole context (no
 cache), distributions are Python dicts {symbol: probability}, and a symbol is the byte string of a

@@ -1,4 +1,4 @@
-"""One step's mathematics against a plain-Python reading of docs/contract.md, over small random shapes."""
+"""One step's mathematics against a plain reading of docs/contract.md, over small random shapes."""
 
 from __future__ import annotations
 
