@@ -26,7 +26,7 @@ TEXTS = (
 def slow(
     ref: Reference, base_prompt: str, guide_prompt: str, tokens: list[int], policy: Any
 ) -> tuple[list[float], list[bool]]:
-    """The contract's scoring, one full forward a token and model; log-likelihoods, interventions."""
+    """The contract's scoring, a full forward a token and model; log-likelihoods, interventions."""
     base_start = ref.base.encode_prompt(base_prompt)
     guide_ids = ref.guide.encode_prompt(guide_prompt)
     waiting_ids: list[int] = []
