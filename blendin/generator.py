@@ -369,8 +369,9 @@ class BlendInGenerator:
                 `tools` and `documents`, which are contents), `max_new_tokens` (256), `stop` (a text
                 or several: the text ends before the first; None is "\\nQuestion:" where the base
                 reads its default template, and otherwise none; `()` is none), and the sampling
-                settings of `Sampling`: `do_sample`, `temperature` (0 is greedy), `top_p`,
-                `sampling_top_k`, `repetition_penalty`, `seed` (the i-th prompt of a list draws with
+                settings of `Sampling`: `do_sample`, `temperature` (0 is greedy), `top_p`, `min_p`,
+                `sampling_top_k`, `repetition_penalty`, `repetition_penalty_range`, `penalize_nl`,
+                `seed` (the i-th prompt of a list draws with
                 seed + i; without one it comes from torch's global generator, and
                 `Generation.settings` records it).
                 `trace_top` (0) keeps the likeliest candidates of each step, so many of base, guide

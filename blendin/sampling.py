@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -34,12 +35,18 @@ class Sampling:
 
     Attributes:
         do_sample: draw; otherwise take the most probable. False where `temperature` is 0.
-        temperature: above 0; or 0, which is greedy with and without `do_sample`. `top_p` and
-            `sampling_top_k` never remove the most probable symbol, so that they change nothing
+        temperature: above 0; or 0, which is greedy with and without `do_sample`. `top_p`, `min_p`
+            and `sampling_top_k` never remove the most probable symbol, so that they change nothing
             then, nor does `seed`; `repetition_penalty` counts.
         top_p: in (0, 1].
+        min_p: from 0 to 1: what is less probable than this share of the most probable symbol's
+            probability is not drawn.
         sampling_top_k: `GenerationConfig.top_k` (a policy's own `top_k` is another thing).
         repetition_penalty: above 0; applies to greedy choices too.
+        repetition_penalty_range: how many of the last tokens of each model's context, its prompt
+            included, the penalty looks at; None: all of them, as in transformers. Not one of
+            transformers' settings.
+        penalize_nl: whether the penalty counts line feeds, as in transformers; llama.cpp's name.
         seed: of the sequence's own random generator, from -2^63 to 2^64 - 1; None takes a fresh one
             from torch's global generator (`torch.manual_seed`, `transformers.set_seed`).
 
@@ -53,8 +60,11 @@ class Sampling:
         Real(0, TEMPERATURES[1], advice="use a number above 0, or 0 for the most probable token"),
     )
     top_p: float = setting(1.0, Real(0, 1, above=True))
+    min_p: float = setting(0.0, Real(0, 1))
     sampling_top_k: int | None = setting(None, Integer(1, none="no limit"))
     repetition_penalty: float = setting(1.0, Real(*PENALTIES, advice="use a number above 0"))
+    repetition_penalty_range: int | None = setting(None, Integer(1, none="all of the text"))
+    penalize_nl: bool = setting(True, Flag())
     seed: int | None = setting(None, Integer(*SEEDS, none="a fresh one"))
 
     def __post_init__(self) -> None:
@@ -80,13 +90,24 @@ class Sampling:
     @property
     def _acting(self) -> list[str]:
         """The settings given that act on a draw alone."""
-        names = ("temperature", "top_p", "sampling_top_k")
+        names = ("temperature", "top_p", "min_p", "sampling_top_k")
         return [name for name in names if getattr(self, name) != getattr(Sampling, name)]
 
     @property
     def is_argmax(self) -> bool:
         """Whether the choice is the distribution's own argmax."""
         return not self.do_sample and self.repetition_penalty == 1
+
+    def penalized(self, ids: Sequence[int], tokens: Sequence[bytes | None]) -> Sequence[int]:
+        """Those of a context's tokens that the repetition penalty looks at.
+
+        Args:
+            ids: the context.
+            tokens: the bytes of each id.
+        """
+        if self.repetition_penalty_range is not None:
+            ids = ids[-self.repetition_penalty_range :]
+        return ids if self.penalize_nl else [id for id in ids if tokens[id] != b"\n"]
 
     def generator(self, index: int = 0) -> torch.Generator:
         """The random generator of the `index`-th sequence of a call, on the CPU."""
@@ -125,6 +146,8 @@ class Sampling:
             processors.append(TopKLogitsWarper(self.sampling_top_k))
         if self.top_p < 1:
             processors.append(TopPLogitsWarper(self.top_p))
+        if self.min_p > 0:
+            processors.append(MinPLogitsWarper(self.min_p))
         return processors
 
 

@@ -39,8 +39,11 @@ class GenerationSettings(TypedDict, total=False):
     do_sample: bool
     temperature: float
     top_p: float
+    min_p: float
     sampling_top_k: int | None
     repetition_penalty: float
+    repetition_penalty_range: int | None
+    penalize_nl: bool
     seed: int | None
 
 
@@ -57,8 +60,11 @@ class BatchSettings(TypedDict, total=False):
     do_sample: bool | Iterable[bool]
     temperature: float | Iterable[float]
     top_p: float | Iterable[float]
+    min_p: float | Iterable[float]
     sampling_top_k: int | Iterable[int | None] | None
     repetition_penalty: float | Iterable[float]
+    repetition_penalty_range: int | Iterable[int | None] | None
+    penalize_nl: bool | Iterable[bool]
     seed: int | Iterable[int | None] | None
 
 

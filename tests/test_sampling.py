@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import generator, model
-from transformers import set_seed
+from transformers import RepetitionPenaltyLogitsProcessor, set_seed
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Nudge, Sampling
 
@@ -97,9 +97,43 @@ def test_a_repetition_penalty_alone_is_transformers_own(gen: BlendInGenerator) -
     assert out.token_ids != plain.token_ids
 
 
+def test_a_range_and_line_feeds_of_the_penalty() -> None:
+    tokens = [b"a", b"\n", b"b\n", None]
+    ids = [0, 1, 2, 3, 1]
+    settings = [({}, ids), ({"repetition_penalty_range": 3}, [2, 3, 1]),
+                ({"penalize_nl": False}, [0, 2, 3]),
+                ({"penalize_nl": False, "repetition_penalty_range": 1}, [])]  # fmt: skip
+    for given, expected in settings:
+        assert Sampling(repetition_penalty=2, **given).penalized(ids, tokens) == expected
+
+
+def test_the_last_tokens_alone_are_penalized(
+    gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, tok = model(*BASE)
+    settings = {"repetition_penalty": 5.0, "max_new_tokens": 30, "stop": ()}
+    penalty, differ = RepetitionPenaltyLogitsProcessor(5.0), 0
+    for prompt in ("a", "How many apples?", "def f("):
+        out = gen.generate(prompt, policy=BaseOnly(), repetition_penalty_range=3, **settings)
+        ids = tok(out.settings["base_prompt"])["input_ids"]
+        for id in out.token_ids:
+            with torch.inference_mode():
+                logits = lm(torch.tensor([ids])).logits[:, -1].float()
+            assert int(penalty(torch.tensor([ids[-3:]]), logits).argmax()) == id
+            ids.append(id)
+        whole = gen.generate(prompt, policy=BaseOnly(), **settings)
+        differ += out.token_ids != whole.token_ids
+    assert differ
+    blend = Blend(threshold=2)
+    plain = gen.generate("a", policy=blend, max_new_tokens=30, stop=()).token_ids
+    assert gen.generate("a", policy=blend, **settings).token_ids != plain
+    monkeypatch.setattr(Sampling, "penalized", lambda *_: [])
+    assert gen.generate("a", policy=blend, **settings).token_ids == plain
+
+
 def test_sampling_the_base_alone_has_transformers_distribution(gen: BlendInGenerator) -> None:
     lm, tok = model(*BASE)
-    warped = {"temperature": 0.8, "top_p": 0.7}
+    warped = {"temperature": 0.8, "top_p": 0.9, "min_p": 0.1}
     seen = draws(gen, 400, policy=BaseOnly(), **warped)
     ids = torch.tensor(
         [tok(gen.generate("a", max_new_tokens=1).settings["base_prompt"])["input_ids"]]

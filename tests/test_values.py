@@ -22,8 +22,15 @@ from blendin.settings import DEFAULTS, KINDS, SchedulingSettings, ScoreSettings,
 from blendin.values import Integer, Kind, for_json, spelled
 
 INTEGERS: dict[str, int] = {"max_new_tokens": 3, "seed": 3, "sampling_top_k": 3}
-INTEGERS |= {"max_batch_size": 3, "max_cached_tokens": 3, "speculate": 3, "trace_top": 3}
+INTEGERS |= {
+    "repetition_penalty_range": 3,
+    "max_batch_size": 3,
+    "max_cached_tokens": 3,
+    "speculate": 3,
+    "trace_top": 3,
+}
 REALS: dict[str, float] = {"temperature": 0.5, "top_p": 0.5, "repetition_penalty": 0.5}
+REALS |= {"min_p": 0.5}
 
 
 def as_integers(value: int) -> list[Any]:
@@ -100,7 +107,12 @@ def test_what_is_no_whole_number_is_no_integer(name: str, value: Any) -> None:
 
 
 NONE_MEANS_SOMETHING = {"system", "policy", "stop", "sampling_top_k", "seed"}
-NONE_MEANS_SOMETHING |= {"max_cached_tokens", "progress", "chat_template_kwargs"}
+NONE_MEANS_SOMETHING |= {
+    "repetition_penalty_range",
+    "max_cached_tokens",
+    "progress",
+    "chat_template_kwargs",
+}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -362,6 +374,8 @@ def test_sampling_at_any_legal_value_draws(temperature: Any, repetition_penalty:
         top_p=np.float32(0.9),  # type: ignore[arg-type]
         sampling_top_k=np.int64(2),  # type: ignore[arg-type]
         seed=np.int64(3),  # type: ignore[arg-type]
+        repetition_penalty_range=np.int64(2),  # type: ignore[arg-type]
+        min_p=np.float32(0.5),  # type: ignore[arg-type]
     )
     assert sampling.pick(torch.randn(5), [1], sampling.generator()) in range(5)
     assert {type(value) for value in vars(sampling).values()} == {bool, float, int}

@@ -275,8 +275,19 @@ class DecodingOptions:
     ] = False
     temperature: Annotated[float, typer.Option(help="With --do-sample; 0 is greedy.")] = 1.0
     top_p: Annotated[float, typer.Option(help="With --do-sample.")] = 1.0
+    min_p: Annotated[float, typer.Option(help="With --do-sample.")] = 0.0
     sampling_top_k: Annotated[int | None, typer.Option(help="With --do-sample.")] = None
     repetition_penalty: Annotated[float, typer.Option(help="As in transformers.")] = 1.0
+    repetition_penalty_range: Annotated[
+        int | None, typer.Option(help="How many of the last tokens it looks at. All by default.")
+    ] = None
+    penalize_nl: Annotated[
+        bool,
+        typer.Option(
+            "--penalize-nl/--no-penalize-nl",
+            help="Whether it counts line feeds.",
+        ),
+    ] = True
     seed: Annotated[int | None, typer.Option(help="Seed of the random draws.")] = None
     speculate: Annotated[
         str,

@@ -45,9 +45,13 @@ def _seen(pair: Pair, sequence: SequenceState) -> set[int]:
     if sequence.sampling.repetition_penalty == 1:
         return set()
     assert sequence.base is not None and sequence.guide is not None
-    of_guide = pair.tables.guide_symbols[sequence.guide.ids].tolist()
+    of_base, of_guide = (
+        sequence.sampling.penalized(context.ids, model.vocabulary.tokens)
+        for context, model in ((sequence.base, pair.base), (sequence.guide, pair.guide))
+    )
+    of_guide = pair.tables.guide_symbols[list(of_guide)].tolist()
     width = len(pair.alignment.base)
-    return {*sequence.base.ids, *(symbol for symbol in of_guide if symbol >= width)}
+    return {*of_base, *(symbol for symbol in of_guide if symbol >= width)}
 
 
 def emit_own(
@@ -63,7 +67,8 @@ def emit_own(
     """A model alone: the base where it is confident or goes on, the guide under `GuideOnly`."""
     model, context = pair.model(role), sequence.context(role)
     if not sequence.sampling.is_argmax:
-        id = sequence.sampling.pick(prediction.scores(row), context.ids, sequence.generator)
+        seen = sequence.sampling.penalized(context.ids, model.vocabulary.tokens)
+        id = sequence.sampling.pick(prediction.scores(row), seen, sequence.generator)
     elif choice == pair.tables.end:
         scores = prediction.end_log_probs(row)
         id = sorted(model.end_ids)[scores.index(max(scores))]

@@ -71,9 +71,9 @@ def generate(
         logits_processor: as transformers makes it of the settings; others are refused.
         stopping_criteria: asked after each token, about `[B, L]` tokens, with scores None.
         generation_config: `max_new_tokens`, `max_length`, `max_time`, `do_sample`, `temperature`,
-            `top_k`, `top_p`, `repetition_penalty`, `eos_token_id` (further tokens that end a text),
-            `pad_token_id`, `num_return_sequences` and `return_dict_in_generate` count; what else
-            would change the output is refused by name.
+            `top_k`, `top_p`, `min_p`, `repetition_penalty`, `eos_token_id` (further tokens that
+            end a text), `pad_token_id`, `num_return_sequences` and `return_dict_in_generate`
+            count; what else would change the output is refused by name.
         guide: the aligned model, or whatever `BlendInGenerator` takes; `assistant_model` is
             another name of it. May be left out where the policy asks none.
         guide_tokenizer: the guide's; `assistant_tokenizer` is another name of it.

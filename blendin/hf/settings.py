@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import (
     GenerationConfig,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -50,7 +51,6 @@ OTHERWISE = "it has no part in a blend"
 OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 OF_DRAWS: Mapping[str, Collection[Any]] = {
-    "min_p": (None, 0.0),
     "top_h": (None,),
     "typical_p": (None, 1.0),
     "epsilon_cutoff": (None, 0.0),
@@ -70,6 +70,7 @@ MADE_FROM: Mapping[type, tuple[str, str]] = {
     TemperatureLogitsWarper: ("temperature", "temperature"),
     TopKLogitsWarper: ("top_k", "top_k"),
     TopPLogitsWarper: ("top_p", "top_p"),
+    MinPLogitsWarper: ("min_p", "min_p"),
 }
 """The processors that transformers makes of settings that count here: attribute and setting."""
 
@@ -108,6 +109,8 @@ def sampling_settings(config: GenerationConfig, own: GenerationConfig | None) ->
             settings["temperature"] = config.temperature
         if config.top_p is not None:
             settings["top_p"] = config.top_p
+        if config.min_p is not None:
+            settings["min_p"] = config.min_p
         if config.top_k:
             settings["sampling_top_k"] = config.top_k
     return settings

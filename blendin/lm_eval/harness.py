@@ -41,6 +41,7 @@ GENERATION_ARGUMENTS = (
     "do_sample",
     "temperature",
     "top_p",
+    "min_p",
     "top_k",
     "repetition_penalty",
     "seed",
@@ -232,6 +233,7 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
         "do_sample": drawn,
         "temperature": 1.0,
         "top_p": 1.0,
+        "min_p": 0.0,
         "sampling_top_k": None,
         "repetition_penalty": number_or("repetition_penalty", given, 1.0),
         "seed": number("seed", given.get("seed"), int),
@@ -239,6 +241,7 @@ def generation_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     if drawn:
         settings["temperature"] = 1.0 if temperature is None else temperature
         settings["top_p"] = number_or("top_p", given, 1.0)
+        settings["min_p"] = number_or("min_p", given, 0.0)
         # 0 is the harness' word for no top k; for the others 0 is out of range.
         settings["sampling_top_k"] = number("top_k", given.get("top_k"), int) or None
     with spelled(as_argument):

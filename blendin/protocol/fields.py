@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -22,7 +21,12 @@ COMMON: Mapping[str, str] = {
     "do_sample": "false is temperature 0.",
     "top_p": "Of the distribution that is drawn from; the gate and α never see it.",
     "top_k": "Likewise; -1 or 0 is none. (The policy's own `top_k` stands in `blendin`.)",
+    "min_p": "Likewise, as transformers' setting.",
     "repetition_penalty": "As transformers' setting.",
+    "repetition_penalty_range": "How many of the last tokens the penalty looks at; 0 is all. "
+    "`repeat_last_n` says the same (-1 is all, 0 no penalty).",
+    "repeat_last_n": "As llama.cpp's setting.",
+    "penalize_nl": "false: the penalty does not count line feeds.",
     "seed": "The i-th choice draws with seed + i; `blendin.seed` of an answer repeats it.",
     "stop": "A text or several; of chats `\\nQuestion:` where none is given, `[]` is none.",
     "n": "Texts for each prompt.",
@@ -55,7 +59,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "logit_bias": (),
-    "min_p": (0,),
     "top_a": (0,),
     "typical_p": (0, 1),
     "typical": (0, 1),
@@ -137,15 +140,6 @@ IDLE = frozenset(
 )
 """What changes no text: of accounts and caches, or about something that is off."""
 
-PENALTY = "repetition_penalty"
-PENALIZED: Mapping[str, Any] = {
-    "repetition_penalty_range": 0,
-    "repeat_last_n": -1,
-    "penalize_nl": True,
-}
-"""What `repetition_penalty` looks at elsewhere, and the value that means all of the text, as here.
-Where the penalty is off, no value changes anything."""
-
 
 ECHOED = (
     "echo with logprobs: a prompt's log-probabilities are the base's own, for nothing of it was "
@@ -163,14 +157,6 @@ def check(body: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
     given = {name: value for name, value in body.items() if value is not None}
     for name, value in given.items():
         if name in known or name in IDLE:
-            continue
-        if name in PENALIZED:
-            if given.get(PENALTY, 1) != 1 and not _same(value, PENALIZED[name]):
-                raise refused(
-                    f"{name} is {told(value)}, and {PENALTY} looks at the whole text here: make it "
-                    f"{json.dumps(PENALIZED[name])}, or leave one of them out",
-                    name,
-                )
             continue
         if name not in NEUTRAL:
             raise refused(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..values import Flag, Real
+from ..values import Flag, Integer, Real
 from .errors import refused
 
 LIMITS = ("max_completion_tokens", "max_tokens")
 
 COMPLETION_TOKENS = 16
 """The default of OpenAI's completions."""
+
+RANGES = ("repetition_penalty_range", "repeat_last_n")
 
 CHAT_TOKENS = 1024
 """That of chats, unless the server has another."""
@@ -30,10 +32,10 @@ def read_limit(given: Mapping[str, Any]) -> Any:
 
 
 def read_sampling(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`temperature`, `top_p`, `sampling_top_k`, `repetition_penalty` and `seed`, as settings.
+    """The settings of `Sampling`, but for `do_sample`.
 
     The temperature is 0 where nothing asks for a draw, unlike OpenAI's: neither itself nor
-    `top_p`, `top_k`, `seed` or `n` above 1.
+    `top_p`, `min_p`, `top_k`, `seed` or `n` above 1.
 
     Raises:
         ApiError: do_sample says one thing and temperature another.
@@ -42,8 +44,10 @@ def read_sampling(given: Mapping[str, Any]) -> dict[str, Any]:
     top_k, top_p = given.get("top_k"), given.get("top_p")
     top_k = None if top_k in (0, -1) and not isinstance(top_k, bool) else top_k
     top_p = 1.0 if top_p is None else top_p
+    min_p = 0.0 if given.get("min_p") is None else given["min_p"]
     seed, n = given.get("seed"), given.get("n")
-    is_drawn = n not in (None, 1) or top_p != 1 or top_k is not None or seed is not None
+    acting = top_p != 1 or min_p != 0 or top_k is not None
+    is_drawn = n not in (None, 1) or acting or seed is not None
     temperature = given.get("temperature")
     is_told = temperature is not None
     temperature = Real(0)("temperature", temperature if is_told else float(is_drawn))
@@ -51,11 +55,34 @@ def read_sampling(given: Mapping[str, Any]) -> dict[str, Any]:
         if is_told and temperature:
             raise refused("do_sample is false and temperature is not 0: give one", "do_sample")
         temperature = 0.0
-    penalty = given.get("repetition_penalty")
     return {
         "temperature": temperature,
         "top_p": top_p,
+        "min_p": min_p,
         "sampling_top_k": top_k,
-        "repetition_penalty": 1.0 if penalty is None else penalty,
+        **_read_penalty(given),
         "seed": seed,
+    }
+
+
+def _read_penalty(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The repetition penalty, and what of a text it looks at.
+
+    Raises:
+        ApiError: two fields say how much that is, and not the same.
+        ValueError: for a value of the wrong type.
+    """
+    penalty, counts_lines = given.get("repetition_penalty"), given.get("penalize_nl")
+    told = {name: given[name] for name in RANGES if given.get(name) is not None}
+    ranges = {name: Integer(-1)(name, value) for name, value in told.items()}
+    # 0 is all of the text to one of them, and nothing of it to the other.
+    if ranges.get("repetition_penalty_range") == 0:
+        ranges["repetition_penalty_range"] = -1
+    if len(set(ranges.values())) > 1:
+        raise refused(f"{' and '.join(RANGES)} differ: give one of them", "repeat_last_n")
+    length = next(iter(ranges.values()), -1)
+    return {
+        "repetition_penalty": 1.0 if penalty is None or length == 0 else penalty,
+        "repetition_penalty_range": None if length in (-1, 0) else length,
+        "penalize_nl": True if counts_lines is None else counts_lines,
     }

@@ -152,7 +152,7 @@ def validated(params: Any) -> None:
     RequestArguments.of(params.extra_args, PolicyChoice.of(given, None).some_policy())
     if params.n != 1:
         raise ValueError(f"n is {params.n}: with {NAME} each text is a request of its own")
-    for name in ("presence_penalty", "frequency_penalty", "min_p"):
+    for name in ("presence_penalty", "frequency_penalty"):
         if getattr(params, name, 0) != 0:
             raise ValueError(f"{name} has no part in a blend: leave it out beside {NAME}")
     if params.seed is None and params.temperature > 0:

@@ -18,7 +18,7 @@ from ..protocol.fields import CHAT, COMPLETIONS, ECHOED, changes_nothing
 from ..protocol.names import split_name
 from ..protocol.ours import GUIDE_READS, NAME, read_ours
 from ..protocol.prompts import as_turn, read_messages, read_prompts, text_of
-from ..protocol.sampling import read_limit, read_sampling
+from ..protocol.sampling import RANGES, read_limit, read_sampling
 from ..values import told
 from ..vocab.vocabulary import Vocabulary
 from .arguments import GUIDE_ALONE, EngineArguments
@@ -50,7 +50,6 @@ NOT_IN_A_BLEND = {
     "use_beam_search": "a beam is searched in one model's probabilities",
     "presence_penalty": "it has no part in a blend",
     "frequency_penalty": "it has no part in a blend",
-    "min_p": "it has no part in a blend",
     "logit_bias": "it would change the base's probabilities and not the guide's",
     "thinking_token_budget": "it would choose tokens beside the policy",
     "watermarking": "it would choose tokens beside the policy",
@@ -168,7 +167,10 @@ def _check_extensions(body: Mapping[str, Any]) -> None:
 def _set_sampling(body: dict[str, Any]) -> None:
     """Says to vLLM what is greedy: its own default is a draw."""
     read_limit(body)
-    body["temperature"] = read_sampling(body)["temperature"]
+    read = read_sampling(body)
+    body["temperature"] = read["temperature"]
+    if body.get("repetition_penalty") is not None:
+        body["repetition_penalty"] = read["repetition_penalty"]
     body.pop("do_sample", None)
 
 
@@ -231,6 +233,14 @@ def _not_in_a_blend(body: Mapping[str, Any], base: Base) -> tuple[str, str] | No
     for name, reason in NOT_IN_A_BLEND.items():
         if not changes_nothing(name, body.get(name)):
             return f"{name} is {told(body[name])}: {reason}; {alone}", name
+    read = read_sampling(body)
+    if read["repetition_penalty"] != 1:
+        found = {"penalize_nl": read["penalize_nl"] is not True}
+        found |= dict.fromkeys(RANGES, read["repetition_penalty_range"] is not None)
+        for name in found:
+            if found[name] and body.get(name) is not None:
+                reason = "vLLM's penalty looks at all of the text"
+                return f"{name} is {told(body[name])}: {reason}; {alone}", name
     if body.get("echo") and body.get("logprobs") not in (None, False):
         return ECHOED.format(base.name), "echo"
     prompt = body.get("prompt")

@@ -180,6 +180,7 @@ class WorkerRequests:
             do_sample=params.temperature > 0,
             temperature=params.temperature,
             top_p=params.top_p if params.temperature > 0 else 1.0,
+            min_p=params.min_p if params.temperature > 0 else 0.0,
             sampling_top_k=params.top_k if params.temperature > 0 and params.top_k > 0 else None,
             repetition_penalty=params.repetition_penalty,
             seed=params.seed if params.temperature > 0 else None,

@@ -224,7 +224,7 @@ def test_stop_strings_end_a_text_after_them_as_in_transformers() -> None:
 
 def test_draws_are_the_generators_own() -> None:
     base, inputs = model(*BASE)[0], padded([base_text("Why?")])
-    drawn = {"do_sample": True, "temperature": 0.8, "top_k": 30, "top_p": 0.9}
+    drawn = {"do_sample": True, "temperature": 0.8, "top_k": 30, "top_p": 0.9, "min_p": 0.05}
     call = arguments("callable") | inputs | {"messages": "Why?", "max_new_tokens": 16} | drawn
     torch.manual_seed(5)
     out = base.generate(**call, num_return_sequences=3)
@@ -270,7 +270,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "no_repeat_ngram_size=": {"no_repeat_ngram_size": 3},
     "min_new_tokens=": {"min_new_tokens": 3},
     "suppress_tokens=": {"suppress_tokens": [5]},
-    "min_p=": {"do_sample": True, "min_p": 0.1},
+    "typical_p=": {"do_sample": True, "typical_p": 0.1},
     "prefix_allowed_tokens_fn=": {"prefix_allowed_tokens_fn": lambda row, ids: [1]},
     "logits_processor has a Anything": {"logits_processor": True},
     "synced_gpus=": {"synced_gpus": True},

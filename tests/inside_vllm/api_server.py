@@ -164,6 +164,8 @@ class Server:
             extra_args=body.get("vllm_xargs"), max_tokens=body.get("max_tokens", 16), stop=stop,
             all_stop_token_ids=set(self.gen.base.end_ids), top_p=body.get("top_p", 1.0),
             temperature=body.get("temperature", 1.0), seed=body.get("seed"),
+            min_p=body.get("min_p") or 0.0,
+            repetition_penalty=body.get("repetition_penalty") or 1.0,
             top_k=body.get("top_k", 0),
         )  # fmt: skip
         request = Request(ids, told)

@@ -94,7 +94,7 @@ def test_a_request_that_does_not_ask_is_left_alone(extra: Any) -> None:
         ({"guide_prompt_ids": []}, {}, "token ids"), ({"guide_prompt_ids": [-1]}, {}, "ids"),
         ({"guide_prompt_ids": ["a"]}, {}, "ids"), ({"guide_prompt": 5}, {}, "guide_prompt"),
         (SAID | {"chat_template_kwargs": {"messages": 1}}, {}, "chat_template_kwargs"),
-        (SAID, {"n": 2}, "n is 2"), (SAID, {"min_p": 0.1}, "min_p"),
+        (SAID, {"n": 2}, "n is 2"),
         (SAID, {"presence_penalty": 0.5}, "presence_penalty"),
         (SAID, {"frequency_penalty": -0.5}, "frequency_penalty"),
     ],

@@ -74,6 +74,10 @@ ASKED: dict[str, tuple[str, dict[str, Any]]] = {
     "chat, drawn": (CHAT, {"temperature": 1.3, "seed": 7}),
     "chat, drawn by its seed": (CHAT, {"seed": 7}),
     "chat, drawn by top_p": (CHAT, {"top_p": 0.9, "seed": 3}),
+    "chat, drawn by min_p": (CHAT, {"min_p": 0.2, "seed": 3}),
+    "chat, penalty off, its range": (CHAT, {"repetition_penalty_range": 256, "penalize_nl": False}),
+    "chat, penalty of nothing": (CHAT, {"repetition_penalty": 3, "repeat_last_n": 0}),
+    "chat, penalty of all": (CHAT, {"repetition_penalty": 3, "repetition_penalty_range": 0}),
     "chat, not drawn": (CHAT, {"do_sample": False, "seed": 3}),
     "chat, cold": (CHAT, {"temperature": 0, "seed": 3}),
     "chat, trace": (CHAT, {"blendin": {"trace": True}}),
@@ -162,7 +166,7 @@ def same_sequence(both: Pair, path: str, body: dict[str, Any]) -> None:
     assert begun.arguments.ours.tells_steps == asked.tells_steps
     names = ["do_sample", "repetition_penalty"]
     if sequence.sampling.do_sample:
-        names += ["temperature", "top_p", "sampling_top_k", "seed"]
+        names += ["temperature", "top_p", "min_p", "sampling_top_k", "seed"]
     for name in names:
         assert getattr(hosted.sampling, name) == getattr(sequence.sampling, name), name
 

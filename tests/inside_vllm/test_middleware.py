@@ -179,7 +179,7 @@ SCORED = {"echo": True, "logprobs": 1, "max_tokens": 1}
 @pytest.mark.parametrize(
     "asked",
     [{"n": 3}, {"prompt": ["Hi", "Ho"]}, {"prompt": [[5, 6]], **SCORED}, {"best_of": 2},
-     {"presence_penalty": 0.5}, {"min_p": 0.1}, {"logit_bias": {"5": 1}}],
+     {"presence_penalty": 0.5}, {"logit_bias": {"5": 1}}],
     ids=str,
 )  # fmt: skip
 def test_the_base_alone_is_asked_whatever_vllm_can(
@@ -316,10 +316,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"vllm_xargs": {"blendin": "{}"}}, "vllm_xargs has blendin"),
     (CHAT, {"vllm_xargs": [1]}, "vllm_xargs is [1]"),
     *((CHAT, {name: value}, name) for name, value in {
-        "n": 2, "presence_penalty": 0.5, "frequency_penalty": -1, "min_p": 0.1,
+        "n": 2, "presence_penalty": 0.5, "frequency_penalty": -1,
         "use_beam_search": True, "logit_bias": {"5": 1}, "thinking_token_budget": 5,
         "truncate_prompt_tokens": 5, "prompt_logprobs": 0, "kv_transfer_params": {"a": 1},
         "watermarking": True, "best_of": 3,
+    }.items()),
+    *((CHAT, {"repetition_penalty": 1.1, name: value}, name) for name, value in {
+        "repetition_penalty_range": 256, "repeat_last_n": 64, "penalize_nl": False,
     }.items()),
     *((CHAT, {name: value, "blendin": False}, name) for name, value in {
         "tools": [{"type": "function"}], "documents": [{"text": "x"}], "chat_template": "{{ 1 }}",

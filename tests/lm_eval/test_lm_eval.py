@@ -646,7 +646,7 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         BlendInLM(base="/absent", guide="/absent")
 
 
-@pytest.mark.parametrize("given", [{"min_p": 0.1}, {"num_beams": 4}])
+@pytest.mark.parametrize("given", [{"typical_p": 0.1}, {"num_beams": 4}])
 def test_unknown_generation_arguments_are_refused_at_once(
     lm: BlendInLM, given: dict[str, Any]
 ) -> None:

@@ -131,10 +131,10 @@ GENERIC = {
 """Text completion, "Generic": its server lets OpenAI's fields through, its preset Default."""
 
 VLLM = GENERIC | {
-    "logprobs": 5, "min_p": 0, "repetition_penalty": 1.1, "top_k": -1, "min_tokens": 0,
+    "logprobs": 5, "min_p": 0.01, "repetition_penalty": 1.1, "top_k": -1, "min_tokens": 0,
     "skip_special_tokens": True, "ignore_eos": False, "spaces_between_special_tokens": True, "n": 1,
 }  # fmt: skip
-"""Text completion, "vLLM", which shows token probabilities; min_p off (Default has 0.01)."""
+"""Text completion, "vLLM", which shows token probabilities, with its preset Default."""
 
 CUSTOM = {
     "model": "pair", "temperature": 1, "max_tokens": 8, "presence_penalty": 0, "seed": 1,
@@ -155,7 +155,8 @@ STRICT = [
 def drawn(fields: dict[str, Any], **given: Any) -> dict[str, Any]:
     """The same settings for `generate`."""
     names = {"max_tokens": "max_new_tokens"}
-    taken = ("max_tokens", "temperature", "top_p", "seed", "stop", "repetition_penalty")
+    taken = ("max_tokens", "temperature", "top_p", "min_p", "seed", "stop", "repetition_penalty",
+             "repetition_penalty_range", "penalize_nl")  # fmt: skip
     settings = {names.get(name, name): fields[name] for name in taken if name in fields}
     return {"do_sample": True, **settings, **given}
 
@@ -223,14 +224,14 @@ def test_sillytaverns_messages_out_of_turn_are_refused_with_a_reason(server: Ser
 # -- mikupad: completions with ten alternatives of each token --------------------------------------
 
 MIKUPAD = {
-    "model": "pair", "temperature": 0.7, "repetition_penalty": 1, "repetition_penalty_range": 256,
+    "model": "pair", "temperature": 0.7, "repetition_penalty": 1.1, "repetition_penalty_range": 256,
     "penalize_nl": False, "ban_eos_token": False, "presence_penalty": 0, "frequency_penalty": 0,
     "top_p": 0.95, "top_k": 40, "min_p": 0, "max_tokens": 10, "stream": True, "seed": 7,
     "dynatemp_range": 0, "dynatemp_exponent": 1, "typical_p": 1, "tfs": 1, "xtc_threshold": 0.1,
     "xtc_probability": 0, "dry_multiplier": 0, "dry_base": 1.75, "dry_allowed_length": 2,
     "dry_penalty_last_n": 1024, "dry_sequence_breakers": '["\\n", ":"]', "banned_tokens": [],
 }  # fmt: skip
-"""All samplers shown, at its defaults, but for the repetition penalty (1.1)."""
+"""All samplers shown, at its defaults."""
 
 
 def test_mikupads_completions_and_their_alternatives(server: Served, gen: BlendInGenerator) -> None:
@@ -272,9 +273,6 @@ def test_mikupads_chats(server: Served, gen: BlendInGenerator) -> None:
 
 
 ACTIVE: list[tuple[str, dict[str, Any]]] = [
-    ("repetition_penalty_range", {"repetition_penalty": 1.1}),
-    ("penalize_nl", {"repetition_penalty": 1.1, "repetition_penalty_range": 0}),
-    ("min_p", {"min_p": 0.05}),
     ("typical_p", {"typical_p": 0.9}),
     ("tfs", {"tfs": 0.95}),
     ("mirostat_mode", {"mirostat_mode": 2, "mirostat_tau": 5, "mirostat_eta": 0.1}),
@@ -302,14 +300,30 @@ def test_what_an_interface_switches_on_and_is_not_here_is_refused_by_name(
         assert name in error["message"]
 
 
-def test_the_penalty_looks_at_the_whole_text_and_takes_who_says_so(
-    server: Served, gen: BlendInGenerator
+@pytest.mark.parametrize(
+    ("fields", "settings"),
+    [
+        ({"repetition_penalty_range": 0, "penalize_nl": True, "repeat_last_n": -1}, {}),
+        ({"repetition_penalty_range": -1}, {}),
+        ({"repetition_penalty_range": 4}, {"repetition_penalty_range": 4}),
+        ({"repeat_last_n": 4, "penalize_nl": False},
+         {"repetition_penalty_range": 4, "penalize_nl": False}),
+        ({"repeat_last_n": 0}, {"repetition_penalty": 1.0}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_penalty_looks_at_as_much_of_the_text_as_is_said(
+    server: Served, gen: BlendInGenerator, fields: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    fields = {"repetition_penalty": 1.3, "repetition_penalty_range": 0, "penalize_nl": True,
-              "repeat_last_n": -1}  # fmt: skip
-    answer = server.chat(max_tokens=8, **fields).json()
-    expected = gen.generate("How many?", max_new_tokens=8, repetition_penalty=1.3).text
+    answer = server.chat(max_tokens=24, stop=[], repetition_penalty=5, **fields).json()
+    settings = {"repetition_penalty": 5.0, **settings}
+    expected = gen.generate("How many?", max_new_tokens=24, stop=(), **settings).text
     assert answer["choices"][0]["message"]["content"] == expected
+
+
+def test_two_ranges_of_the_penalty_agree(server: Served) -> None:
+    answer = server.chat(repetition_penalty=2, repetition_penalty_range=4, repeat_last_n=5)
+    assert answer.status_code == 400 and "differ" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
