@@ -74,6 +74,8 @@ class Service:
             self._watch(pair, live)
             self._queue = live
             self._pair = pair  # with it, all is there
+            if self._is_stopping:  # `stop` came too early to find the queue
+                live.stop()
         except BaseException as error:
             self.failure = error
             on_failure()
