@@ -33,7 +33,9 @@ policies = st.builds(
     rule=st.sampled_from(RULES),
 )
 some = settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.differing_executors]
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
 
 
