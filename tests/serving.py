@@ -76,12 +76,12 @@ def served(gen: BlendInGenerator, wait: bool = True, **settings: Any) -> Iterato
     options = ServeSettings(**{"port": 0, "policy": getattr(gen, "policy", None)} | settings)
     service = Service(options, gen if callable(gen) else lambda: gen)
     with listen(options) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         with mock.patch.object(run_module, "AFTERWARDS", int(PATIENCE)):
             server = Server(service)
         service.start(on_failure=server.give_up)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         headers = {} if options.api_key is None else {"Authorization": f"Bearer {options.api_key}"}
         try:
             with httpx.Client(base_url=url, timeout=PATIENCE, headers=headers) as client:
