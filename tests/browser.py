@@ -28,10 +28,13 @@ def run(page: str, folder: Path) -> str:
     path.write_text(page, "utf-8")
     command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     command += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=2000"]
-    done = subprocess.run([*command, path.as_uri()], capture_output=True, timeout=120)
+    done = subprocess.run([*command, path.as_uri()], capture_output=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return done.stdout.decode()
 
+
+PATIENCE = 180.0
+"""Seconds that only what would hang takes: a browser may stand still for some, any time."""
 
 SHORTHAND = """
   globalThis.one = selector => document.querySelector(selector);
@@ -75,7 +78,7 @@ class Tab:
         try:
             self._session = {}
             self.call("Browser.close")
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         except (AssertionError, OSError, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()
@@ -96,7 +99,7 @@ class Tab:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._held:
-            assert select.select([self._from], [], [], 60)[0], "the browser is silent"
+            assert select.select([self._from], [], [], PATIENCE)[0], "the browser is silent"
             data = os.read(self._from, 1 << 20)
             assert data, "the browser has ended"
             self._held += data
@@ -124,12 +127,19 @@ class Tab:
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 30) -> None:
+    def wait(self, condition: str, seconds: float = PATIENCE) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
         while not self.do(f"Boolean({condition})"):
             assert time.monotonic() < end, f"never: {condition}; {self.problems}"
             time.sleep(0.02)
+
+    def processor_time(self) -> float:
+        """Seconds of processors that the browser has used, all of its processes together."""
+        session, self._session = self._session, {}  # the browser tells of them, not a page
+        told = self.call("SystemInfo.getProcessInfo")["processInfo"]
+        self._session = session
+        return sum(each["cpuTime"] for each in told)
 
     def press(self, *keys: str, modifiers: int = 0) -> None:
         """Presses keys, one after the other: "j", "Enter", "ArrowLeft"."""

@@ -11,8 +11,11 @@ from threading import Timer
 from typing import Any
 
 
-def in_child(work: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What some work returns in a child, as JSON; else what went wrong, as a text."""
+def in_child(work: Callable[[], Any], seconds: float = 120.0) -> Any:
+    """What some work returns in a child, as JSON; else what went wrong, as a text.
+
+    Only a child that hangs takes so many seconds: any thread may stand still for some.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

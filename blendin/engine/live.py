@@ -183,7 +183,9 @@ class LiveQueue:
             ValueError: a prompt is empty or too long, or all of them could never wait at once.
             Stopped: the queue is stopped or broken.
         """
-        self._check_room(len(requests))
+        self.check_process()
+        with self._lock:
+            self._check_room(len(requests))
         sequences = [request.read(self.pair) for request in requests]
         for sequence in sequences:
             self._scheduler.check_fits(sequence)
@@ -283,11 +285,16 @@ class LiveQueue:
     def _sequences(self) -> Iterator[SequenceState | None]:
         """What waits, as the scheduler has room."""
         while True:
-            with self._lock:
-                live = self._waiting.popleft() if self._waiting else None
-                if live is not None:
-                    self._begun[live.sequence] = live
-            yield None if live is None else live.sequence
+            yield self._next()
+
+    def _next(self) -> SequenceState | None:
+        """Begins what has waited longest; apart from `_sequences`, which would hold on to it."""
+        with self._lock:
+            if not self._waiting:
+                return None
+            live = self._waiting.popleft()
+            self._begun[live.sequence] = live
+            return live.sequence
 
     def _run(self) -> None:
         try:
@@ -302,7 +309,8 @@ class LiveQueue:
     def _has_work(self) -> bool:
         """Waits until there is something to do; False: no more."""
         with self._lock:
-            while not (self._waiting or self._begun or self._cancelled or self._is_stopping):
+            while not (self._waiting or self._begun or self._is_stopping):
+                self._cancelled.clear()  # what was cancelled while it ended
                 self._lock.wait()
             return bool(self._waiting or self._begun) and not self._is_cut
 
@@ -333,3 +341,5 @@ class LiveQueue:
                 self.check_open()
             except Stopped as stopped:
                 live.end(stopped)
+        with self._lock:
+            self._cancelled.clear()  # after the last end: what is over is not added any more

@@ -32,6 +32,7 @@ class Text:
         log: its tokens, where they are told of.
         told_steps: whether its steps are.
         cut: why it was ended before its time.
+        is_counted: whether the server's counts have its end.
     """
 
     live: Live | None
@@ -41,6 +42,7 @@ class Text:
     tells_steps: bool
     prompt: Sequence[Token] = ()
     cut: str | None = None
+    is_counted: bool = False
     _new_steps: list[Step] = field(default_factory=list)
 
     @property

@@ -74,6 +74,8 @@ class Service:
             self._watch(pair, live)
             self._queue = live
             self._pair = pair  # with it, all is there
+            if self._is_stopping:  # `stop` came too early to find the queue
+                live.stop()
         except BaseException as error:
             self.failure = error
             on_failure()
@@ -274,11 +276,18 @@ class Service:
             status = 502 if isinstance(error, ServerError) else 500
             raise ApiError(status, str(error) or type(error).__name__) from error
         finally:
-            live.cancel()
-            seconds = time.monotonic() - answer.arrived
-            if reason != "gone":
-                self._seconds += (seconds - self._seconds) / 8
-            self.metrics.ended(policy, reason, live.output, seconds)
+            self._ended(answer, text, reason)
+
+    def _ended(self, answer: Answer, text: Text, reason: str) -> None:
+        """Counts a text that has ended, once."""
+        if (live := text.live) is None or text.is_counted:
+            return
+        text.is_counted = True
+        live.cancel()
+        seconds = time.monotonic() - answer.arrived
+        if reason != "gone":
+            self._seconds += (seconds - self._seconds) / 8
+        self.metrics.ended(type(live.sequence.policy).__name__, reason, live.output, seconds)
 
     @contextmanager
     def _limited(self, answer: Answer) -> Iterator[None]:
@@ -295,7 +304,8 @@ class Service:
             yield
         finally:
             timer.cancel()
-            answer.leave()
+            for text in answer.texts:
+                self._ended(answer, text, "gone")  # those that nobody has read a step of
 
 
 async def merged(streams: Sequence[AsyncGenerator[bytes]]) -> AsyncGenerator[bytes]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 from conftest import generator
+from serving import PATIENCE
 
 from blendin import BlendInGenerator
 from blendin.engine import stream as engine
@@ -18,18 +18,6 @@ from blendin.engine import stream as engine
 @pytest.fixture
 def gen() -> BlendInGenerator:
     return generator(("llama", "byte-level", 0), ("llama", "sentencepiece", 1))
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps that take their time."""
-    advance = engine.advance
-
-    def slowly(*args: Any) -> None:
-        time.sleep(0.05)
-        advance(*args)
-
-    monkeypatch.setattr(engine, "advance", slowly)
 
 
 def workers() -> list[threading.Thread]:
@@ -55,24 +43,33 @@ def test_a_batch_comes_so_too(gen: BlendInGenerator) -> None:
     ]
 
 
-def test_the_event_loop_goes_on(gen: BlendInGenerator, slow: None) -> None:
-    async def both() -> tuple[int, int]:
-        ticks = steps = 0
+def test_the_event_loop_goes_on(gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step waits for it to turn, and would for ever where the loop waits for the step."""
+    advance, ticked = engine.advance, threading.Semaphore(0)
 
+    def waiting(*args: Any) -> None:
+        for _ in range(3):
+            assert ticked.acquire(timeout=PATIENCE)
+        advance(*args)
+
+    monkeypatch.setattr(engine, "advance", waiting)
+
+    async def steps() -> int:
         async def tick() -> None:
-            nonlocal ticks
             while True:
-                ticks += 1
+                ticked.release()
                 await asyncio.sleep(0.005)
 
         ticking = asyncio.create_task(tick())
-        async for _ in gen.stream("Why?", max_new_tokens=4):
-            steps += 1
+        count = 0
+        async for _ in gen.stream("Why?", max_new_tokens=4, speculate="off"):
+            count += 1
+            while ticked.acquire(blocking=False):
+                pass  # the next step has to see others
         ticking.cancel()
-        return ticks, steps
+        return count
 
-    ticks, steps = asyncio.run(both())
-    assert steps == 4 and ticks > 2 * steps
+    assert asyncio.run(steps()) == 4
 
 
 def test_two_streams_run_side_by_side(gen: BlendInGenerator) -> None:
@@ -90,22 +87,46 @@ def test_two_streams_run_side_by_side(gen: BlendInGenerator) -> None:
     ]
 
 
-def test_a_cancelled_wait_loses_no_step(gen: BlendInGenerator, slow: None) -> None:
+def test_a_cancelled_wait_loses_no_step(
+    gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step comes while the wait after a cancelled one begins, lasts or is cancelled."""
+    advance, allowed = engine.advance, threading.Semaphore(0)
+
+    def held(*args: Any) -> None:
+        assert allowed.acquire(timeout=PATIENCE)
+        advance(*args)
+
     async def steps() -> list[Any]:
         stream, found = gen.stream("Why?", max_new_tokens=5), []
         while True:
             try:
                 found.append(await asyncio.wait_for(anext(stream), 0.02))
             except TimeoutError:
-                continue
+                allowed.release()
             except StopAsyncIteration:
                 return found
 
-    assert asyncio.run(steps()) == gen.generate("Why?", max_new_tokens=5).steps
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "advance", held)
+        found = asyncio.run(steps())
+    assert found == gen.generate("Why?", max_new_tokens=5).steps
 
 
-def test_a_cancelled_task_ends_and_what_was_made_stays(gen: BlendInGenerator, slow: None) -> None:
-    stream = gen.stream("Why?", max_new_tokens=200)
+def test_a_cancelled_task_ends_and_what_was_made_stays(
+    gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is cancelled while its third step is being made."""
+    stream = gen.stream("Why?", max_new_tokens=200, speculate="off")
+    advance, third, over = engine.advance, threading.Event(), threading.Event()
+
+    def held(*args: Any) -> None:
+        if len(stream.output.steps) == 2:
+            third.set()
+            assert over.wait(PATIENCE)
+        advance(*args)
+
+    monkeypatch.setattr(engine, "advance", held)
 
     async def read() -> None:
         async with aclosing(stream):
@@ -114,15 +135,16 @@ def test_a_cancelled_task_ends_and_what_was_made_stays(gen: BlendInGenerator, sl
 
     async def cancelled() -> None:
         task = asyncio.create_task(read())
-        await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(third.wait, PATIENCE)
         task.cancel()
+        await asyncio.sleep(0)
+        over.set()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(cancelled())
-    made = len(stream.output.steps)
-    assert 0 < made < 200 and stream.output.stop_reason is None
-    assert list(stream) == [] and len(stream.output.steps) == made
+    assert len(stream.output.steps) == 3 and stream.output.stop_reason is None
+    assert list(stream) == [] and len(stream.output.steps) == 3
 
 
 def test_closing_frees_the_caches_and_ends_the_steps(gen: BlendInGenerator) -> None:
@@ -158,7 +180,7 @@ def test_an_error_comes_out_where_it_is_awaited(
         asyncio.run(read())
 
 
-def test_two_tasks_do_not_wait_for_one_stream(gen: BlendInGenerator, slow: None) -> None:
+def test_two_tasks_do_not_wait_for_one_stream(gen: BlendInGenerator) -> None:
     async def both() -> list[Any]:
         stream = gen.stream("Why?", max_new_tokens=3)
         return await asyncio.gather(anext(stream), anext(stream), return_exceptions=True)

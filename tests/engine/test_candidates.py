@@ -69,7 +69,9 @@ policies = st.one_of(
     st.builds(GuideOnly),
 )
 some = settings(
-    deadline=None, max_examples=10, suppress_health_check=[HealthCheck.differing_executors]
+    deadline=None,
+    max_examples=10,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
 
 

@@ -8,15 +8,14 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from conftest import fail_third_step, generator, model, tokenizer
 from fake_server import FakeServer
-from serving import until
+from serving import PATIENCE, held_steps, until
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Defer, GuideOnly, InterventionCap, Nudge
 from blendin.engine import scheduler as scheduler_module
@@ -47,19 +46,6 @@ def jobs() -> list[tuple[str, dict[str, Any]]]:
             zip(PROMPTS, ({}, {"do_sample": True, "seed": 7}, {}, {}, {"seed": 1}), strict=True)
         )
     ]
-
-
-@contextmanager
-def slow_steps(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.02) -> Iterator[None]:
-    advance = scheduler_module.advance
-
-    def slowly(*args: Any) -> None:
-        time.sleep(seconds)
-        advance(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(scheduler_module, "advance", slowly)
-        yield
 
 
 @pytest.mark.parametrize("cached", [None, 260], ids=["unbounded", "preempting"])
@@ -99,9 +85,12 @@ def test_of_served_models_too(ends: str) -> None:
             for prompt, settings in work:
                 lives.append(live_queue.submit(request(gen, prompt, **settings)))
                 time.sleep(0.01)  # it has to be woken while it waits for a server
-            gone = live_queue.submit(request(gen, max_new_tokens=200, stop=()))
-            gone.take()
-            gone.cancel()
+            with held_steps() as held:
+                gone = live_queue.submit(request(gen, max_new_tokens=200, stop=()))
+                while not gone.output.steps:
+                    held.make()
+                gone.take()
+                gone.cancel()
             for live in lives:
                 list(live)
             assert [live.output.token_ids for live in lives] == expected
@@ -109,32 +98,41 @@ def test_of_served_models_too(ends: str) -> None:
             assert gone.output.stop_reason is None and live_queue.running == 0
 
 
-def test_steps_come_as_they_are_decided_and_the_event_loop_goes_on(
-    gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def read(live: Live, pause: float = 0.0) -> tuple[list[Any], int]:
-        steps, times = [], 0
+def test_steps_come_as_they_are_decided_and_the_event_loop_goes_on(gen: BlendInGenerator) -> None:
+    """Each is let go from the loop itself, once all before it have been read."""
+
+    async def read(live: Live, told: list[list[Any]]) -> None:
         while new := await live.async_take():
-            steps, times = steps + new, times + 1
-            await asyncio.sleep(pause)
-        return steps, times
+            told.append(new)
 
-    async def all_of_them() -> list[Any]:
+    async def all_of_them() -> list[list[list[Any]]]:
         lives = [live_queue.submit(request(gen, p, max_new_tokens=12, stop=())) for p in PROMPTS]
-        return await asyncio.gather(*map(read, lives[:-1]), read(lives[-1], pause=0.2))
+        *quick, late = lives
+        told: list[list[list[Any]]] = [[] for _ in lives]
+        reading = [asyncio.create_task(read(*each)) for each in zip(quick, told, strict=False)]
+        while not all(each.is_over for each in quick):
+            made = held.made
+            held.allow(1)
+            while held.made == made and not all(each.is_over for each in quick):
+                await asyncio.sleep(0.001)
+            for live, parts in zip(quick, told, strict=False):
+                while sum(map(len, parts)) < len(live.output.steps):
+                    await asyncio.sleep(0.001)
+        await asyncio.gather(*reading)
+        held.allow()
+        until(lambda: late.is_over)
+        await read(late, told[-1])
+        return told
 
-    with slow_steps(monkeypatch), LiveQueue(gen.pair) as live_queue:
-        *quick, (late_steps, late) = asyncio.run(all_of_them())
-    for prompt, (steps, times) in zip(PROMPTS, quick, strict=False):
-        assert steps == gen.generate(prompt, max_new_tokens=12, stop=()).steps
-        assert times > len(steps) // 2
-    assert late_steps == gen.generate(PROMPTS[-1], max_new_tokens=12, stop=()).steps
-    assert late <= 6  # whoever reads slowly gets several at once
+    with LiveQueue(gen.pair) as live_queue, held_steps() as held:
+        told = asyncio.run(asyncio.wait_for(all_of_them(), PATIENCE))
+    for prompt, parts in zip(PROMPTS, told, strict=True):
+        steps = gen.generate(prompt, max_new_tokens=12, stop=()).steps
+        assert [step for part in parts for step in part] == steps
+    assert len(told[-1]) == 1  # whoever reads slowly gets several at once
 
 
-def test_a_wait_that_is_cancelled_loses_nothing(
-    gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wait_that_is_cancelled_loses_nothing(gen: BlendInGenerator) -> None:
     async def read() -> list[Any]:
         live, steps = live_queue.submit(request(gen, max_new_tokens=5, stop=())), []
         while True:
@@ -143,10 +141,11 @@ def test_a_wait_that_is_cancelled_loses_nothing(
                     return steps
                 steps += new
             except TimeoutError:
-                continue
+                held.allow(1)  # which comes while the next wait begins, lasts or is cancelled
 
-    with slow_steps(monkeypatch), LiveQueue(gen.pair) as live_queue:
-        assert asyncio.run(read()) == gen.generate("Why?", max_new_tokens=5, stop=()).steps
+    with LiveQueue(gen.pair) as live_queue, held_steps() as held:
+        steps = asyncio.run(asyncio.wait_for(read(), PATIENCE))
+    assert steps == gen.generate("Why?", max_new_tokens=5, stop=()).steps
 
 
 def test_who_leaves_frees_its_place_at_the_next_step(
@@ -155,16 +154,18 @@ def test_who_leaves_frees_its_place_at_the_next_step(
     left = []
     leave = gen.pair.leave
     monkeypatch.setattr(gen.pair, "leave", lambda *each: (left.append(each), leave(*each)))
-    with slow_steps(monkeypatch), LiveQueue(gen.pair, max_batch_size=1) as live_queue:
+    with LiveQueue(gen.pair, max_batch_size=1) as live_queue, held_steps() as held:
         begun = live_queue.submit(request(gen, max_new_tokens=500, stop=(), policy=Blend(0.5)))
         waiting = live_queue.submit(request(gen, max_new_tokens=500, stop=()))
         following = live_queue.submit(request(gen, "a", max_new_tokens=3, stop=()))
+        held.make()
         made = len(begun.take())
         assert (live_queue.running, live_queue.waiting) == (1, 2)
         waiting.cancel()
         assert waiting.take() == [] and not waiting.output.steps
         begun.cancel()
         begun.cancel()
+        held.allow()
         list(begun)
         assert made <= len(begun.output.steps) < 400 and begun.output.stop_reason is None
         list(following)
@@ -173,14 +174,56 @@ def test_who_leaves_frees_its_place_at_the_next_step(
     assert [each[0].ids for each in left if each[0] is begun.sequence.base]
 
 
-def test_too_many_are_refused_and_all_of_one_call_or_none(
+def test_who_leaves_again_while_it_is_being_ended_ends_nothing_else(
     gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A server's answer is left by its text, by itself and by its connection."""
+    with LiveQueue(gen.pair) as live_queue:
+        remove = live_queue.scheduler.remove
+
+        def while_left_again(sequence: Any) -> None:
+            live.cancel()
+            remove(sequence)
+
+        monkeypatch.setattr(live_queue.scheduler, "remove", while_left_again)
+        live = live_queue.submit(request(gen, max_new_tokens=500, stop=()))
+        live.take()
+        live.cancel()
+        list(live)
+        until(lambda: not live_queue._cancelled or not live_queue._thread.is_alive())
+        following = live_queue.submit(request(gen, max_new_tokens=3, stop=()))
+        assert len(list(following)) == 3
+
+
+def test_what_is_over_is_not_held_on_to(gen: BlendInGenerator) -> None:
+    """Neither by a queue that has nothing to do, nor by one that was stopped before it could."""
+
+    def is_gone(live: weakref.ref[Live]) -> bool:
+        return live() is None or gc.collect() < 0 or live() is None
+
+    with LiveQueue(gen.pair, max_batch_size=1) as live_queue:
+        for count in (1, 2):
+            lives = live_queue.submit_all([request(gen, max_new_tokens=2, stop=())] * count)
+            assert all(len(list(live)) == 2 for live in lives)
+            left = [weakref.ref(live) for live in lives]
+            del lives
+            until(lambda left=left: all(map(is_gone, left)))
+        with held_steps() as held:
+            live = live_queue.submit(request(gen, max_new_tokens=500, stop=()))
+            held.make()
+            stopping = threading.Thread(target=live_queue.stop)
+            stopping.start()
+            until(lambda: live_queue._is_cut)
+            live.cancel()
+        stopping.join()
+        gone = weakref.ref(live)
+        del live
+        until(lambda: is_gone(gone))
+
+
+def test_too_many_are_refused_and_all_of_one_call_or_none(gen: BlendInGenerator) -> None:
     asked = request(gen, max_new_tokens=300, stop=())
-    with (
-        slow_steps(monkeypatch),
-        LiveQueue(gen.pair, max_batch_size=1, max_waiting=2) as live_queue,
-    ):
+    with LiveQueue(gen.pair, max_batch_size=1, max_waiting=2) as live_queue, held_steps():
         with pytest.raises(ValueError, match="4 texts are asked for at once and 3 may"):
             live_queue.submit_all([asked] * 4)
         lives = live_queue.submit_all([asked] * 2)
@@ -242,20 +285,21 @@ def test_an_error_of_the_loop_reaches_all(
     live_queue.stop()
 
 
-@pytest.mark.parametrize("patience", [0.0, 30.0])
+@pytest.mark.parametrize("patience", [0.0, PATIENCE])
 def test_stopping_lets_them_finish_or_hands_back_what_there_is(
-    gen: BlendInGenerator, monkeypatch: pytest.MonkeyPatch, patience: float
+    gen: BlendInGenerator, patience: float
 ) -> None:
-    with slow_steps(monkeypatch):
-        live_queue = LiveQueue(gen.pair, max_batch_size=1)
+    live_queue = LiveQueue(gen.pair, max_batch_size=1)
+    with held_steps() as held:
         lives = live_queue.submit_all([request(gen, max_new_tokens=20, stop=())] * 2)
+        held.make()
         lives[0].take()
         stopping = threading.Thread(target=live_queue.stop, args=(patience,))
         stopping.start()
-        until(lambda: live_queue._is_stopping)
+        until(lambda: live_queue._is_stopping if patience else live_queue._is_cut)
         with pytest.raises(Stopped, match="takes no requests"):
             live_queue.submit(request(gen))
-        stopping.join()
+    stopping.join()
     if patience:
         assert all(list(live) and live.output.stop_reason for live in lives)
     else:
@@ -267,15 +311,18 @@ def test_stopping_lets_them_finish_or_hands_back_what_there_is(
     assert all(live.is_over for live in lives)
 
 
+@pytest.mark.skipif(
+    not hasattr(time, "pthread_getcpuclockid"), reason="a thread's own time is not told here"
+)
 def test_an_idle_queue_uses_no_time(gen: BlendInGenerator) -> None:
     with LiveQueue(gen.pair) as live_queue:
         list(live_queue.submit(request(gen, max_new_tokens=2)))
-        gc.collect()
-        used = []
-        for _ in range(20):  # what other tests have left behind may be busy for a while
-            before = time.process_time()
+        assert live_queue._thread.ident is not None
+        clock = time.pthread_getcpuclockid(live_queue._thread.ident)
+
+        def is_idle() -> bool:
+            before = time.clock_gettime(clock)
             time.sleep(0.3)
-            used.append(time.process_time() - before)
-            if used[-1] < 0.1:
-                return
-        pytest.fail(f"seconds of processor time in 0.3: {used}")
+            return time.clock_gettime(clock) - before < 0.001
+
+        until(is_idle)  # once its last step has ended

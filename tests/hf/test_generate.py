@@ -117,7 +117,7 @@ def test_every_row_of_a_padded_batch_is_what_the_reference_writes(form: str) -> 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_thread_that_reads_a_stream_comes_to_its_end(form: str) -> None:
     (base, tok), inputs = model(*BASE), padded([base_text("Why?")])
-    streamer = TextIteratorStreamer(tok, skip_prompt=True, timeout=60)
+    streamer = TextIteratorStreamer(tok, skip_prompt=True, timeout=300)
     call = arguments(form) | inputs | {"messages": "Why?", "max_new_tokens": 8}
     worker = threading.Thread(target=base.generate, kwargs={**call, "streamer": streamer})
     worker.start()

@@ -124,7 +124,7 @@ def test_threads_share_the_engine() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert [told[place] for place in range(len(PROMPTS))] == expected
 
 

@@ -69,6 +69,9 @@ class StandIn:
                 elif self.path == "/v1/models" and self.is_let_in():
                     told = {"data": [{"id": id} for id in stand_in.models]}
                     self.reply(200, "application/json", json.dumps(told).encode())
+                elif self.path == "/favicon.ico":  # a fault would be complained of, whenever
+                    self.send_response(204)
+                    self.end_headers()
                 elif self.path not in ("/", "/v1/models"):
                     self.reply(404, "text/plain", b"")
 

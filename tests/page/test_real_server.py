@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import browser
 import pytest
 from browser import Tab
 from hostile import SCRIPT
-from serving import Served, served
+from serving import Served, held_steps, served, until
 
-from blendin import BaseOnly, Blend, BlendInGenerator, Generation
-from blendin.engine import scheduler
+from blendin import BaseOnly, Blend, BlendInGenerator, Generation, Step
 from blendin.page import ALTERNATIVES, read_traces
 
 pytestmark = [browser.needs_browser, pytest.mark.pair]
@@ -75,25 +73,31 @@ def traced(gen: BlendInGenerator, prompt: Any, policy: Any) -> Generation:
     return gen.generate(prompt, policy=policy, max_new_tokens=LENGTH, trace_top=ALTERNATIVES)
 
 
+def certain(steps: Sequence[Step]) -> int:
+    """How many steps are told of: those up to the last whose text is certain."""
+    return max((place + 1 for place, step in enumerate(steps) if step.text), default=0)
+
+
 def test_what_is_asked_streams_is_compared_and_goes_on_from_an_alternative(
-    tab: Tab, default_pair: BlendInGenerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tab: Tab, server: Served, default_pair: BlendInGenerator, tmp_path: Path
 ) -> None:
     outs = [traced(default_pair, PROMPT, policy) for policy in (Blend(), BaseOnly())]
-    advance = scheduler.advance
-
-    def slowly(*args: Any) -> None:
-        time.sleep(0.05)  # so that any browser paints in between
-        advance(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(scheduler, "advance", slowly)
-        tab.do("""globalThis.sizes = [new Set(), new Set()];
-          new MutationObserver(() => all('.panel').forEach((e, at) =>
-            sizes[at]?.add(e.querySelectorAll('.t').length)))
-            .observe(document.body, {childList: true, subtree: true})""")
+    with held_steps() as held:
         ask(tab, PROMPT, "blend", "base")
-        assert finished(tab, 2) == [out.text for out in outs]
-    assert all(count > LENGTH / 4 for count in tab.do("sizes.map(each => each.size)"))
+        until(lambda: server.in_flight == 2)
+        queue = server.service.queue
+        asked = (*queue._begun.values(), *queue._waiting)
+        found = {type(live.sequence.policy): live for live in asked}
+        lives, sizes = (found[Blend], found[BaseOnly]), (set[int](), set[int]())
+        while not all(live.sequence.done for live in lives):
+            held.make()
+            counts = [certain(live.output.steps) for live in lives]
+            tab.wait(f"all('.panel').every((e, at) => "
+                     f"e.querySelectorAll('.t').length >= {counts}[at])")  # fmt: skip
+            for size, count in zip(sizes, counts, strict=True):
+                size.add(count)
+        assert all(len(size) > LENGTH / 4 for size in sizes)
+    assert finished(tab, 2) == [out.text for out in outs]
     for at, out in enumerate(outs):
         panel = f".panel:nth-child({at + 1})"
         marked = f"all('{panel} .t.both, {panel} .t.guide').map(each => Number(each.dataset.i))"
@@ -127,16 +131,14 @@ def test_what_is_asked_streams_is_compared_and_goes_on_from_an_alternative(
     tab.press("Escape")
     tab.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     tab.click(".panel:nth-child(2) button")
-    for _ in range(1000):
-        if saved := list(tmp_path.glob("*.json")):
-            break
-        time.sleep(0.01)
-    (kept,) = read_traces(saved[0])
+    until(lambda: any(file.stat().st_size for file in tmp_path.glob("*.json")))
+    (saved,) = tmp_path.glob("*.json")
+    (kept,) = read_traces(saved)
     assert "".join(step.text for step in kept.steps) == branch
     assert kept.steps[place].source == "you" and kept.steps[-1].text == goes_on.steps[-1].text
     tab.call("Page.reload")
     tab.wait("document.readyState === 'complete' && !one('.panel') && one('[name=policy]')")
-    tab.drop(saved[0])
+    tab.drop(saved)
     assert finished(tab, 1) == [branch]
 
 

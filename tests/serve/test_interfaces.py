@@ -53,7 +53,7 @@ def test_logitloom_finds_the_server_from_its_page(server: Served) -> None:
             "anthropic-dangerous-direct-browser-access": "true"}  # fmt: skip
     asked = {"Access-Control-Request-Method": "GET",
              "Access-Control-Request-Headers": ",".join(sent).lower()}  # fmt: skip
-    leave = httpx.options(f"{server.url}/v1/models", headers=ORIGIN | asked)
+    leave = server.client.options("/v1/models", headers=ORIGIN | asked)
     assert leave.status_code == 200
     assert set(sent) <= set(leave.headers["Access-Control-Allow-Headers"].split(",")) | {
         "Authorization"

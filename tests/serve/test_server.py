@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,11 +20,12 @@ from typing import Any
 import httpx
 import pytest
 from conftest import fail_third_step, generator
-from serving import events, served, until
+from serving import PATIENCE, events, held_steps, served, until
 
 from blendin import BlendInGenerator
 from blendin.engine import scheduler as scheduler_module
 from blendin.serve import ServeSettings
+from blendin.serve.requests import read_chat
 from blendin.serve.run import listen, run
 
 QUESTION = [{"role": "user", "content": "How many?"}]
@@ -66,7 +68,7 @@ def test_the_key_is_asked_for(gen: BlendInGenerator) -> None:
             "Bearer é",
         ):
             headers = {} if header is None else {"Authorization": header.encode()}
-            with httpx.Client(base_url=server.url, headers=headers) as stranger:
+            with httpx.Client(base_url=server.url, headers=headers, timeout=PATIENCE) as stranger:
                 for path in ("/v1/models", "/metrics", "/docs", "/nothing"):
                     answer = stranger.get(path)
                     assert answer.status_code == 401, (header, path)
@@ -81,7 +83,8 @@ def test_other_pages_may_ask_only_where_that_is_wanted(gen: BlendInGenerator) ->
     asked = {"Origin": "http://a.example", "Access-Control-Request-Method": "POST"}
     for cors, allowed in (((), None), (["http://a.example"], "http://a.example"), (["*"], "*")):
         with served(gen, cors=cors, api_key="key") as server:
-            answer = httpx.options(f"{server.url}/v1/chat/completions", headers=asked)
+            path = f"{server.url}/v1/chat/completions"
+            answer = httpx.options(path, headers=asked, timeout=PATIENCE)
             assert answer.headers.get("Access-Control-Allow-Origin") == allowed
             plain = server.client.post("/v1/completions", content=b'{"prompt": "a"}')
             assert plain.status_code == 415  # a form of another page's needs no leave
@@ -110,7 +113,7 @@ def test_503_while_it_loads_and_an_end_where_it_cannot(gen: BlendInGenerator) ->
     ready = threading.Event()
 
     def load() -> BlendInGenerator:
-        ready.wait(20)
+        assert ready.wait(PATIENCE)
         return gen
 
     with served(load, wait=False) as server:
@@ -129,22 +132,37 @@ def test_503_while_it_loads_and_an_end_where_it_cannot(gen: BlendInGenerator) ->
         raise ValueError("no such model")
 
     with served(fail, wait=False) as server:
-        server.thread.join(20)
+        server.thread.join(PATIENCE)
         assert not server.thread.is_alive() and str(server.service.failure) == "no such model"
 
 
-def test_too_many_wait_no_longer(gen: BlendInGenerator, slow: None) -> None:
+def test_a_pair_that_is_loaded_too_late_is_not_left_running(gen: BlendInGenerator) -> None:
+    begun, ready = threading.Event(), threading.Event()
+
+    def load() -> BlendInGenerator:
+        begun.set()
+        assert ready.wait(PATIENCE)
+        return gen
+
+    with served(load, wait=False) as server:
+        assert begun.wait(PATIENCE)
+    ready.set()
+    until(lambda: (queue := server.service._queue) is not None and not queue._thread.is_alive())
+
+
+def test_too_many_wait_no_longer(gen: BlendInGenerator) -> None:
     with served(gen, max_batch_size=1, max_waiting=2) as server, ThreadPoolExecutor(3) as pool:
-        asked = [
-            pool.submit(server.client.post, "/v1/chat/completions", json=endless(max_tokens=40))
-            for _ in range(3)
-        ]
-        until(lambda: server.in_flight == 3)
-        for path, body in (("chat/completions", endless()), ("completions", {"prompt": "a"})):
-            answer = server.client.post(f"/v1/{path}", json=body)
-            assert answer.status_code == 429 and 1 <= int(answer.headers["Retry-After"]) <= 60
-            assert answer.json()["error"]["code"] == "rate_limit_exceeded"
-        assert server.chat(n=4).status_code == 400  # it never could
+        with held_steps():
+            asked = [
+                pool.submit(server.client.post, "/v1/chat/completions", json=endless(max_tokens=40))
+                for _ in range(3)
+            ]
+            until(lambda: server.in_flight == 3)
+            for path, body in (("chat/completions", endless()), ("completions", {"prompt": "a"})):
+                answer = server.client.post(f"/v1/{path}", json=body)
+                assert answer.status_code == 429 and 1 <= int(answer.headers["Retry-After"]) <= 60
+                assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+            assert server.chat(n=4).status_code == 400  # it never could
         assert [each.result().status_code for each in asked] == [200] * 3
         assert server.chat(max_tokens=2).status_code == 200
 
@@ -170,8 +188,37 @@ def test_who_hangs_up_frees_the_place(
         until(lambda: f'reason="gone"}} {n}.0' in server.client.get("/metrics").text)
 
 
-def test_a_text_has_a_time(gen: BlendInGenerator, slow: None) -> None:
+@pytest.mark.parametrize("n", [1, 2])
+def test_who_hangs_up_before_a_step_is_read_is_counted(gen: BlendInGenerator, n: int) -> None:
+    with served(gen) as server:
+
+        async def leave() -> None:
+            answer = await server.service.begin(endless(stream=True, n=n), read_chat)
+            answers = server.service.events(answer)
+            await anext(answers)  # that the assistant speaks
+            await answers.aclose()
+
+        asyncio.run(leave())
+        until(lambda: server.in_flight == 0)
+        assert f'reason="gone"}} {n}.0' in server.client.get("/metrics").text
+
+
+def test_a_text_has_a_time(
+    gen: BlendInGenerator, slow: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with served(gen, request_timeout=0.3) as server:
+        begin = server.service.begin
+
+        async def begun(*asked: Any) -> Any:
+            """An answer whose texts have begun, so that each has something when it is cut."""
+            answer = await begin(*asked)
+            texts = [text.output for text in answer.texts]
+            await asyncio.to_thread(
+                until, lambda: all(any(step.text for step in out.steps) for out in texts)
+            )
+            return answer
+
+        monkeypatch.setattr(server.service, "begin", begun)
         whole = server.client.post("/v1/chat/completions", json=endless(n=2)).json()
         for choice, report in zip(whole["choices"], whole["blendin"]["choices"], strict=True):
             assert choice["finish_reason"] == "length" and choice["message"]["content"]
@@ -186,21 +233,27 @@ def test_a_text_has_a_time(gen: BlendInGenerator, slow: None) -> None:
         )
 
 
-@pytest.mark.parametrize("patience", [0.0, 60.0])
+@pytest.mark.parametrize("patience", [0.0, PATIENCE])
 def test_stopping_lets_texts_end_or_hands_back_what_there_is(
-    gen: BlendInGenerator, slow: None, patience: float
+    gen: BlendInGenerator, patience: float
 ) -> None:
-    length = 100 if patience else 1500  # not over before the last one has come
-    with served(gen, stop_timeout=patience, max_batch_size=2) as server:
-        with ThreadPoolExecutor(3) as pool:
-            asked = []
-            for place, stream in enumerate((True, False, False)):  # the last one has to wait
-                body = endless(max_tokens=length, stream=stream)
-                asked.append(pool.submit(server.client.post, "/v1/chat/completions", json=body))
-                until(lambda count=place + 1: server.in_flight == count)
-            time.sleep(0.2)
-            server.stop()
-            stream, *others = (each.result() for each in asked)
+    length = 30
+    with (
+        served(gen, stop_timeout=patience, max_batch_size=2) as server,
+        ThreadPoolExecutor(3) as pool,
+        held_steps() as held,
+    ):
+        asked = []
+        for place, stream in enumerate((True, False, False)):  # the last one has to wait
+            body = endless(max_tokens=length, stream=stream)
+            asked.append(pool.submit(server.client.post, "/v1/chat/completions", json=body))
+            until(lambda count=place + 1: server.in_flight == count)
+        held.make(4)
+        queue = server.service.queue
+        server.stop()
+        until(lambda: queue._is_stopping if patience else queue._is_cut)
+        held.allow()
+        stream, *others = (each.result() for each in asked)
         last = events(stream.text)[-1]
         if patience:
             reports = [last["blendin"], *(each.json()["blendin"] for each in others)]
@@ -212,7 +265,7 @@ def test_stopping_lets_texts_end_or_hands_back_what_there_is(
             assert statuses == [200, 503]  # one had begun
             partial = next(each.json() for each in others if each.status_code == 200)
             assert partial["choices"][0]["message"]["content"] and partial["blendin"]["cut"]
-        server.thread.join(20)
+        server.thread.join(PATIENCE)
         assert not server.thread.is_alive()
 
 
@@ -294,14 +347,14 @@ def test_the_command_serves_until_it_is_told_to_stop(pair_folders: list[str]) ->
         line = next(line for line in started.stderr if "http://" in line)
         url = re.search(r"http://127\.0\.0\.1:\d+", line).group()  # type: ignore[union-attr]
         headers = {"Authorization": "Bearer key"}
-        until(lambda: httpx.get(f"{url}/health").status_code == 200)
+        until(lambda: httpx.get(f"{url}/health", timeout=PATIENCE).status_code == 200)
         answer = httpx.post(
-            f"{url}/v1/chat/completions", headers=headers, timeout=30,
+            f"{url}/v1/chat/completions", headers=headers, timeout=PATIENCE,
             json={"model": "tiny", "messages": QUESTION, "max_tokens": 4},
         )  # fmt: skip
         assert answer.json()["blendin"]["policy"]["name"] == "Nudge"
         started.send_signal(signal.SIGINT)
-        assert started.wait(20) == 0
+        assert started.wait(PATIENCE) == 0
         assert "Traceback" not in started.stderr.read()
 
 
@@ -323,5 +376,5 @@ def test_what_the_command_cannot_do_it_says(
     arguments: tuple[str, ...], variables: dict[str, str], sentence: str
 ) -> None:
     with command(*arguments, **variables) as started:
-        _, errors = started.communicate(timeout=120)
+        _, errors = started.communicate(timeout=PATIENCE)
     assert started.returncode == 2 and sentence in errors and "Traceback" not in errors
