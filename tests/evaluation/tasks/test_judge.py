@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -47,7 +48,7 @@ class Server:
     url: str = ""
 
     def judge(self, **settings: Any) -> ChatJudge:
-        return ChatJudge(self.url, "a-model", **{"timeout": 5, "backoff": 0.01} | settings)
+        return ChatJudge(self.url, "a-model", **{"timeout": 60, "backoff": 0.01} | settings)
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_the_question_has_prompt_completion_and_classes_and_is_asked_greedily(
 
 
 def test_labels_keep_the_completions_order_whichever_reply_comes_first(server: Server) -> None:
-    together, most, running = threading.Barrier(3), 0, 0
+    together, most, running = threading.Barrier(3, timeout=60), 0, 0
     lock = threading.Lock()
 
     def answer(number: int, question: str) -> Answer:
@@ -129,7 +130,7 @@ def test_labels_keep_the_completions_order_whichever_reply_comes_first(server: S
             most = max(most, running)
         place = next(n for n in range(10) if f"<{n}>" in question)
         if number:  # the first comes alone
-            together.wait(5)
+            together.wait()
             threading.Event().wait(0.01 * (10 - place))
         with lock:
             running -= 1
@@ -161,16 +162,21 @@ def test_overload_server_errors_and_lost_connections_are_asked_again(
     assert len(server.requests) == 12
 
 
-def test_a_reply_that_does_not_come_in_time_is_asked_for_again(server: Server) -> None:
-    done = threading.Event()
+def test_a_reply_that_does_not_come_in_time_is_asked_for_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, judge = threading.Event(), server.judge(timeout=0.2)
+    asked = judge._server()
+    monkeypatch.setattr(ChatJudge, "_server", lambda _: asked)
 
     def answer(number: int, question: str) -> Answer:
         if number == 0:
-            done.wait(5)
+            asked.client.timeout = httpx.Timeout(60)  # of the next request
+            done.wait(60)
         return said(CLASSES[1])
 
     server.answer = answer
-    (label,) = server.judge(timeout=0.2)(TEN[:1])
+    (label,) = judge(TEN[:1])
     done.set()
     assert label.verdict == "refusal" and len(server.requests) == 2
 
@@ -351,9 +357,9 @@ def test_a_server_that_cannot_be_used_is_told_with_its_url_before_the_rest_is_as
 def test_a_server_that_is_not_there_is_told_with_its_url() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(ValueError, match=rf"{url}/chat/completions cannot be reached .*refused"):
-        ChatJudge(url, "a-model", backoff=0.01)(TEN)
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"  # bound, it is nobody else's
+        with pytest.raises(ValueError, match=rf"{url}/chat/completions cannot be reached .*refuse"):
+            ChatJudge(url, "a-model", backoff=0.01)(TEN)
 
 
 @pytest.mark.parametrize(
