@@ -646,7 +646,8 @@ class _Connection(BaseHTTPRequestHandler):
         poll = select.poll()  # `select.select` knows no descriptor above 1023
         poll.register(self.connection, select.POLLIN)
         if poll.poll(seconds * 1000):
-            if not self.connection.recv(1, socket.MSG_PEEK):
+            is_tls = isinstance(self.connection, ssl.SSLSocket)  # in which nobody can peek
+            if is_tls or not self.connection.recv(1, socket.MSG_PEEK):
                 raise ConnectionAbortedError("the client is gone")
             time.sleep(seconds)  # it sent its next request ahead
         if self.server.dying:
