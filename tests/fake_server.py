@@ -14,6 +14,7 @@ import ssl
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,7 +56,8 @@ class FakeServer:
     """Serves one model on 127.0.0.1, from `start` (or `with`) to `stop`, as often as wanted.
 
     Attributes:
-        port: 0 until the first start, where it was not given; the same from then on.
+        port: 0 until the first start, where it was not given; the same from then on, and nobody
+            else's as long as this object lives, stopped or not.
         requests: the bodies of the completions asked for, in order of arrival, refused and
             faulty ones too; the n-th is the one that `faults` was asked about with n.
         headers: theirs, with names in lower case.
@@ -130,6 +132,7 @@ class FakeServer:
         self.counting = threading.Lock()
         self._computing = threading.Lock()
         self._listener: _Listener | None = None
+        self._kept: socket.socket | None = None
 
     @property
     def url(self) -> str:
@@ -140,10 +143,22 @@ class FakeServer:
     def start(self) -> None:
         if self._listener is not None:
             raise RuntimeError("already started")
+        if self.socket_path is None and self._kept is None:
+            self._keep_port()
         self._listener = _Listener(self)
-        if self.socket_path is None:
-            self.port = self._listener.server_address[1]
         threading.Thread(target=self._listener.serve_forever, args=(0.01,), daemon=True).start()
+
+    def _keep_port(self) -> None:
+        """Binds a socket that never listens, so that a stopped server's port refuses connections.
+
+        Else another process may have it by the time that the server starts again, or a client that
+        connects to it may be given it as its own port, and meets itself.
+        """
+        self._kept = socket.socket()
+        weakref.finalize(self, self._kept.close)
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind(("127.0.0.1", self.port))
+        self.port = self._kept.getsockname()[1]
 
     def stop(self) -> None:
         """Ends as a killed process does: streams break off, and connecting is refused."""
@@ -439,7 +454,7 @@ class _Listener(ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
                 except OSError:  # the client was faster
                     pass
-            if not self.change.wait_for(lambda: not self.connections, timeout=30):
+            if not self.change.wait_for(lambda: not self.connections, timeout=60):
                 raise RuntimeError(f"{len(self.connections)} connections do not end")
 
 
@@ -631,7 +646,8 @@ class _Connection(BaseHTTPRequestHandler):
         poll = select.poll()  # `select.select` knows no descriptor above 1023
         poll.register(self.connection, select.POLLIN)
         if poll.poll(seconds * 1000):
-            if not self.connection.recv(1, socket.MSG_PEEK):
+            is_tls = isinstance(self.connection, ssl.SSLSocket)  # in which nobody can peek
+            if is_tls or not self.connection.recv(1, socket.MSG_PEEK):
                 raise ConnectionAbortedError("the client is gone")
             time.sleep(seconds)  # it sent its next request ahead
         if self.server.dying:

@@ -11,6 +11,7 @@ from reference import Reference
 from transformers import AutoTokenizer
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly, Nudge
+from blendin.models import default_pair as pairs
 from blendin.models.loader import load
 from blendin.models.local import LanguageModel
 
@@ -158,7 +159,13 @@ def test_a_hub_id_out_of_reach_falls_back_on_the_embedded_copy(
         load("some/model", "guide")
 
 
-def test_loading_from_the_warm_cache_takes_seconds(default_pair: BlendInGenerator) -> None:
-    started = time.perf_counter()
+def test_loading_from_the_warm_cache_converts_nothing_and_takes_seconds(
+    default_pair: BlendInGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(gguf: object, destination: object) -> None:
+        pytest.fail(f"{gguf} is converted anew")  # which takes a minute, in another process
+
+    monkeypatch.setattr(pairs, "_convert_in_child", convert)
+    started = time.process_time()  # CI is noisy: by the clock it may take long
     BlendInGenerator()
-    assert time.perf_counter() - started < 25  # 7 s alone on a 2-core machine; CI is noisy
+    assert time.process_time() - started < 60  # 7 s alone on a 2-core machine

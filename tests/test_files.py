@@ -88,7 +88,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
     reader.start()
     write_whole(pipe, "x")
-    reader.join(5)
+    reader.join(60)
     assert read == ["x"] and pipe.is_fifo()
 
 

@@ -13,6 +13,7 @@ from conftest import generator, model
 from fake_server import FakeServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_remote import run_out_sooner
 
 from blendin import BaseOnly, Blend, BlendInGenerator
 from blendin.models.remote.errors import ServerError
@@ -88,9 +89,11 @@ def liar() -> Iterator[Liar]:
 
 
 @pytest.fixture(scope="module")
-def gen(liar: Liar) -> BlendInGenerator:
-    kwargs = {"tokenizer": model(*BASE)[1], "patience": 1.5, "timeout": 2.0}
-    return BlendInGenerator(liar.url, model(*GUIDE), base_kwargs=kwargs)
+def gen(liar: Liar) -> Iterator[BlendInGenerator]:
+    kwargs = {"tokenizer": model(*BASE)[1], "patience": 300.0, "timeout": 60.0}
+    with pytest.MonkeyPatch.context() as patch:
+        run_out_sooner(patch, 200)
+        yield BlendInGenerator(liar.url, model(*GUIDE), base_kwargs=kwargs)
 
 
 @pytest.mark.fuzz
@@ -116,6 +119,6 @@ def test_a_lie_is_found_out_or_changes_nothing(
         assert out.token_ids == honest.token_ids
     finally:
         liar.lies = []
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 100
     again = gen.generate(PROMPT, policy=policy, max_new_tokens=LENGTH)
     assert again.token_ids == honest.token_ids

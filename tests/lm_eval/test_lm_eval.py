@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
 import subprocess
 import sys
+import threading
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import generator, model, tokenizer
+from serving import until
 from tiny import tiny_model
 from typer.testing import CliRunner
 
@@ -30,7 +33,7 @@ from lm_eval.api.model import CacheHook, CachingLM, hash_args
 from lm_eval.api.registry import get_model, model_registry
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from sqlitedict import SqliteDict
+from sqlitedict import SqliteDict, SqliteMultithread
 from transformers import AutoModelForCausalLM
 
 from blendin import BaseOnly, Blend, BlendInGenerator, Nudge
@@ -481,9 +484,15 @@ def test_the_harness_cache_hands_no_answer_to_another(
         cached.dbdict.close()
 
 
+def cache_threads() -> set[threading.Thread]:
+    """Each writes for one cache, later than it is told, and ends with it."""
+    return {each for each in threading.enumerate() if isinstance(each, SqliteMultithread)}
+
+
 def test_runs_with_one_cache_have_each_their_own_answers(
     folders: dict[str, str], gen: BlendInGenerator, tasks: Path
 ) -> None:
+    others = cache_threads()
     for policy, is_first in (("base", True), ("blend", True), ("base", False)):
         results = lm_eval.evaluator.simple_evaluate(
             model="blendin",
@@ -497,6 +506,7 @@ def test_runs_with_one_cache_have_each_their_own_answers(
         told = [row[0][0] for each in results["samples"]["tiny_choose"] for row in each["resps"]]
         assert told == pytest.approx([each.log_likelihood for row in scores for each in row])
         assert (results["config"]["scored_tokens"] > 0) == is_first
+        until(lambda: gc.collect() >= 0 and cache_threads() <= others)  # all is written
 
 
 def test_answers_of_nobody_are_not_used(

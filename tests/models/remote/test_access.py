@@ -21,7 +21,8 @@ import pytest
 from children import in_child
 from conftest import generator, model
 from fake_server import FakeServer, Fault
-from test_remote import BASE, GUIDE, PROMPTS, folder, pair, same
+from serving import until
+from test_remote import BASE, GUIDE, PROMPTS, folder, pair, run_out_sooner, same
 from typer.testing import CliRunner
 
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly
@@ -174,7 +175,8 @@ def test_a_server_that_quotes_the_key_is_not_quoted(
     monkeypatch.setenv("BLENDIN_API_KEY", SECRET)
     mine = {"X-Team-Token": "another-secret"}
     with FakeServer(model(*BASE)) as server, caplog.at_level(logging.DEBUG):
-        gen = load(server.url, headers=mine, patience=0.5)
+        gen = load(server.url, headers=mine, patience=300)
+        run_out_sooner(monkeypatch, 600)
         assert server.headers[-1]["x-team-token"] == "another-secret"
         said = f"no key like {SECRET} or another-secret"
         server.lie = lambda answer: {"error": {"message": said, "code": status}}
@@ -351,7 +353,13 @@ def test_a_header_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def other() -> Iterator[Callable[..., str]]:
+def asked() -> list[str]:
+    """The paths that `other`'s servers were asked for."""
+    return []
+
+
+@pytest.fixture
+def other(asked: list[str]) -> Iterator[Callable[..., str]]:
     """Starts servers that answer everything alike."""
     started = []
 
@@ -360,6 +368,7 @@ def other() -> Iterator[Callable[..., str]]:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
+                asked.append(self.path)
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 data = content.encode() if isinstance(content, str) else content
                 self.send_response(status)
@@ -426,7 +435,7 @@ def test_a_redirect_names_its_target(other: Callable[..., str]) -> None:
     ],
 )
 def test_what_is_no_such_server_is_told_in_one_line(
-    other: Callable[..., str], status: int, content: str | bytes, told: str
+    other: Callable[..., str], asked: list[str], status: int, content: str | bytes, told: str
 ) -> None:
     url = other(status, content)
     began = time.monotonic()
@@ -434,7 +443,7 @@ def test_what_is_no_such_server_is_told_in_one_line(
         load(url)
     said = str(refused.value)
     assert url in said and said.isprintable() and len(said) < 800
-    assert time.monotonic() - began < 4
+    assert asked == ["/v1/models"] and time.monotonic() - began < 60
 
 
 def test_gated_tokenizers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -462,8 +471,8 @@ def test_gated_tokenizers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0", 0, 0),
         ("1.5", 1.5, 1.5),
         ("86400", 86400, 86400),
-        pytest.param(formatdate(time.time() + 3600, usegmt=True), 2700, 3600, id="in an hour"),
-        pytest.param(formatdate(time.time() - 60, usegmt=True), 0, 0, id="a minute ago"),
+        pytest.param(3600.0, 2700, 3600, id="in an hour"),
+        pytest.param(-60.0, 0, 0, id="a minute ago"),
         ("-1", None, None),
         ("inf", None, None),
         ("nan", None, None),
@@ -472,41 +481,45 @@ def test_gated_tokenizers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_retry_after_is_read_as_it_is_sent(
-    value: str, low: float | None, high: float | None
+    value: str | float, low: float | None, high: float | None
 ) -> None:
+    if isinstance(value, float):  # from now, as a date
+        value = formatdate(time.time() + value, usegmt=True)
     found = retry_after({"retry-after": value})
     if low is None or high is None:
         assert found is None
         return
     assert found is not None and low <= found <= high
-    replicas = Replicas(["http://one/v1"])
+    replicas, began = Replicas(["http://one/v1"]), time.monotonic()
     replicas.all[0].failed(PassingError("busy", found))
-    assert max(0.1, low) - 1 < replicas.asked_rest <= max(0.1, high)
+    rest, took = replicas.asked_rest, time.monotonic() - began
+    assert max(0.1, found) - took - 1e-6 < rest <= max(0.1, found) + 1e-6
     assert Replicas(["http://one/v1", "http://two/v1"]).asked_rest == 0
 
 
 def test_a_rest_that_is_longer_than_patience_is_told_at_once() -> None:
     busy = Fault("status", status=429, retry_after=300)
     with FakeServer(model(*BASE), faults=lambda n: busy if n > 1 else None) as server:
-        gen = load(server.url, patience=20)
+        gen = load(server.url, patience=250)
         began = time.monotonic()
         with pytest.raises(ServerError, match=rf"{server.url}.*Retry-After.*patience"):
             gen.generate(PROMPTS[0], max_new_tokens=200, policy=Blend(threshold=0.9))
         outs = gen.generate(list(PROMPTS), max_new_tokens=4, progress=False)
         assert all("Retry-After" in (out.error or "") for out in outs)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
 
 
 def test_bytes_without_an_end_do_not_outlast_patience() -> None:
     """Comments for ever: no time-out of the connection ends them."""
     with FakeServer(model(*BASE)) as server:
-        gen = load(server.url, patience=0.5)
-        server.ends, server.delay = frozenset(), 0.5
+        gen = load(server.url, patience=1.2)
+        gen.base._acceptance.held = 1e6  # type: ignore[attr-defined]  # so 128 tokens are asked for
+        server.ends, server.delay = frozenset(), 1.0
         server.lie = lambda answer: b": still here\n\n"
         began = time.monotonic()
         with pytest.raises(ServerError, match=f"{server.url}.*patience"):
             gen.generate(PROMPTS[0], max_new_tokens=400, policy=BaseOnly())
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60 and server.requests[-1]["max_tokens"] == 128
 
 
 # -- full contexts ---------------------------------------------------------------------------------
@@ -607,8 +620,7 @@ def test_a_text_that_a_server_ends_leaves_nothing_behind(ending: str) -> None:
         contexts = [weakref.ref(stream._sequence.base), weakref.ref(stream._sequence.guide)]
         assert not gen.base._live.sessions  # type: ignore[attr-defined]
         del stream
-        gc.collect()
-        assert [context() for context in contexts] == [None, None]
+        until(lambda: gc.collect() >= 0 and not any(context() for context in contexts))
 
 
 @pytest.mark.parametrize("order", [(60, 300), (300, 60)])
@@ -635,7 +647,7 @@ def test_replicas_of_different_models_are_refused() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_served_model_goes_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeServer(model(*BASE)) as base, FakeServer(model(*GUIDE)) as guide:
-        gen = pair(base.url, guide.url, patience=5.0)
+        gen = pair(base.url, guide.url, patience=60.0)
         expected = [
             gen.generate(prompt, max_new_tokens=12, policy=policy).token_ids
             for prompt in PROMPTS[:2]
@@ -649,25 +661,26 @@ def test_a_served_model_goes_on_after_a_fork(monkeypatch: pytest.MonkeyPatch) ->
                 for policy in (Blend(threshold=0.9), GuideOnly())
             ]
 
-        assert in_child(work) == expected  # the loop has a thread in the parent alone
+        assert in_child(work, 120) == expected  # the loop has a thread in the parent alone
         assert work() == expected  # which the child took nothing from
-        lists = gen.generate(list(PROMPTS), max_new_tokens=10, progress=False)
+        settings: dict[str, Any] = {"max_new_tokens": [2, 10, 10, 10], "progress": False}
+        lists = gen.generate(list(PROMPTS), **settings)
 
         def a_list() -> list[list[int]]:
-            outs = gen.generate(list(PROMPTS), max_new_tokens=10, progress=False)
+            outs = gen.generate(list(PROMPTS), **settings)
             return [out.token_ids for out in outs]
 
-        assert in_child(a_list) == [out.token_ids for out in lists]
-        assert in_child(lambda: in_child(work)) == expected  # and a child's child
+        assert in_child(a_list, 120) == [out.token_ids for out in lists]
+        assert in_child(lambda: in_child(work, 120), 240) == expected  # and a child's child
 
         # Forked in the midst of a stream and of a list, with requests under way.
         stream = gen.stream(PROMPTS[0], max_new_tokens=12, policy=Blend(threshold=0.9))
         next(stream)
-        assert in_child(lambda: [*stream] and stream.output.token_ids) == expected[0]
+        assert in_child(lambda: [*stream] and stream.output.token_ids, 120) == expected[0]
         assert [*stream] and stream.output.token_ids == expected[0]
-        batch = gen.stream_batch(list(PROMPTS), max_new_tokens=[2, 10, 10, 10], progress=False)
-        first = next(batch)
-        rest = in_child(lambda: sorted((place, out.token_ids) for place, out in batch))
+        batch = gen.stream_batch(list(PROMPTS), **settings)
+        ended, _ = next(batch)
+        rest = in_child(lambda: sorted((place, out.token_ids) for place, out in batch), 120)
         here = sorted((place, out.token_ids) for place, out in batch)
-        assert rest == [list(each) for each in here] and len(here) == 3 and first[0] == 0
-        assert [out.token_ids for out in lists][1:] == [ids for _, ids in here]
+        assert rest == [list(each) for each in here]
+        assert here == [(place, out.token_ids) for place, out in enumerate(lists) if place != ended]
