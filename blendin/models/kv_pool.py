@@ -4,6 +4,11 @@ Segments are contiguous, so that attention reads a sequence's keys as a view and
 finished sequence's segment stays until its room is needed: a prompt that begins like it takes the
 segment over, or copies the common prefix from whichever sequence has it, instead of reading it
 again. A sequence that is decoded alone has a pool to itself.
+
+One thread reads into a pool, and one reserves, grows and gives back; they may be two
+(`engine/guide_thread.py`). Keys are written by the reader alone, so that a segment may be taken
+over, or dropped, while it reads others; the list that it looks at is replaced, never changed. What
+moves the tensors waits for it (`Pool.lock`).
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..forks import Lock
 from .lookahead import common_prefix
 
 MIN_SHARED_PREFIX = 16
@@ -57,10 +63,11 @@ class Pool:
     Attributes:
         limit: of tokens, reserved ones included; None is unbounded.
         size: tokens that the tensors hold now; grows as segments are reserved, up to `limit`.
+        lock: held while it is read into, and while its tensors are moved or freed.
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        self.limit, self.size = limit, 0
+        self.limit, self.size, self.lock = limit, 0, Lock()
         self._segments: list[KVSegment] = []  # by start
         self._finished: list[KVSegment] = []  # the longest finished first
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -87,8 +94,7 @@ class Pool:
                 return None
             start = self._used()
         segment = KVSegment(self, start, tokens)
-        self._segments.append(segment)
-        self._segments.sort(key=lambda segment: segment.start)
+        self._segments = sorted([*self._segments, segment], key=lambda segment: segment.start)
         return segment
 
     def resize(self, segment: KVSegment, tokens: int) -> bool:
@@ -144,10 +150,11 @@ class Pool:
 
     def clear(self) -> None:
         """Frees everything."""
-        self.size = 0
-        self._segments.clear()
-        self._finished.clear()
-        self._layers.clear()
+        with self.lock:
+            self.size = 0
+            self._segments.clear()
+            self._finished.clear()
+            self._layers.clear()
 
     @property
     def bytes(self) -> int:
@@ -172,7 +179,7 @@ class Pool:
 
     def _drop(self, segment: KVSegment) -> None:
         self._finished.remove(segment)
-        self._segments.remove(segment)
+        self._segments = [each for each in self._segments if each is not segment]
 
     @torch.inference_mode(False)  # or models that run without it could not write to them
     @torch.no_grad()
@@ -181,6 +188,21 @@ class Pool:
         needed = self._used() + tokens
         if self.limit is not None and needed > self.limit:
             return False
+        with self.lock:
+            self._wait_for_streams()
+            self._move(needed)
+            self._wait_for_streams()
+        return True
+
+    def _wait_for_streams(self) -> None:
+        """On CUDA devices: a read's stream may be another, which knows nothing of copies in this
+        one, nor this one of its writes."""
+        devices = {tensor.device for stored in self._layers.values() for tensor in stored}
+        for device in devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+    def _move(self, needed: int) -> None:
         if needed > self.size:
             self.size = needed + needed // 4
             if self.limit is not None:
@@ -198,7 +220,6 @@ class Pool:
             self._layers[layer] = (fresh[0], fresh[1])
         for segment, start in zip(self._segments, starts, strict=True):
             segment.start = start
-        return True
 
 
 def shared_prefix(held: Sequence[int], ids: Sequence[int]) -> int:
