@@ -52,7 +52,7 @@ from .values import Flag, SettingTypeError, shown
 _OF_LISTS = sorted(SchedulingSettings.__annotations__.keys() - GenerationSettings.__annotations__)
 """What concerns lists of prompts alone."""
 
-OVERLAP = Flag(none="wherever the models share no device")
+OVERLAP = Flag(none="where the models share no device")
 
 logger = logging.getLogger("blendin")
 

@@ -34,7 +34,7 @@ class OverlappedSteps:
     def advance(self, sequences: Sequence[SequenceState]) -> None:
         """One step of those that the guide is not reading; waits where it reads all of them."""
         self._begin_again_after_fork()
-        for flight in self._thread.finished(self._patience(len(sequences))):
+        for flight in self._thread.finished(self.patience(len(sequences))):
             for reading, answer in flight.answers():
                 self._go_on(reading, answer)
         if len(sequences) == 1 and not self._waiting and not sequences[0].done:
@@ -60,6 +60,26 @@ class OverlappedSteps:
         self._begin_again_after_fork()
         self._waiting.clear()
         self._thread.close(free)
+
+    def patience(self, count: int) -> float | None:
+        """For how many seconds a step of `count` sequences waits for the guide; None: as it takes.
+
+        Those that are free lose the time that is waited, those that the guide reads lose what is
+        left of a step that begins without them. So waiting pays while it is shorter than the read
+        sequences' share of a base step, as with a guide much smaller than its base. What the guide
+        takes is only expected, hence the bound.
+        """
+        waiting = len(self._waiting)
+        if not waiting:
+            return 0.0
+        if waiting == count:
+            return None
+        expected = self._thread.expected()
+        if expected is None or not self._base_seconds:
+            return 0.0
+        rows, left = expected
+        pays = median(self._base_seconds) * rows / (count - waiting + rows)
+        return min(pays, left + pays) if -pays < left < pays else 0.0
 
     def _new_thread(self) -> GuideThread:
         return GuideThread(self._pair.guide, self._pair.shares_device)
@@ -115,23 +135,3 @@ class OverlappedSteps:
         """Ends the drafts of sequences that have made their step."""
         drafted = [self._drafted.pop(each) for each in sequences if each in self._drafted]
         self._pair.speculation.after_step(drafted, 0.0, 0.0)
-
-    def _patience(self, count: int) -> float | None:
-        """For how many seconds a step of `count` sequences waits for the guide; None: as it takes.
-
-        Those that are free lose the time that is waited, those that the guide reads lose what is
-        left of a step that begins without them. So waiting pays while it is shorter than the read
-        sequences' share of a base step, as with a guide much smaller than its base. What the guide
-        takes is only expected, hence the bound.
-        """
-        waiting = len(self._waiting)
-        if not waiting:
-            return 0.0
-        if waiting == count:
-            return None
-        expected = self._thread.expected()
-        if expected is None or not self._base_seconds:
-            return 0.0
-        rows, left = expected
-        pays = median(self._base_seconds) * rows / (count - waiting + rows)
-        return min(pays, left + pays) if -pays < left < pays else 0.0
