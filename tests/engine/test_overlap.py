@@ -406,6 +406,6 @@ def test_it_cannot_be_asked_of_models_that_run_elsewhere(monkeypatch: pytest.Mon
     with pytest.raises(ValueError, match="and the guide does not: leave it out"):
         BlendInGenerator(*pair, overlap=True)
     with pytest.raises(ValueError, match="and the base does not"):
-        BlendInGenerator("vllm:some/model", pair[0], overlap=True)
+        BlendInGenerator(*reversed(pair), overlap=True)
     with pytest.raises(ValueError, match="overlap is 'yes'; use True or False, or None for where"):
         BlendInGenerator(*pair, overlap="yes")  # type: ignore[arg-type]

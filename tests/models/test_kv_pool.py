@@ -136,30 +136,25 @@ def test_what_moves_or_frees_the_tensors_waits_for_a_read() -> None:
         move(needed)
 
     pool._move = moving  # type: ignore[method-assign]
-    over, moved = threading.Event(), threading.Event()
+    placed = threading.Event()
 
-    def grow() -> None:
-        assert pool.resize(one, 500)
-        moved.set()
+    def work() -> None:
+        pool.resize(other, 70)
+        pool.release(other)
+        pool.reserve([1, 2, 3], 30)  # where the other was
+        placed.set()
+        pool.resize(one, 500)
 
-    with pool.lock:  # as a read has it, in another thread than the one below
-        worker = threading.Thread(target=lambda: (use(pool, other), over.set(), grow()))
+    with pool.lock:  # as a read has it
+        worker = threading.Thread(target=work)
         worker.start()
-        assert over.wait(20) and not held_by
-    assert moved.wait(20) and held_by == [True] and held(pool, one) == PREFIX
+        assert placed.wait(20) and not held_by
     worker.join()
+    assert held_by == [True] and one.capacity == 500 and held(pool, one) == PREFIX
     with pool.lock:
         worker = threading.Thread(target=pool.clear)
         worker.start()
-        assert pool.size >= 500 and pool.bytes > 0
+        worker.join(0.1)
+        assert worker.is_alive() and pool.bytes > 0
     worker.join()
     assert pool.size == pool.bytes == 0
-
-
-def use(pool: Pool, segment: KVSegment) -> None:
-    """All that needs no tensor moved."""
-    assert pool.resize(segment, 70)
-    pool.release(segment)
-    taken = pool.reserve(PREFIX[:20], 30)
-    assert taken is segment or taken is not None
-    assert pool.tokens >= 0
