@@ -11,13 +11,14 @@ from queue import Empty, SimpleQueue
 from statistics import median
 from threading import Event
 
+import torch
 from torch import Tensor
 
 from ..decision.predict import rows_of
 from ..forks import Lock
 from ..models.context import Context
 from ..models.protocol import Model
-from ..models.streams import Mark, ReadingStream
+from ..models.streams import ReadingStream
 from .loop import Answer, PendingStep, read
 from .sequence import SequenceState
 
@@ -30,7 +31,7 @@ class Reading:
         step: it goes on with the answer.
         sequences: of whom.
         contexts: the guide's, of each.
-        mark: what had been launched when it was asked for.
+        mark: what had been launched when it was asked for, on a CUDA device.
         dropped: the places of sequences that were taken out.
         is_over: set once none of it is being read any more.
     """
@@ -38,7 +39,7 @@ class Reading:
     step: PendingStep
     sequences: list[SequenceState]
     contexts: list[Context]
-    mark: Mark | None = None
+    mark: torch.cuda.Event | None = None
     dropped: set[int] = field(default_factory=set)
     is_over: Event = field(default_factory=Event)
 
@@ -98,15 +99,10 @@ class GuideThread:
     it is reading is read. One thread asks.
     """
 
-    def __init__(self, guide: Model, is_device_shared: bool) -> None:
-        """Starts nothing yet.
-
-        Args:
-            guide: it.
-            is_device_shared: whether the base's steps run on its device too.
-        """
+    def __init__(self, guide: Model) -> None:
+        """Starts nothing yet."""
         self._guide, self._lock = guide, Lock()
-        self._stream = ReadingStream(guide.device, is_device_shared)
+        self._stream = ReadingStream(guide.device)
         self._executor: ThreadPoolExecutor | None = None
         self._asked: list[Reading] = []
         self._flight: Flight | None = None

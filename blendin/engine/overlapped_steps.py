@@ -29,7 +29,7 @@ class OverlappedSteps:
         self._waiting: dict[SequenceState, tuple[Reading, int]] = {}
         self._drafted: dict[SequenceState, Verification] = {}
         self._base_seconds: deque[float] = deque(maxlen=15)
-        self._thread = self._new_thread()
+        self._thread = GuideThread(pair.guide)
 
     def advance(self, sequences: Sequence[SequenceState]) -> None:
         """One step of those that the guide is not reading; waits where it reads all of them."""
@@ -81,13 +81,10 @@ class OverlappedSteps:
         pays = median(self._base_seconds) * rows / (count - waiting + rows)
         return min(pays, left + pays) if -pays < left < pays else 0.0
 
-    def _new_thread(self) -> GuideThread:
-        return GuideThread(self._pair.guide, self._pair.shares_device)
-
     def _begin_again_after_fork(self) -> None:
         """What the guide is asked in the parent process is answered there alone."""
         if self._generation != (now := generation()):
-            self._generation, self._thread = now, self._new_thread()
+            self._generation, self._thread = now, GuideThread(self._pair.guide)
             self._waiting.clear()
 
     def _begin(self, sequences: Sequence[SequenceState]) -> None:
@@ -110,14 +107,11 @@ class OverlappedSteps:
             return
         owners = {each.guide: each for each in sequences}
         reading = Reading(begun, [owners[context] for context in asked.contexts], asked.contexts)
-        self._settle([each for each in sequences if each not in set(reading.sequences)])
-        going_on = [
-            each
-            for each in sequences
-            if not (each.done or each.preempted or each in reading.sequences)
-        ]
-        if not going_on and not self._waiting:
-            self._go_on(reading, read(asked.model, asked.contexts))
+        asked_for = set(reading.sequences)
+        decided = [each for each in sequences if each not in asked_for]
+        self._settle(decided)
+        if not self._waiting and all(each.done or each.preempted for each in decided):
+            self._go_on(reading, read(asked.model, asked.contexts))  # nobody would go on meanwhile
             return
         for place, sequence in enumerate(reading.sequences):
             self._waiting[sequence] = reading, place

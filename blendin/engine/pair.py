@@ -46,7 +46,6 @@ class Pair:
         driver: takes its sequences further, where another engine runs the base in this process.
         is_async: whether predictions take a while to arrive, as servers' do.
         overlaps: whether the base steps on while the guide reads, in lists of prompts.
-        shares_device: whether both then run on one device.
     """
 
     driver: Driver | None = None
@@ -74,7 +73,7 @@ class Pair:
             apart = lie_apart(base, guide)
         else:
             assert not overlap, "nobody waits for what runs elsewhere"
-        self.overlaps, self.shares_device = apart if overlap is None else overlap, not apart
+        self.overlaps = apart if overlap is None else overlap
         base_reader, guide_reader = ((each.tokenizer, each.vocabulary) for each in (base, guide))
         self.prompts = PromptRenderer(base_reader, guide_reader, guide.name)
         self.prompts.chat_template.log_faults()

@@ -183,7 +183,7 @@ def readings(gen: BlendInGenerator, *texts: str) -> list[Reading]:
 def test_what_gathers_meanwhile_is_read_together_and_what_is_taken_out_is_not(both: Made) -> None:
     _, gen = both
     alone = [gen.guide.forward(Context(gen.guide.encode_prompt(text))) for text in PROMPTS]
-    asked, thread = readings(gen, *PROMPTS), GuideThread(gen.guide, True)
+    asked, thread = readings(gen, *PROMPTS), GuideThread(gen.guide)
     with gated(gen) as gate:
         thread.ask(asked[0])
         assert gate.begun.wait(SECONDS)
@@ -389,11 +389,10 @@ def test_it_is_so_where_the_models_share_no_device(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(local, "run_devices", lambda lm: set(map(torch.device, places[id(lm)])))
     found = [BlendInGenerator(*pair, overlap=overlap).pair for overlap in (None, False, True)]
     assert [each.overlaps for each in found] == [True, False, True]
-    assert not any(each.shares_device or each.is_async for each in found)
+    assert not any(each.is_async for each in found)
     places[id(pair[1][0])].add("cuda:1")  # one layer of it
     found = [BlendInGenerator(*pair, overlap=overlap).pair for overlap in (None, False, True)]
     assert [each.overlaps for each in found] == [False, False, True]
-    assert all(each.shares_device for each in found)
     places[id(pair[1][0])] = {"cuda:2"}
     monkeypatch.setattr(local, "is_offloaded", lambda lm: lm is pair[0][0])
     assert not BlendInGenerator(*pair).pair.overlaps
