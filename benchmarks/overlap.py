@@ -129,17 +129,16 @@ class AtOnce(OverlappedSteps):
 
 
 def main(
-    base_ms: Annotated[float, typer.Option(help="A base step.")] = 40.0,
+    base_ms: Annotated[float, typer.Option(help="A base step.")] = 100.0,
     ratios: Annotated[str, typer.Option(help="t_g / t_b, with commas.")] = "0.05,0.2,0.5,1,2",
     shares: Annotated[str, typer.Option(help="Rows that intervene.")] = "0.05,0.2,0.4",
-    batches: Annotated[str, typer.Option(help="Sequences in flight.")] = "4,32",
-    seconds: Annotated[float, typer.Option(help="Of each arm of each cell.")] = 3.0,
+    batches: Annotated[str, typer.Option(help="Sequences in flight.")] = "8,32",
+    seconds: Annotated[float, typer.Option(help="Of each arm of each cell.")] = 6.0,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the curves to this file.")] = None,
 ) -> None:
     """Measure every arm of every cell, one after the other."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     (base, base_clock), (guide, guide_clock) = sleeping_model(1), sleeping_model(2)
     arms = {
         name: (BlendInGenerator(base, guide, overlap=name != "waiting"), steps)
@@ -161,6 +160,7 @@ def main(
         cell["waiting by arithmetic"] = batch / (base_ms / 1e3) / (1 + chance * ratio)
         for name, (gen, steps) in arms.items():
             engine.OverlappedSteps = steps  # type: ignore[misc]
+            torch.manual_seed(0)
             cell[name] = tokens_per_second(gen, share, batch, seconds)
         found.append(cell)
     result = {**surroundings(), "base_ms": base_ms, "cells": found}

@@ -254,12 +254,16 @@ def test_who_is_taken_out_while_it_is_read_keeps_what_it_has_and_its_place_till_
     both: Made,
 ) -> None:
     waiting, gen = both
-    expected = waiting.generate("def add", policy=BaseOnly(), max_new_tokens=60, stop=()).steps
+    asked = [("a", Blend(2), 400), ("Où", Blend(2), 20), ("def add", BaseOnly(), 60)]
+    expected = [
+        waiting.generate(text, policy=policy, max_new_tokens=length, stop=()).steps
+        for text, policy, length in asked[1:]
+    ]
     with gated(gen) as gate, LiveQueue(gen.pair) as queue:
-        gone, other = queue.submit_all(
+        gone, *others = queue.submit_all(
             [
-                request(gen, "a", policy=Blend(2), max_new_tokens=400),
-                request(gen, "def add", policy=BaseOnly(), max_new_tokens=60),
+                request(gen, text, policy=policy, max_new_tokens=length)
+                for text, policy, length in asked
             ]
         )
         assert gate.begun.wait(SECONDS)
@@ -268,7 +272,7 @@ def test_who_is_taken_out_while_it_is_read_keeps_what_it_has_and_its_place_till_
         until(lambda: not queue._cancelled)  # the queue's thread has it, and waits for the read
         assert gone.sequence.guide is not None and gone.sequence.guide.cache is not None
         gate.over.set()
-        assert list(other) == expected and not list(gone)[made:]
+        assert [list(other) for other in others] == expected and not list(gone)[made:]
         assert gone.sequence.guide.cache is None and gone.output.stop_reason is None
 
 
@@ -287,6 +291,20 @@ def test_a_queue_stops_in_the_midst_of_a_read(both: Made) -> None:
             list(lives[-1])
         gate.over.set()
         until(lambda: all(each.sequence.guide.cache is None for each in lives[:-1]))  # type: ignore[union-attr]
+
+
+def test_the_pool_is_locked_while_it_is_read_into(both: Made) -> None:
+    _, gen = both
+    batch = gen.stream_batch(list(LIST), policy=POLICIES, max_new_tokens=6)
+    pool, owned = batch._scheduler.pools["guide"], []
+    hook = gen.guide.model.register_forward_pre_hook(  # type: ignore[attr-defined]
+        lambda *_: owned.append(pool.lock._lock._is_owned())  # type: ignore[attr-defined]
+    )
+    try:
+        list(batch)
+    finally:
+        hook.remove()
+    assert owned and all(owned)
 
 
 @pytest.mark.parametrize("how", ["closed", "dropped"])
