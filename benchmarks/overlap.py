@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import torch
@@ -129,15 +130,16 @@ class AtOnce(OverlappedSteps):
 
 
 def main(
-    base_ms: Annotated[float, typer.Option(help="A base step.")] = 100.0,
+    base_ms: Annotated[float, typer.Option(help="A base step.")] = 60.0,
     ratios: Annotated[str, typer.Option(help="t_g / t_b, with commas.")] = "0.05,0.2,0.5,1,2",
     shares: Annotated[str, typer.Option(help="Rows that intervene.")] = "0.05,0.2,0.4",
     batches: Annotated[str, typer.Option(help="Sequences in flight.")] = "8,32",
-    seconds: Annotated[float, typer.Option(help="Of each arm of each cell.")] = 6.0,
+    seconds: Annotated[float, typer.Option(help="Of each arm of each cell and round.")] = 1.8,
+    repeats: Annotated[int, typer.Option(help="Rounds; medians are told.")] = 3,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the curves to this file.")] = None,
 ) -> None:
-    """Measure every arm of every cell, one after the other."""
+    """Measure every arm of every cell, the arms taking turns."""
     torch.set_num_threads(1)
     (base, base_clock), (guide, guide_clock) = sleeping_model(1), sleeping_model(2)
     arms = {
@@ -158,10 +160,13 @@ def main(
         cell: dict[str, Any] = {"batch": batch, "share": share, "guide_over_base": ratio}
         chance = 1 - (1 - share) ** batch
         cell["waiting by arithmetic"] = batch / (base_ms / 1e3) / (1 + chance * ratio)
-        for name, (gen, steps) in arms.items():
-            engine.OverlappedSteps = steps  # type: ignore[misc]
-            torch.manual_seed(0)
-            cell[name] = tokens_per_second(gen, share, batch, seconds)
+        rounds: dict[str, list[float]] = {name: [] for name in arms}
+        for seed in range(repeats):
+            for name, (gen, steps) in arms.items():
+                engine.OverlappedSteps = steps  # type: ignore[misc]
+                torch.manual_seed(seed)
+                rounds[name].append(tokens_per_second(gen, share, batch, seconds))
+        cell |= {name: median(values) for name, values in rounds.items()}
         found.append(cell)
     result = {**surroundings(), "base_ms": base_ms, "cells": found}
     report(result)
