@@ -7,7 +7,7 @@ that runs here are gathered and made together.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
@@ -16,11 +16,10 @@ from ..decision.predict import NextTokens, rows_of
 from ..forks import generation
 from ..models.context import Context
 from ..models.protocol import Model
-from .loop import Answer, Read, read, step
+from .loop import Answer, PendingStep, read, step
 from .pair import Pair
 from .sequence import SequenceState
 
-PendingStep = Generator[Read, Answer, None]
 Answered = tuple[SequenceState, PendingStep, Future[NextTokens]]
 
 
@@ -53,6 +52,12 @@ class AsyncSteps:
         """Ends a sequence's step, if it is in one."""
         if (begun := self._steps.pop(sequence, None)) is not None:
             begun.close()
+
+    def close(self, free: Callable[[], None]) -> None:
+        """Ends all steps, and frees the caches."""
+        for sequence in list(self._steps):
+            self.forget(sequence)
+        free()
 
     def _begin_again_after_fork(self) -> None:
         """What was asked in the parent process is answered there alone."""
@@ -102,14 +107,13 @@ class AsyncSteps:
             waiting = [each for each in waiting if self._steps.get(each[0]) is each[1]]
             if not waiting:
                 continue
-            returned, failed = read(model, [context for _, _, context in waiting])
-            row = 0
+            answer, row = read(model, [context for _, _, context in waiting]), 0
             for place, (sequence, begun, _) in enumerate(waiting):
-                if place in failed:
+                if place in answer.failed:
                     self.forget(sequence)
-                    sequence.fail(failed[place])
+                    sequence.fail(answer.failed[place])
                     continue
-                assert returned is not None
-                self._resume(sequence, begun, Answer(rows_of(returned, [row])))
+                assert answer.returned is not None
+                self._resume(sequence, begun, Answer(rows_of(answer.returned, [row])))
                 row += 1
         return bool(local)

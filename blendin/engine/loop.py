@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -56,10 +56,16 @@ class Answer(NamedTuple):
         returned: a row for each context that could be read, in their order; None where there is
             none.
         failed: what went wrong with the others, by their place.
+        dropped: the places of those that were taken out meanwhile; they have no row either.
     """
 
     returned: NextTokens | None
     failed: Mapping[int, Exception] = {}
+    dropped: Collection[int] = ()
+
+
+PendingStep = Generator[Read, Answer, None]
+"""A step that has begun: it yields what it waits for, and is sent the answer."""
 
 
 def read(model: Model, contexts: Sequence[Context]) -> Answer:
@@ -118,7 +124,7 @@ def advance(pair: Pair, sequences: Sequence[SequenceState]) -> None:
     )
 
 
-def drive(waiting: Generator[Read, Answer, None], answer: Callable[[Read], Answer]) -> None:
+def drive(waiting: PendingStep, answer: Callable[[Read], Answer]) -> None:
     """Takes a step to its end, each read answered at once."""
     told: Answer | None = None
     while True:
@@ -129,7 +135,7 @@ def drive(waiting: Generator[Read, Answer, None], answer: Callable[[Read], Answe
         told = answer(asked)
 
 
-def step(pair: Pair, sequences: Sequence[SequenceState]) -> Generator[Read, Answer, None]:
+def step(pair: Pair, sequences: Sequence[SequenceState]) -> PendingStep:
     """One step of every sequence, each by its own policy and settings.
 
     Yields what it waits for: one read of the base for the sequences that ask it, and one of the
@@ -233,7 +239,8 @@ def _read(
     answer = yield Read(role, model, [sequence.context(role) for sequence in left])
     for place, error in answer.failed.items():
         left[place].fail(error)
-    return [each for place, each in enumerate(left) if place not in answer.failed], answer.returned
+    gone = {*answer.failed, *answer.dropped}
+    return [each for place, each in enumerate(left) if place not in gone], answer.returned
 
 
 def _by_policy(

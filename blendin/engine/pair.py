@@ -12,6 +12,7 @@ from ..decision.predict import KERNEL_DTYPES, NextTokens, predict
 from ..decision.prediction import Prediction
 from ..models.context import Context
 from ..models.identity import template_digest
+from ..models.local import LanguageModel, lie_apart
 from ..models.protocol import Model
 from ..policy import Policy
 from ..prompts import PromptRenderer
@@ -44,17 +45,22 @@ class Pair:
         prompts: renders messages for both.
         driver: takes its sequences further, where another engine runs the base in this process.
         is_async: whether predictions take a while to arrive, as servers' do.
+        overlaps: whether the base steps on while the guide reads, in lists of prompts.
     """
 
     driver: Driver | None = None
 
-    def __init__(self, base: Model, guide: Model, fused: bool | None = None) -> None:
+    def __init__(
+        self, base: Model, guide: Model, fused: bool | None = None, overlap: bool | None = None
+    ) -> None:
         """Aligns two models.
 
         Args:
             base: the base.
             guide: the guide.
             fused: whether the Triton kernels read the logits; by default on CUDA devices.
+            overlap: whether the base steps on while the guide reads; by default where both run here
+                and share no device. Never true of models that run elsewhere.
         """
         self.base, self.guide = base, guide
         self.alignment = Alignment(base.vocabulary, guide.vocabulary, base.end_ids, guide.end_ids)
@@ -62,6 +68,12 @@ class Pair:
         self.device = base.device
         self.speculation = Speculation(base, guide, self.alignment)
         self.is_async = base.is_async or guide.is_async
+        apart = False
+        if isinstance(base, LanguageModel) and isinstance(guide, LanguageModel):
+            apart = lie_apart(base, guide)
+        else:
+            assert not overlap, "nobody waits for what runs elsewhere"
+        self.overlaps = apart if overlap is None else overlap
         base_reader, guide_reader = ((each.tokenizer, each.vocabulary) for each in (base, guide))
         self.prompts = PromptRenderer(base_reader, guide_reader, guide.name)
         self.prompts.chat_template.log_faults()

@@ -11,6 +11,7 @@ from ..models.protocol import Model
 from ..settings import checked
 from .async_steps import AsyncSteps
 from .loop import advance
+from .overlapped_steps import OverlappedSteps
 from .pair import Pair
 from .sequence import Role, SequenceState
 
@@ -56,7 +57,11 @@ class Scheduler:
         self._waiting, self._preempted = iter(waiting), deque[SequenceState]()
         self._size, self._limit = max_batch_size, max_cached_tokens
         self._pools = Pool(max_cached_tokens), Pool(max_cached_tokens)
-        self._async_steps = AsyncSteps(pair) if pair.is_async else None
+        self._own_steps: AsyncSteps | OverlappedSteps | None = None
+        if pair.is_async:
+            self._own_steps = AsyncSteps(pair)
+        elif pair.overlaps:
+            self._own_steps = OverlappedSteps(pair)
 
     def run(self, after_step: Callable[[], None] = lambda: None) -> Iterator[SequenceState]:
         """Decodes until none is left; closing the iterator frees the caches.
@@ -88,9 +93,9 @@ class Scheduler:
                 sequence.finish(None)
 
     def wake(self) -> None:
-        """Lets a step end that waits for servers; from any thread."""
-        if self._async_steps is not None:
-            self._async_steps.wake()
+        """Lets a step end that waits for servers, or for the guide's thread; from any thread."""
+        if self._own_steps is not None:
+            self._own_steps.wake()
 
     @property
     def is_idle(self) -> bool:
@@ -103,12 +108,24 @@ class Scheduler:
         return {"base": self._pools[0], "guide": self._pools[1]}
 
     def close(self) -> None:
-        """Frees everything; the sequences keep what they have."""
-        for sequence in [*self.running, *self._preempted]:
-            self._leave(sequence)
+        """Frees everything; the sequences keep what they have.
+
+        A cache that the guide's thread is reading is freed once it is read, by that thread.
+        """
+        left = [*self.running, *self._preempted]
+
+        def free() -> None:
+            for sequence in left:
+                self.pair.leave(sequence.base, sequence.guide)
+            for pool in self._pools:
+                pool.clear()
+
+        if self._own_steps is None:
+            free()
+        else:
+            self._own_steps.close(free)
+        for sequence in left:
             sequence.finish(sequence.output.stop_reason)
-        for pool in self._pools:
-            pool.clear()
 
     def _admit(self) -> Iterator[SequenceState]:
         """Fills the free slots; yields the sequences that cannot run at all."""
@@ -137,8 +154,8 @@ class Scheduler:
         return True
 
     def _leave(self, sequence: SequenceState) -> None:
-        if self._async_steps is not None:
-            self._async_steps.forget(sequence)
+        if self._own_steps is not None:
+            self._own_steps.forget(sequence)
         self.pair.leave(sequence.base, sequence.guide)
 
     def _step(self, after_step: Callable[[], None] = lambda: None) -> Iterator[SequenceState]:
@@ -150,11 +167,11 @@ class Scheduler:
         self._preempt()
 
     def _advance(self) -> None:
-        """One step of all, or where servers have a part of those that need not wait."""
-        if self._async_steps is None:
+        """One step of all, or of those that need not wait for a server or the guide's thread."""
+        if self._own_steps is None:
             advance(self.pair, self.running)
         else:
-            self._async_steps.advance(self.running)
+            self._own_steps.advance(self.running)
 
     def _ended(self) -> Iterator[SequenceState]:
         ended = [sequence for sequence in self.running if sequence.done]

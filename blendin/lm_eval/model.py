@@ -141,6 +141,9 @@ class BlendInLM(LM):
         # A loaded model stays where it is, unless somebody asks for a device.
         unasked = device is None and device_map is None
         named = [role for role, given in (("base", base), ("guide", guide)) if is_named(given)]
+        moved: dict[str, Any] = {
+            f"{role}_kwargs": {"device_map": asked} for role in named if unasked and asked
+        }
         self._template_settings = chosen_template_settings(chat_template_kwargs)
         self.gen = BlendInGenerator(
             base,
@@ -149,7 +152,7 @@ class BlendInLM(LM):
             dtype=dtype,
             device_map=None if unasked else asked,
             trust_remote_code=flag("trust_remote_code", trust_remote_code),
-            **{f"{role}_kwargs": {"device_map": asked} for role in named if unasked and asked},
+            **moved,
         )
         if chosen.reads_guide and not self.gen.pair.prompts.chat_template.exists:
             check_chat_template(self.gen.guide)

@@ -4,6 +4,11 @@ Segments are contiguous, so that attention reads a sequence's keys as a view and
 finished sequence's segment stays until its room is needed: a prompt that begins like it takes the
 segment over, or copies the common prefix from whichever sequence has it, instead of reading it
 again. A sequence that is decoded alone has a pool to itself.
+
+One thread reads into a pool, and one reserves, grows and gives back; they may be two
+(`engine/guide_thread.py`). Keys are written by the reader alone, so that a segment may be taken
+over, or dropped, while it reads others; the list that it looks at is replaced, never changed. What
+moves the tensors waits for it (`Pool.lock`).
 """
 
 from __future__ import annotations
@@ -59,10 +64,11 @@ class Pool:
         limit: of tokens, reserved ones included; None is unbounded.
         size: tokens that the tensors hold now; grows as segments are reserved, up to `limit`.
         version: of the tensors; another one when they, or the places of segments, have changed.
+        lock: held while it is read into, and while its tensors are moved or freed.
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        self.limit, self.size, self.version = limit, 0, 0
+        self.limit, self.size, self.version, self.lock = limit, 0, 0, Lock()
         self._segments: list[KVSegment] = []  # by start
         self._finished: list[KVSegment] = []  # the longest finished first
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
@@ -89,8 +95,7 @@ class Pool:
                 return None
             start = self._used()
         segment = KVSegment(self, start, tokens)
-        self._segments.append(segment)
-        self._segments.sort(key=lambda segment: segment.start)
+        self._segments = sorted([*self._segments, segment], key=lambda segment: segment.start)
         return segment
 
     def resize(self, segment: KVSegment, tokens: int) -> bool:
@@ -146,10 +151,11 @@ class Pool:
 
     def clear(self) -> None:
         """Frees everything."""
-        self.size, self.version = 0, self.version + 1
-        self._segments.clear()
-        self._finished.clear()
-        self._layers.clear()
+        with self.lock:
+            self.size, self.version = 0, self.version + 1
+            self._segments.clear()
+            self._finished.clear()
+            self._layers.clear()
 
     @property
     def bytes(self) -> int:
@@ -174,7 +180,7 @@ class Pool:
 
     def _drop(self, segment: KVSegment) -> None:
         self._finished.remove(segment)
-        self._segments.remove(segment)
+        self._segments = [each for each in self._segments if each is not segment]
 
     @torch.inference_mode(False)  # or models that run without it could not write to them
     @torch.no_grad()
@@ -183,6 +189,21 @@ class Pool:
         needed = self._used() + tokens
         if self.limit is not None and needed > self.limit:
             return False
+        with self.lock:
+            self._wait_for_streams()
+            self._move(needed)
+            self._wait_for_streams()
+        return True
+
+    def _wait_for_streams(self) -> None:
+        """On CUDA devices: a read's stream may be another, which knows nothing of copies in this
+        one, nor this one of its writes."""
+        devices = {tensor.device for stored in self._layers.values() for tensor in stored}
+        for device in devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+    def _move(self, needed: int) -> None:
         self.version += 1
         if needed > self.size:
             self.size = needed + needed // 4
@@ -201,7 +222,6 @@ class Pool:
             self._layers[layer] = (fresh[0], fresh[1])
         for segment, start in zip(self._segments, starts, strict=True):
             segment.start = start
-        return True
 
 
 class SpareSegments:

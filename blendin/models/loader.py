@@ -152,6 +152,13 @@ def locate(given: ModelSource, role: str) -> Source | Location:
     return Location(name, found, tokenizer=source.tokenizer)
 
 
+def runs_here(found: Source | Location) -> bool:
+    """Whether blendin itself runs what `locate` found, no server and no other engine."""
+    return isinstance(found, Location) or (
+        found.name is None and not isinstance(found.model, RemoteModel)
+    )
+
+
 def load(given: ModelSource | Location, role: str, **kwargs: Any) -> Model:
     """Loads one model with its tokenizer.
 

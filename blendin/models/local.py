@@ -21,7 +21,7 @@ from ..vocab.end_tokens import end_ids
 from ..vocab.vocabulary import Vocabulary
 from .context import Context
 from .cuda_graphs import CannotCapture, GraphRunner, GraphRunners
-from .devices import output_device
+from .devices import is_offloaded, output_device, run_devices
 from .generation_config import warn_of_unheeded
 from .identity import config_digest, tokenizer_digest, weights_digest
 from .kv_pool import KVSegment, Pool, SpareSegments
@@ -242,7 +242,10 @@ class LanguageModel:
         context.room = context.cache = context.last_logits = context.lookahead = None
 
     def has_room(self, context: Context) -> bool:
-        """Whether all of a context's tokens can be read, its place enlarged if need be."""
+        """Whether all of a context's tokens can be read, its place enlarged if need be.
+
+        Nothing is waited for where they fit as it is, whatever is being read.
+        """
         own = context.cache if isinstance(context.cache, KVSegment) else None
         segment, length = context.room or own, len(context.ids)
         if segment is None or length <= segment.capacity:
@@ -361,11 +364,12 @@ class LanguageModel:
                 raise MemoryError(f"there is no room for {len(context.ids)} tokens in the pool")
             assert isinstance(context.cache, KVSegment)
             pools.setdefault(context.cache.pool, []).append(index)
-        for indices in pools.values():
+        for pool, indices in pools.items():
             assert self.varlen is not None
-            forwards = self.varlen.read_contexts(
-                [contexts[index] for index in indices], [positions[index] for index in indices]
-            )
+            with pool.lock:
+                forwards = self.varlen.read_contexts(
+                    [contexts[index] for index in indices], [positions[index] for index in indices]
+                )
             read += [([indices[place] for place in whole], logits) for whole, logits in forwards]
         self.forwards += len(read)
         for whole, logits in read:
@@ -408,6 +412,13 @@ class LanguageModel:
             rows = logits.split(1)
             if draft:
                 context.lookahead = Lookahead(len(context.ids), draft, list(rows))
+
+
+def lie_apart(one: LanguageModel, other: LanguageModel) -> bool:
+    """Whether two models run on devices of which they share none, their weights kept there."""
+    if is_offloaded(one.model) or is_offloaded(other.model):
+        return False
+    return run_devices(one.model).isdisjoint(run_devices(other.model))
 
 
 def sliding_window(config: Any) -> int | None:

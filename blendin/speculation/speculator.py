@@ -163,13 +163,19 @@ class Speculation:
         self.base_model, self.guide_model, self.alignment = base_model, guide_model, alignment
         self.cost_model = CostModel()
 
-    def before_step(self, sequences: Sequence[SpeculativeSequence]) -> list[Verification]:
+    def before_step(
+        self, sequences: Sequence[SpeculativeSequence], in_company: bool = False
+    ) -> list[Verification]:
         """Gives contexts draft tokens where they are asked for and promise to pay.
 
         "auto" drafts for a sequence alone: in company the forwards are full as they are, and a
         draft that is wrong costs every other sequence time.
+
+        Args:
+            sequences: that make the step.
+            in_company: others are in flight that do not.
         """
-        alone = len(sequences) == 1
+        alone = len(sequences) == 1 and not in_company
         if alone:
             self._prefetch(sequences[0])
         begun = []

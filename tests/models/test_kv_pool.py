@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import pytest
 import torch
@@ -119,3 +120,41 @@ def test_room_that_is_not_needed_is_not_taken() -> None:
 def test_the_last_token_is_always_read(held: list[int], ids: list[int], expected: int) -> None:
     """Without it there would be no logits."""
     assert shared_prefix(held, ids) == expected
+
+
+def test_what_moves_or_frees_the_tensors_waits_for_a_read() -> None:
+    """And nothing else does: sequences come, go and grow while others are read."""
+    pool = Pool()
+    one, other = (pool.reserve(PREFIX, 64) for _ in range(2))
+    assert one is not None and other is not None and pool.size == 160
+    fill(pool, one, PREFIX)
+    held_by: list[bool] = []
+    move = pool._move
+
+    def moving(needed: int) -> None:
+        held_by.append(pool.lock._lock._is_owned())  # type: ignore[attr-defined]
+        move(needed)
+
+    pool._move = moving  # type: ignore[method-assign]
+    placed = threading.Event()
+
+    def work() -> None:
+        pool.resize(other, 70)
+        pool.release(other)
+        pool.reserve([1, 2, 3], 30)  # where the other was
+        placed.set()
+        pool.resize(one, 500)
+
+    with pool.lock:  # as a read has it
+        worker = threading.Thread(target=work)
+        worker.start()
+        assert placed.wait(20) and not held_by
+    worker.join()
+    assert held_by == [True] and one.capacity == 500 and held(pool, one) == PREFIX
+    with pool.lock:
+        worker = threading.Thread(target=pool.clear)
+        worker.start()
+        worker.join(0.1)
+        assert worker.is_alive() and pool.bytes > 0
+    worker.join()
+    assert pool.size == pool.bytes == 0
