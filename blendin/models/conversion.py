@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
+OF_ADDED_TOKENS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+
 
 class PlainReader(gguf_package.GGUFReader):
     """Keeps the file as a plain array, of which the 1.5 million slices cost a third."""
@@ -87,6 +89,11 @@ def _save_tokenizer(gguf: Path, destination: Path) -> None:
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
     settings["padding_side"] = tokenizer.padding_side  # GemmaTokenizer's own, else lost
+    # Where these are missing, transformers parses all of tokenizer.json once more for them.
+    settings["added_tokens_decoder"] = {
+        str(id): {name: getattr(token, name) for name in OF_ADDED_TOKENS}
+        for id, token in tokenizer.added_tokens_decoder.items()
+    }
     for of_the_gguf in ("is_local", "local_files_only"):
         settings.pop(of_the_gguf, None)
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
