@@ -7,14 +7,16 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from copy import copy
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gguf as gguf_package
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 OF_ADDED_TOKENS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -42,20 +44,24 @@ def convert(gguf: Path, destination: Path) -> None:
 def _read_once() -> None:
     """Lets this process read a GGUF's tables once, for which transformers asks three times.
 
-    They hold the whole vocabulary, piece by piece, and took four fifths of a conversion's time.
-    What is read is the same.
+    They hold the whole vocabulary, piece by piece, and took most of a conversion's time. What is
+    read is the same; a transformers that reads otherwise goes on as it does.
     """
     gguf_package.GGUFReader = _once_per_file(PlainReader)
     gguf_package.get_tensor_name_map = cache(gguf_package.get_tensor_name_map)  # of each module
-    load = modeling_gguf_pytorch_utils.load_gguf_checkpoint
+    if find_spec("transformers.modeling_gguf_pytorch_utils") is None:
+        return
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    load = reading.load_gguf_checkpoint
     tables = _once_per_file(load)
 
-    def load_once(path: Any, return_tensors: bool = False, **kwargs: Any) -> dict[str, Any]:
-        if return_tensors:
-            return load(path, return_tensors=True, **kwargs)
-        return {name: dict(table) for name, table in tables(path).items()}  # callers may change it
+    def load_once(path: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
+        if arguments or any(named.values()):  # the weights, for a model
+            return load(path, *arguments, **named)
+        return {name: copy(table) for name, table in tables(path).items()}  # callers change them
 
-    modeling_gguf_pytorch_utils.load_gguf_checkpoint = load_once
+    reading.load_gguf_checkpoint = load_once
 
 
 def _once_per_file(read: Callable[[str], Any]) -> Callable[[Any], Any]:
