@@ -25,7 +25,7 @@ class PlainReader(gguf_package.GGUFReader):
     """Keeps the file as a plain array, of which the 1.5 million slices cost a third."""
 
     @property
-    def data(self) -> np.ndarray:
+    def data(self) -> np.ndarray:  # type: ignore[override]
         """All bytes of the file, mapped into memory."""
         return self._bytes
 
@@ -47,8 +47,9 @@ def _read_once() -> None:
     They hold the whole vocabulary, piece by piece, and took most of a conversion's time. What is
     read is the same; a transformers that reads otherwise goes on as it does.
     """
-    gguf_package.GGUFReader = _once_per_file(PlainReader)
-    gguf_package.get_tensor_name_map = cache(gguf_package.get_tensor_name_map)  # of each module
+    package: Any = gguf_package
+    package.GGUFReader = _once_per_file(PlainReader)
+    package.get_tensor_name_map = cache(package.get_tensor_name_map)  # asked for by each module
     if find_spec("transformers.modeling_gguf_pytorch_utils") is None:
         return
     from transformers import modeling_gguf_pytorch_utils as reading
