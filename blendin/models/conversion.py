@@ -24,8 +24,8 @@ OF_ADDED_TOKENS = ("content", "single_word", "lstrip", "rstrip", "normalized", "
 class PlainReader(gguf_package.GGUFReader):
     """Keeps the file as a plain array, of which the 1.5 million slices cost a third."""
 
-    @property
-    def data(self) -> np.ndarray:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def data(self) -> np.ndarray:
         """All bytes of the file, mapped into memory."""
         return self._bytes
 
