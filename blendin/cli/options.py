@@ -116,26 +116,12 @@ class ServerOptions:
             sources: the model's, or those of all guides.
 
         Raises:
-            ValueError: for an option that would have no effect, and for headers as
-                `credentials.headers_from_environment`.
+            ValueError: as `credentials.options_of`.
         """
-        from ..models.remote.address import is_url
-        from ..models.remote.credentials import headers_from_environment
+        from ..models.remote.credentials import options_of
 
-        given = {name: getattr(self, f"{role}_{name}") for name in ("header", "verify")}
-        for name, value in given.items():
-            if value and not any(map(is_url, sources)):
-                raise ValueError(
-                    f"{as_option(f'{role}_{name}')} has no effect where the {role} is no server's "
-                    "URL: leave it out"
-                )
-        options: dict[str, Any] = {}
-        if given["header"]:
-            option = as_option(f"{role}_header")
-            options["headers"] = headers_from_environment(option, given["header"])
-        if given["verify"] is not None:
-            options["verify"] = given["verify"] != "off" and given["verify"]
-        return options
+        header, verify = getattr(self, f"{role}_header"), getattr(self, f"{role}_verify")
+        return options_of(role, sources, header, verify)
 
 
 @dataclass(frozen=True)

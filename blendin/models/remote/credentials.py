@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ...values import shown
+from .address import is_url
+
 NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 NOT_OURS = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 """Headers that belong to the request as it is made."""
@@ -51,6 +54,34 @@ def headers_from_environment(option: str, given: Iterable[str]) -> dict[str, str
             raise ValueError(f"{option} number {place} is a header that is given before: give one")
         made[name] = value
     return made
+
+
+def options_of(
+    role: str, sources: Iterable[str], header: Iterable[str] | None, verify: str | None
+) -> dict[str, Any]:
+    """`headers` and `verify` as `loading.load` takes them, from texts.
+
+    Args:
+        role: "base" or "guide".
+        sources: the model's, or those of all guides.
+        header: as `headers_from_environment`, or None.
+        verify: a path, "off" or None.
+
+    Raises:
+        ValueError: for what would have no effect, and as `headers_from_environment`.
+    """
+    names = {"header": f"{role}_header", "verify": f"{role}_verify"}
+    given = [names[each] for each, value in (("header", header), ("verify", verify)) if value]
+    if given and not any(map(is_url, sources)):
+        raise ValueError(
+            f"{shown(given[0])} has no effect where the {role} is no server's URL: leave it out"
+        )
+    options: dict[str, Any] = {}
+    if header:
+        options["headers"] = headers_from_environment(shown(names["header"]), header)
+    if verify is not None:
+        options["verify"] = verify != "off" and verify
+    return options
 
 
 def headers(role: str, given: Any) -> dict[str, str]:
