@@ -30,9 +30,10 @@ def figures(results: Results) -> dict[str, str]:
         title: {n: own[title].sensitivity_loss for n, own in results.chains.items() if title in own}
         for title in _titles(results.chains)
     }
+    styles = {name: index for index, name in enumerate(results.chains)}
     label = "How the scores of whole chains change under each transformation"
     panels = {"mean change of the score": changes, "sensitivity lost": lost}
-    made = {f"{label}. {WHISKERS}": _forest("scores", label, panels)}
+    made = {f"{label}. {WHISKERS}": _forest("scores", label, panels, styles)}
     if results.trust:
         moves = {
             NAMES[quantity]: {
@@ -47,7 +48,9 @@ def figures(results: Results) -> dict[str, str]:
         }
         label = "How α and the intervention rate change at the same tokens"
         named = {f"change of {name}": own for name, own in moves.items()}
-        made[f"{label} of the source's own steps. {WHISKERS}"] = _forest("trust", label, named)
+        made[f"{label} of the source's own steps. {WHISKERS}"] = _forest(
+            "trust", label, named, styles
+        )
     return made
 
 
@@ -56,9 +59,19 @@ def _titles(by_scorer: Mapping[str, Mapping[str, object]]) -> list[str]:
 
 
 def _forest(
-    name: str, label: str, panels: Mapping[str, Mapping[str, Mapping[str, Interval]]]
+    name: str,
+    label: str,
+    panels: Mapping[str, Mapping[str, Mapping[str, Interval]]],
+    styles: Mapping[str, int],
 ) -> str:
-    """Panels beside each other: a row a transformation, in it a point with whiskers a scorer."""
+    """Panels beside each other: a row a transformation, in it a point with whiskers a scorer.
+
+    Args:
+        name: of the picture.
+        label: what it shows.
+        panels: by their titles.
+        styles: each scorer's colour and mark, the same in all pictures.
+    """
     rows = list(next(iter(panels.values())))
     points = [own for panel in panels.values() for own in panel.values()]
     scorers = list(dict.fromkeys(name for own in points for name in own))
@@ -71,7 +84,8 @@ def _forest(
                 for index, scorer in enumerate(scorers):
                     if scorer in panel[row]:
                         y = place + (index - (len(scorers) - 1) / 2) * 0.2
-                        _whisker(axes, panel[row][scorer], y, index, scorer if not place else None)
+                        name_once = scorer if not place else None
+                        _whisker(axes, panel[row][scorer], y, styles[scorer], name_once)
             axes.set_yticks(range(len(rows)), [visible(row, one_line=True) for row in rows])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.set_xlabel(title, fontsize=9)
