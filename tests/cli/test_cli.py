@@ -47,8 +47,8 @@ def test_every_option_arrives(pair_folders: list[str], tmp_path: Path) -> None:
     options = (
         "--policy cap --max-rate 0.5 --threshold 0.7 --alpha 0.25 --agreement-bonus 0.3 --top-k 0 "
         "--max-new-tokens 5 --system Sys --do-sample --temperature 0.5 --top-p 0.9 "
-        "--sampling-top-k 7 --repetition-penalty 1.5 --seed 4 --speculate 3 --trace-top 2 "
-        "--dtype float32"
+        "--min-p 0.01 --sampling-top-k 7 --repetition-penalty 1.5 --repetition-penalty-range 6 "
+        "--no-penalize-nl --seed 4 --speculate 3 --trace-top 2 --dtype float32"
     ).split()
     options += ["--stop", "a\\nb", "--stop", "c", "--trace", str(trace), "--json"]
     result = run("generate", "Hi", *pair_folders, *options)
@@ -69,8 +69,11 @@ def test_every_option_arrives(pair_folders: list[str], tmp_path: Path) -> None:
         "do_sample": True,
         "temperature": 0.5,
         "top_p": 0.9,
+        "min_p": 0.01,
         "sampling_top_k": 7,
         "repetition_penalty": 1.5,
+        "repetition_penalty_range": 6,
+        "penalize_nl": False,
         "seed": 4,
         "speculate": 3,
         "trace_top": 2,
