@@ -9,7 +9,6 @@ such as lie beyond their sequence's end, where the next step writes.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +19,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..decision.prediction import total_variation
 from .attention_route import no_mask, routed
-from .cuda_graphs import CannotCapture, is_out_of_memory, record
+from .cuda_graphs import CannotCapture, Refusals, check_alike, record
 from .devices import input_device, sent
 from .forward_mode import forward_mode
 from .kv_pool import KVSegment, Pool
 from .varlen_batch import VarlenBatch
-
-logger = logging.getLogger("blendin")
 
 MAX_CAPTURED_TOKENS = 256
 """Of one forward, padding included; in more, the launches no longer take the time."""
@@ -124,10 +120,8 @@ class CapturedVarlen:
     """The captured forwards of a model over any pools; of one thread at a time.
 
     Attributes:
-        is_given_up: captures failed, and nothing is captured any more.
+        refusals: why some are not.
     """
-
-    is_given_up = False
 
     def __init__(
         self, model: PreTrainedModel, attend_packed: Callable[..., Tensor], name: str
@@ -139,7 +133,8 @@ class CapturedVarlen:
             attend_packed: torch's `varlen_attn`, which the model was tried with.
             name: for messages.
         """
-        self.model, self.attend_packed, self.name = model, attend_packed, name
+        self.model, self.attend_packed = model, attend_packed
+        self.refusals = Refusals(f"{name} reads batches")
         self._device = input_device(model)
         self._mask = no_mask(model.dtype, self._device)
         self._pools: WeakKeyDictionary[Pool, _OverPool] = WeakKeyDictionary()
@@ -155,7 +150,7 @@ class CapturedVarlen:
         Returns:
             `[sum(score), V]` logits, the caller's own; None: read them plainly.
         """
-        if self.is_given_up or (shape := shape_of(rows)) is None:
+        if self.refusals.is_final or (shape := shape_of(rows)) is None:
             return None
         pool = rows[0][0].pool
         over = self._pools.get(pool)
@@ -188,10 +183,7 @@ class CapturedVarlen:
         batch.fill(rows, behind=1)
         forward = _Forward(batch, *record(lambda: self._run(batch), self._device))
         forward.logits.fill_(torch.nan)
-        found, expected = self._replayed(forward, rows, score), plain()
-        apart = float(total_variation(found, expected).max())
-        if not apart <= 0.05:
-            raise CannotCapture(f"its captured distributions differ from the plain by {apart:.2g}")
+        check_alike(self._replayed(forward, rows, score), plain())
         return forward
 
     def _run(self, batch: StaticBatch) -> Tensor:
@@ -208,17 +200,12 @@ class CapturedVarlen:
 
     def _give_up(self, over: _OverPool, reason: Exception) -> None:
         """Reads plainly: from now on, or where memory was short this time alone."""
-        said = str(reason)
-        if is_out_of_memory(reason):
-            said = "there is not enough memory for them now"
-            over.forwards.clear()
-            over.asked.clear()
-        else:
-            self.is_given_up = True
+        self.refusals.failed(reason)
+        over.forwards.clear()
+        over.asked.clear()
+        if self.refusals.is_final:
             self._pools.clear()
-        logger.warning("%s reads batches without CUDA graphs: %s", self.name, said)
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        self.refusals.free_memory()
 
 
 def shape_of(rows: Rows) -> Shape | None:

@@ -22,14 +22,13 @@ from transformers import Cache, PreTrainedModel, StaticCache, StaticLayer
 from ..decision.prediction import total_variation
 from ..forks import Lock
 from .devices import input_device, is_offloaded, run_devices, sent
+from .kv_pool import SMALLEST_CAPACITY, capacity_for
 from .trial import state_arguments
 
 logger = logging.getLogger("blendin")
 
 WIDTHS = (1, 2, 4, 8, 16)
 """How many tokens a captured forward reads; fewer are padded, more are read uncaptured."""
-
-SMALLEST_CAPACITY = 256
 
 
 class PrefixLayer(StaticLayer):
@@ -229,9 +228,7 @@ class GraphRunner:
         logits.fill_(torch.nan)
         replay()
         self._position.fill_(self.length)
-        apart = float(total_variation(logits, expected).max())
-        if not apart <= 0.05:
-            raise CannotCapture(f"its captured distributions differ from the plain by {apart:.2g}")
+        check_alike(logits, expected)
         return _Forward(static_ids, logits, replay)
 
 
@@ -266,23 +263,71 @@ def record(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Cal
         return output, graph.replay
 
 
+def check_alike(found: Tensor, expected: Tensor) -> None:
+    """Compares a replay's `[N, V]` logits with those of the plain forward.
+
+    Raises:
+        CannotCapture: their distributions differ by more than rounding.
+    """
+    apart = float(total_variation(found, expected).max())
+    if not apart <= 0.05:
+        raise CannotCapture(f"its captured distributions differ from the plain by {apart:.2g}")
+
+
+class Refusals:
+    """Why some of a model's forwards are not captured; each reason is said once.
+
+    Attributes:
+        is_final: nothing is captured any more.
+    """
+
+    is_final = False
+
+    def __init__(self, consequence: str) -> None:
+        """Nothing is refused yet.
+
+        Args:
+            consequence: what happens then, for messages ("MODEL decodes").
+        """
+        self._consequence = consequence
+        self._said: set[str] = set()
+
+    def say(self, reason: object) -> None:
+        """Warns, unless it was said before."""
+        said = str(reason)
+        if said not in self._said:
+            logger.warning("%s without CUDA graphs: %s", self._consequence, said)
+        self._said.add(said)
+
+    def failed(self, error: Exception) -> None:
+        """A capture or a replay failed: for good, unless memory was short this time."""
+        if is_out_of_memory(error):
+            self.say("there is not enough memory for them now")
+        else:
+            self.say(error)
+            self.is_final = True
+
+    @staticmethod
+    def free_memory() -> None:
+        """Gives back what graphs held, once nothing refers to them."""
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
 class GraphRunners:
     """The runners of one model: taken by a sequence, handed back, taken again."""
 
     def __init__(self, model: PreTrainedModel, name: str) -> None:
-        self.model, self.name = model, name
+        self.model = model
         self._free: dict[int, list[GraphRunner]] = {}
         self._lock = Lock()
-        self._given_up = False
-        self._logged: set[str] = set()
+        self.refusals = Refusals(f"{name} decodes")
 
     def take(self, tokens: int) -> GraphRunner | None:
         """A runner with room for `tokens`; None where the model cannot be captured."""
-        if self._given_up:
+        if self.refusals.is_final:
             return None
-        capacity = SMALLEST_CAPACITY
-        while capacity < tokens + max(WIDTHS):
-            capacity *= 2
+        capacity = capacity_for(tokens)
         with self._lock:
             free = self._free[capacity].pop() if self._free.get(capacity) else None
         if free is not None:
@@ -291,35 +336,23 @@ class GraphRunners:
         try:
             return GraphRunner(self.model, capacity)
         except CannotCapture as reason:
-            self._log(reason)
+            self.refusals.say(reason)
             return None
 
     def give_back(self, runner: GraphRunner) -> None:
         """Makes a runner free for the next sequence."""
-        if runner.is_closed or self._given_up:
+        if runner.is_closed or self.refusals.is_final:
             return
         with self._lock:
             self._free.setdefault(runner.capacity, []).append(runner)
 
     def give_up(self, runner: GraphRunner, reason: Exception) -> None:
         """Takes the plain path: from now on, or where memory was short this time alone."""
-        if is_out_of_memory(reason):
-            self._log(reason, "there is not enough memory for them now")
-        else:
-            self._log(reason)
-            self._given_up = True
+        self.refusals.failed(reason)
         runner.close()
         with self._lock:
             self._free.clear()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-
-    def _log(self, reason: Exception, said: str | None = None) -> None:
-        """Says once why a sequence is decoded without graphs."""
-        said = said or str(reason)
-        if said not in self._logged:
-            logger.warning("%s decodes without CUDA graphs: %s", self.name, said)
-        self._logged.add(said)
+        self.refusals.free_memory()
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:

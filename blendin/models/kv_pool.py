@@ -22,6 +22,9 @@ from torch import Tensor
 from ..forks import Lock
 from .lookahead import MAX_DRAFT_TOKENS, common_prefix
 
+SMALLEST_CAPACITY = 256
+"""Tokens in a cache that is handed from one sequence decoded alone to the next."""
+
 MIN_SHARED_PREFIX = 16
 """A shorter common prefix is read again: copying it is hardly cheaper."""
 
@@ -224,12 +227,21 @@ class Pool:
             segment.start = start
 
 
+def capacity_for(tokens: int) -> int:
+    """How many tokens a cache has room for that is to serve other sequences later: a power of two.
+
+    A captured forward's padding is within it.
+    """
+    capacity = SMALLEST_CAPACITY
+    while capacity < tokens + 1 + MAX_DRAFT_TOKENS:
+        capacity *= 2
+    return capacity
+
+
 class SpareSegments:
     """Segments with a pool to themselves, taken by sequences that are decoded alone, one after the
     other: what was captured over a pool's tensors serves them all.
     """
-
-    SMALLEST = 256
 
     def __init__(self) -> None:
         self._free: dict[int, list[KVSegment]] = {}
@@ -237,9 +249,7 @@ class SpareSegments:
 
     def take(self, tokens: int) -> KVSegment:
         """An empty segment with room for `tokens` and the padding of captured forwards."""
-        capacity = self.SMALLEST
-        while capacity < tokens + MAX_DRAFT_TOKENS:
-            capacity *= 2
+        capacity = capacity_for(tokens)
         with self._lock:
             free = self._free.get(capacity)
             segment = free.pop() if free else None

@@ -332,7 +332,7 @@ class LanguageModel:
     def _captures_varlen(self) -> bool:
         """Whether sequences in pools are decoded with CUDA graphs."""
         captured = None if self.varlen is None else self.varlen.captured
-        return captured is not None and not captured.is_given_up
+        return captured is not None and not captured.refusals.is_final
 
     def _read(
         self, contexts: Sequence[Context], positions: Sequence[int]

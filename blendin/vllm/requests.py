@@ -235,12 +235,12 @@ def _not_in_a_blend(body: Mapping[str, Any], base: Base) -> tuple[str, str] | No
             return f"{name} is {told(body[name])}: {reason}; {alone}", name
     read = read_sampling(body)
     if read["repetition_penalty"] != 1:
-        found = {"penalize_nl": read["penalize_nl"] is not True}
-        found |= dict.fromkeys(RANGES, read["repetition_penalty_range"] is not None)
-        for name in found:
-            if found[name] and body.get(name) is not None:
-                reason = "vLLM's penalty looks at all of the text"
-                return f"{name} is {told(body[name])}: {reason}; {alone}", name
+        narrowing = () if read["repetition_penalty_range"] is None else RANGES
+        if read["penalize_nl"] is not True:
+            narrowing = (*narrowing, "penalize_nl")
+        if given := [each for each in narrowing if body.get(each) is not None]:
+            reason = "vLLM's penalty looks at all of the text"
+            return f"{given[0]} is {told(body[given[0]])}: {reason}; {alone}", given[0]
     if body.get("echo") and body.get("logprobs") not in (None, False):
         return ECHOED.format(base.name), "echo"
     prompt = body.get("prompt")

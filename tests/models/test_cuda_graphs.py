@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import generator, model
+from faulty_graphs import replays_nothing, replays_once
 
 from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.models.context import Context
-from blendin.models.cuda_graphs import SMALLEST_CAPACITY, GraphRunner, prefix_of, record
+from blendin.models.cuda_graphs import GraphRunner, prefix_of, record
+from blendin.models.kv_pool import SMALLEST_CAPACITY
 from blendin.models.local import LanguageModel
 
 
@@ -136,19 +138,7 @@ def decoded(lm: LanguageModel, tokens: int = 3) -> list[torch.Tensor]:
     return found
 
 
-def replays_nothing(run: Any, device: Any) -> Any:
-    """As a graph that was captured on another device than the model's."""
-    return run().clone(), lambda: None
-
-
-def replays_one_position(run: Any, device: Any) -> Any:
-    """As a graph into which the position of its capture is baked."""
-    output = run().clone()
-    once = output.clone()
-    return output, lambda: output.copy_(once)
-
-
-@pytest.mark.parametrize("record", [replays_nothing, replays_one_position])
+@pytest.mark.parametrize("record", [replays_nothing, replays_once])
 def test_a_graph_that_does_not_do_the_forwards_work_is_found_out(
     record: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -246,7 +236,7 @@ def test_graphs_on_a_gpu_write_what_the_plain_path_writes(architecture: str) -> 
             for own in (graphs, plain)
         ]
         assert graphs._runners is not None
-        assert not graphs._runners._given_up
+        assert not graphs._runners.refusals.is_final
         assert outs[0].token_ids == outs[1].token_ids
     finally:
         lm.to("cpu", torch.float64)
