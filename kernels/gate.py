@@ -135,78 +135,45 @@ def _stream(
     CANDIDATES_ONLY: tl.constexpr,
 ):
     """A program reads EACH neighbouring chunks of one row."""
-    row = tl.program_id(0) // programs
+    GROUPS: tl.constexpr = CHUNK // GROUP
+    row = (tl.program_id(0) // programs).to(tl.int64)
+    logits += row * stride
+    maxima += row * chunks * GROUPS
+    statistics += row * chunks
+    column = rows.to(tl.int64) * chunks
     for step in range(EACH):
         chunk = (tl.program_id(0) % programs) * EACH + step
         if chunk < chunks:
-            _read_chunk(
-                logits + row.to(tl.int64) * stride,
-                statistics,
-                maxima,
-                bits,
-                open_bits,
-                plain,
-                size,
-                row,
-                rows,
-                chunk,
-                chunks,
-                CHUNK,
-                GROUP,
-                CANDIDATES_ONLY,
-            )
-
-
-@triton.jit
-def _read_chunk(
-    logits,
-    statistics,
-    maxima,
-    bits,
-    open_bits,
-    plain,
-    size,
-    row,
-    rows,
-    chunk,
-    chunks,
-    CHUNK: tl.constexpr,
-    GROUP: tl.constexpr,
-    CANDIDATES_ONLY: tl.constexpr,
-):
-    """One chunk of one row; `logits` points at the row."""
-    GROUPS: tl.constexpr = CHUNK // GROUP
-    group = chunk * GROUPS + tl.arange(0, GROUPS)
-    token = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
-    place = row.to(tl.int64) * chunks * GROUPS + group
-    if tl.load(plain + chunk) != 0:
-        # Without masks the loads are full vectors; nearly all chunks are plain.
-        x = tl.load(logits + token).to(tl.float32)
-        best = tl.max(x, axis=1)
-        highest = tl.max(best, axis=0)
-        allowed = highest
-    else:
-        inside = token < size
-        x = tl.load(logits + token, mask=inside, other=-float("inf")).to(tl.float32)
-        word, shift = group * GROUP // 32, group * GROUP % 32
-        some = group * GROUP < size
-        shifts = shift[:, None] + tl.arange(0, GROUP)[None, :]
-        candidate = (tl.load(bits + word, mask=some, other=0)[:, None] >> shifts) & 1
-        best = tl.max(tl.where(candidate != 0, x, -float("inf")), axis=1)
-        highest = tl.max(tl.max(x, axis=1), axis=0)
-        if CANDIDATES_ONLY:
-            allowed = tl.max(best, axis=0)
-        else:
-            no_end = (tl.load(open_bits + word, mask=some, other=0)[:, None] >> shifts) & 1
-            allowed = tl.max(tl.max(tl.where(no_end != 0, x, -float("inf")), axis=1), axis=0)
-    tl.store(maxima + place, best.to(maxima.dtype.element_ty))
-    # A chunk of -inf sums to 0; NaN and +inf make the sum NaN, which `_combine` reports.
-    centre = tl.where(highest == -float("inf"), 0.0, highest)
-    at = statistics + row.to(tl.int64) * chunks + chunk
-    step = rows.to(tl.int64) * chunks
-    tl.store(at, highest)
-    tl.store(at + step, tl.sum(tl.sum(tl.exp(x - centre), axis=1), axis=0))
-    tl.store(at + 2 * step, allowed)
+            group = chunk * GROUPS + tl.arange(0, GROUPS)
+            token = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+            if tl.load(plain + chunk) != 0:
+                # Without masks the loads are full vectors; nearly all chunks are plain.
+                x = tl.load(logits + token).to(tl.float32)
+                best = tl.max(x, axis=1)
+                highest = tl.max(best, axis=0)
+                allowed = highest
+            else:
+                inside = token < size
+                x = tl.load(logits + token, mask=inside, other=-float("inf")).to(tl.float32)
+                word, shift = group * GROUP // 32, group * GROUP % 32
+                some = group * GROUP < size
+                shifts = shift[:, None] + tl.arange(0, GROUP)[None, :]
+                candidate = (tl.load(bits + word, mask=some, other=0)[:, None] >> shifts) & 1
+                best = tl.max(tl.where(candidate != 0, x, -float("inf")), axis=1)
+                highest = tl.max(tl.max(x, axis=1), axis=0)
+                if CANDIDATES_ONLY:
+                    allowed = tl.max(best, axis=0)
+                else:
+                    no_end = (tl.load(open_bits + word, mask=some, other=0)[:, None] >> shifts) & 1
+                    highest_open = tl.max(tl.where(no_end != 0, x, -float("inf")), axis=1)
+                    allowed = tl.max(highest_open, axis=0)
+            tl.store(maxima + group, best.to(maxima.dtype.element_ty))
+            # A chunk of -inf sums to 0; NaN and +inf make the sum NaN, which `_combine` reports.
+            centre = tl.where(highest == -float("inf"), 0.0, highest)
+            tl.store(statistics + chunk, highest)
+            mass = tl.sum(tl.sum(tl.exp(x - centre), axis=1), axis=0)
+            tl.store(statistics + column + chunk, mass)
+            tl.store(statistics + 2 * column + chunk, allowed)
 
 
 @triton.jit(do_not_specialize=["size", "end", "rows", "chunks", "end_count"])
