@@ -1,4 +1,4 @@
-"""In the place of `cuda_graphs.record`: graphs that do not do the work that was captured."""
+"""In the place of `graph_capture.record`: graphs that do not do the work that was captured."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ class _Read:
     logits: Tensor
     kernels: KernelTables
     candidates_only: bool
+    already: Gated | None = None
 
     @cached_property
     def rows(self) -> Rows:
@@ -37,6 +38,8 @@ class _Read:
 
     @cached_property
     def gated(self) -> Gated:
+        if self.already is not None:
+            return self.already
         from ..kernels.gate import gate
 
         return gate(self.rows, self.kernels, candidates_only=self.candidates_only)
@@ -50,7 +53,7 @@ def _every_place(count: int, device: torch.device) -> Tensor:
 
 
 class FusedPrediction(DensePrediction):
-    """`DensePrediction` that reads its logits once, in two launches; the host never waits.
+    """`DensePrediction` that reads its logits once, in at most two launches; the host never waits.
 
     What no kernel computes (`prob_of`, lists longer than `MAX_LIST`, probabilities at another
     temperature than 1, which read the logits once more) is torch's. A row's numbers are the same
@@ -63,6 +66,7 @@ class FusedPrediction(DensePrediction):
         model: ModelSymbols,
         kernels: KernelTables,
         candidates_only: bool = False,
+        gated: Gated | None = None,
     ) -> None:
         """Reads nothing yet.
 
@@ -71,10 +75,11 @@ class FusedPrediction(DensePrediction):
             model: whose they are; its tensors on the same device.
             kernels: the same packed.
             candidates_only: `choice` is among the candidates and END.
+            gated: what a gate kept of these rows; None: it is launched when it is needed.
         """
         super().__init__(logits, model, candidates_only)
         self.kernels = kernels
-        self.read = _Read(logits, kernels, candidates_only)
+        self.read = _Read(logits, kernels, candidates_only, gated)
         self._some: Tensor | None = None
 
     @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from .gated import KERNEL_DTYPES, GatedLogits, Scored, logits_of, tensors_of, with_tensors
 from .prediction import DensePrediction, Prediction
 from .symbols import ModelSymbols
 from .top_logprobs import ListedPrediction, TopLogprobs
@@ -14,9 +14,7 @@ from .top_logprobs import ListedPrediction, TopLogprobs
 if TYPE_CHECKING:
     from ..kernels.tables import KernelTables
 
-KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-NextTokens = Tensor | TopLogprobs
+NextTokens = Scored | TopLogprobs
 """What a model returns for N contexts: `[N, V]` logits, or its likeliest tokens."""
 
 
@@ -37,16 +35,28 @@ def predict(
     """
     if isinstance(returned, TopLogprobs):
         return ListedPrediction(returned, model, candidates_only)
-    if kernels is not None and returned.dtype in KERNEL_DTYPES:
+    logits = logits_of(returned)
+    if kernels is not None and logits.dtype in KERNEL_DTYPES:
         from .fused import FusedPrediction
 
-        return FusedPrediction(returned, model, kernels, candidates_only)
-    return DensePrediction(returned, model, candidates_only)
+        gated = None
+        if isinstance(returned, GatedLogits) and returned.is_by(kernels, candidates_only):
+            gated = returned.gated
+        return FusedPrediction(logits, model, kernels, candidates_only, gated)
+    return DensePrediction(logits, model, candidates_only)
 
 
 def rows_of(returned: NextTokens, rows: list[int]) -> NextTokens:
     """Some of the rows; what was returned itself, uncopied, where that is all of them."""
-    count = len(returned.tokens if isinstance(returned, TopLogprobs) else returned)
-    if rows == list(range(count)):
+    if isinstance(returned, TopLogprobs):
+        return returned if rows == list(range(len(returned.tokens))) else returned.rows(rows)
+    if rows == list(range(len(logits_of(returned)))):
         return returned
-    return returned.rows(rows) if isinstance(returned, TopLogprobs) else returned[rows]
+    return with_tensors(returned, [each[rows] for each in tensors_of(returned)])
+
+
+def on_device(returned: NextTokens, device: torch.device) -> NextTokens:
+    """What was returned, where steps are decided; what a gate kept stays with the logits."""
+    if isinstance(returned, GatedLogits):
+        return returned if returned.logits.device == device else returned.logits.to(device)
+    return returned.to(device)

@@ -12,8 +12,8 @@ from statistics import median
 from threading import Event
 
 import torch
-from torch import Tensor
 
+from ..decision.gated import Scored, tensors_of
 from ..decision.predict import rows_of
 from ..forks import Lock
 from ..models.context import Context
@@ -129,8 +129,9 @@ class GuideThread:
             pass
         flights = [flight for flight in found if flight is not None]
         for flight in flights:
-            if flight.answer is not None and isinstance(flight.answer.returned, Tensor):
-                self._stream.taken(flight.answer.returned)
+            if flight.answer is not None and isinstance(flight.answer.returned, Scored):
+                for each in tensors_of(flight.answer.returned):
+                    self._stream.taken(each)
         return flights
 
     def wake(self) -> None:

@@ -24,10 +24,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..decision.gated import Scored, logits_of
 from ..decision.predict import NextTokens, rows_of
 from ..decision.prediction import Prediction
 from ..decision.told import told
 from ..models.context import Context
+from ..models.devices import fetched
 from ..models.protocol import Model
 from ..policy import Policy
 from .candidates import Listed, likeliest, mixed_candidates
@@ -78,7 +80,7 @@ def read(model: Model, contexts: Sequence[Context]) -> Answer:
         logger.warning("a forward of %d sequences failed (%s): each alone", len(contexts), error)
     alone = [read(model, [context]) for context in contexts]
     failed = {place: each.failed[0] for place, each in enumerate(alone) if each.failed}
-    rows = [each.returned for each in alone if isinstance(each.returned, Tensor)]
+    rows = [logits_of(each.returned) for each in alone if isinstance(each.returned, Scored)]
     return Answer(torch.cat(rows) if rows else None, failed)
 
 
@@ -263,7 +265,7 @@ def _by_policy(
 
 def _on_host(numbers: Tensor) -> list[list[float]]:
     """`[N, C]` numbers as one list a row, in one transfer: on a GPU each one waits."""
-    return numbers.tolist()
+    return fetched(numbers).tolist()
 
 
 def _side_by_side(*columns: Tensor) -> Tensor:

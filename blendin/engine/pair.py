@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import torch
 
+from ..decision.gated import KERNEL_DTYPES, Gate
 from ..decision.kernel_trial import checked_kernel_tables
-from ..decision.predict import KERNEL_DTYPES, NextTokens, predict
+from ..decision.predict import NextTokens, on_device, predict
 from ..decision.prediction import Prediction
 from ..models.context import Context
 from ..models.identity import template_digest
@@ -83,15 +84,21 @@ class Pair:
         checked = checked_kernel_tables(self.tables, dtypes) if fused else None
         self.base_kernels = checked[0] if checked is not None else None
         self.guide_kernels = checked[1] if checked is not None else None
+        if checked is not None:
+            # Where one model is both, its graphs have the base's: it is read at every step.
+            for model, kernels in ((guide, checked[1]), (base, checked[0])):
+                if isinstance(model, LanguageModel) and model.device == self.device:
+                    model.gate_in_graphs(Gate(kernels, candidates_only=model is not base))
 
     def predict_base(self, returned: NextTokens) -> Prediction:
         """What the base says of the next tokens."""
-        return predict(returned.to(self.device), self.tables.base, kernels=self.base_kernels)
+        at = on_device(returned, self.device)
+        return predict(at, self.tables.base, kernels=self.base_kernels)
 
     def predict_guide(self, returned: NextTokens, candidates_only: bool = True) -> Prediction:
         """What the guide says; all its tokens count where it decodes alone."""
         return predict(
-            returned.to(self.device),
+            on_device(returned, self.device),
             self.tables.guide,
             candidates_only=candidates_only,
             kernels=self.guide_kernels,

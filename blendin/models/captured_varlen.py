@@ -19,10 +19,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..decision.gated import Gate, Scored, tensors_of, with_tensors
 from .attention_route import no_mask, routed
-from .cuda_graphs import CannotCapture, Refusals, check_alike, record
 from .devices import input_device, sent
 from .forward_mode import forward_mode
+from .graph_capture import (
+    CannotCapture,
+    GraphGate,
+    Refusals,
+    check_alike,
+    read_by,
+    record,
+    spoil,
+)
 from .kv_pool import KVSegment, Pool
 from .varlen_batch import VarlenBatch
 
@@ -98,12 +107,12 @@ class _Forward:
 
     Attributes:
         batch: what it reads.
-        logits: `[tokens, V]`, which it writes.
+        scored: `[tokens, V]` logits, which it writes, and what the gate kept of them.
         replay: runs it.
     """
 
     batch: StaticBatch
-    logits: Tensor
+    scored: Scored
     replay: Callable[[], None]
 
 
@@ -124,7 +133,11 @@ class CapturedVarlen:
     """
 
     def __init__(
-        self, model: PreTrainedModel, attend_packed: Callable[..., Tensor], name: str
+        self,
+        model: PreTrainedModel,
+        attend_packed: Callable[..., Tensor],
+        name: str,
+        gate: GraphGate,
     ) -> None:
         """Captures nothing yet.
 
@@ -132,14 +145,15 @@ class CapturedVarlen:
             model: on one device.
             attend_packed: torch's `varlen_attn`, which the model was tried with.
             name: for messages.
+            gate: of the model's captured forwards.
         """
-        self.model, self.attend_packed = model, attend_packed
+        self.model, self.attend_packed, self._gate = model, attend_packed, gate
         self.refusals = Refusals(f"{name} reads batches")
         self._device = input_device(model)
         self._mask = no_mask(model.dtype, self._device)
         self._pools: WeakKeyDictionary[Pool, _OverPool] = WeakKeyDictionary()
 
-    def read(self, rows: Rows, score: Sequence[int], plain: Callable[[], Tensor]) -> Tensor | None:
+    def read(self, rows: Rows, score: Sequence[int], plain: Callable[[], Tensor]) -> Scored | None:
         """Reads each sequence's new tokens, where that is worth a graph.
 
         Args:
@@ -148,7 +162,8 @@ class CapturedVarlen:
             plain: the same forward uncaptured, which may be made any number of times.
 
         Returns:
-            `[sum(score), V]` logits, the caller's own; None: read them plainly.
+            `[sum(score), V]` logits and what the gate kept of them, the caller's own; None: read
+            them plainly.
         """
         if self.refusals.is_final or (shape := shape_of(rows)) is None:
             return None
@@ -168,23 +183,30 @@ class CapturedVarlen:
             self._give_up(over, error)
             return None
 
-    def _replayed(self, forward: _Forward, rows: Rows, score: Sequence[int]) -> Tensor:
+    def _replayed(self, forward: _Forward, rows: Rows, score: Sequence[int]) -> Scored:
         forward.batch.fill(rows)
         forward.replay()
         places = torch.tensor(forward.batch.places_of(rows, score), dtype=torch.int64)
-        return forward.logits.index_select(0, sent(places, forward.logits.device))
+        places = sent(places, self._device)
+        made = tensors_of(forward.scored)
+        return with_tensors(forward.scored, [each.index_select(0, places) for each in made])
 
     def _captured(
         self, rows: Rows, shape: Shape, score: Sequence[int], plain: Callable[[], Tensor]
     ) -> _Forward:
         """Captures a forward and replays it beside the plain one."""
         batch = StaticBatch(rows[0][0].pool, shape, self._device, self.attend_packed)
-        # At other positions and lengths than the replay's, or such as were baked in would pass.
-        batch.fill(rows, behind=1)
-        forward = _Forward(batch, *record(lambda: self._run(batch), self._device))
-        forward.logits.fill_(torch.nan)
-        check_alike(self._replayed(forward, rows, score), plain())
-        return forward
+
+        def capture(gate: Gate | None) -> _Forward:
+            # At other positions and lengths than the replay's, or such as were baked in would pass.
+            batch.fill(rows, behind=1)
+            recorded = record(lambda: read_by(gate, self._run(batch)), self._device)
+            forward = _Forward(batch, *recorded)
+            spoil(forward.scored)
+            check_alike(self._replayed(forward, rows, score), plain())
+            return forward
+
+        return self._gate.captured(capture)
 
     def _run(self, batch: StaticBatch) -> Tensor:
         with forward_mode(self.model), routed(batch):

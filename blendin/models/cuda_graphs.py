@@ -10,7 +10,6 @@ then the next one takes it over, so that a model is captured a few times and not
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +18,20 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel, StaticCache, StaticLayer
 
-from ..decision.prediction import total_variation
+from ..decision.gated import Gate, Scored, tensors_of, with_tensors
 from ..forks import Lock
 from .devices import input_device, is_offloaded, run_devices, sent
+from .graph_capture import (
+    CannotCapture,
+    GraphGate,
+    Refusals,
+    check_alike,
+    read_by,
+    record,
+    spoil,
+)
 from .kv_pool import SMALLEST_CAPACITY, capacity_for
 from .trial import state_arguments
-
-logger = logging.getLogger("blendin")
 
 WIDTHS = (1, 2, 4, 8, 16)
 """How many tokens a captured forward reads; fewer are padded, more are read uncaptured."""
@@ -59,22 +65,18 @@ def prefix_of(length: int, capacity: int) -> int:
     return min(prefix, capacity)
 
 
-class CannotCapture(Exception):
-    """Why a model's forwards are not captured; logged once, and the plain path is taken."""
-
-
 @dataclass
 class _Forward:
     """One captured forward of `width` tokens.
 
     Attributes:
         ids: `[1, width]` int64, read by the graph.
-        logits: `[width, V]`, written by the graph.
+        scored: `[width, V]` logits, written by the graph, and what the gate kept of them.
         replay: runs it.
     """
 
     ids: Tensor
-    logits: Tensor
+    scored: Scored
     replay: Callable[[], None]
 
 
@@ -90,8 +92,13 @@ class GraphRunner:
 
     is_closed = False
 
-    def __init__(self, model: PreTrainedModel, capacity: int) -> None:
+    def __init__(self, model: PreTrainedModel, capacity: int, gate: GraphGate) -> None:
         """Allocates nothing yet: the first forward does.
+
+        Args:
+            model: on one device.
+            capacity: as the attribute.
+            gate: of the model's captured forwards.
 
         Raises:
             CannotCapture: where the model's attention or cache cannot be static.
@@ -107,6 +114,7 @@ class GraphRunner:
             raise CannotCapture(f"{capacity} tokens do not fit into its sliding window of {window}")
         self._kinds = set(kinds or ())
         self.model, self.capacity, self.length = model, capacity, 0
+        self._gate = gate
         self._boolean_mask = attention == "sdpa"
         arguments = state_arguments(model)
         if not arguments:
@@ -127,7 +135,7 @@ class GraphRunner:
         self._columns = torch.arange(capacity, device=self.device)
         self._forwards: dict[tuple[int, int], _Forward] = {}  # by width and prefix
 
-    def read(self, ids: list[int], positions: int) -> Tensor:
+    def read(self, ids: list[int], positions: int) -> Scored:
         """Reads new tokens after those that the cache already holds.
 
         Args:
@@ -136,7 +144,7 @@ class GraphRunner:
 
         Returns:
             `[positions, V]` logits, of which the next call may overwrite those of a captured
-            forward.
+            forward, and what the gate kept of them there.
         """
         self._position.fill_(self.length)
         width = next((width for width in WIDTHS if width >= len(ids)), None)
@@ -154,7 +162,8 @@ class GraphRunner:
         forward.ids.copy_(sent(padded, self.device))
         forward.replay()
         self.length += len(ids)
-        return forward.logits[len(ids) - positions : len(ids)]
+        rows = slice(len(ids) - positions, len(ids))
+        return with_tensors(forward.scored, [each[rows] for each in tensors_of(forward.scored)])
 
     def fits(self, length: int) -> bool:
         """Whether a context of `length` tokens can be read, in any split."""
@@ -221,104 +230,30 @@ class GraphRunner:
 
     def _capture(self, width: int, prefix: int, ids: list[int]) -> _Forward:
         static_ids = torch.tensor([ids + [0] * (width - len(ids))], device=self.device)
-        logits, replay = record(lambda: self._run(static_ids, width, prefix), self.device)
-        # At another position than the captured one, or a position that was baked in would pass.
-        self._position.fill_(self.length + 1)
-        expected = self._run(static_ids, width, prefix).clone()
-        logits.fill_(torch.nan)
-        replay()
-        self._position.fill_(self.length)
-        check_alike(logits, expected)
-        return _Forward(static_ids, logits, replay)
 
+        def capture(gate: Gate | None) -> _Forward:
+            self._position.fill_(self.length)
+            forward = _Forward(
+                static_ids,
+                *record(lambda: read_by(gate, self._run(static_ids, width, prefix)), self.device),
+            )
+            # At another position than the captured one, or one that was baked in would pass.
+            self._position.fill_(self.length + 1)
+            expected = self._run(static_ids, width, prefix).clone()
+            spoil(forward.scored)
+            forward.replay()
+            self._position.fill_(self.length)
+            check_alike(forward.scored, expected)
+            return forward
 
-def record(run: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, Callable[[], None]]:
-    """Captures work on a device, whichever is current, and tells what it writes and how to replay.
-
-    On devices without graphs (and for tests) the work itself is run again.
-
-    Args:
-        run: the work, on that device alone; what changes from run to run lies in buffers.
-        device: of the work.
-    """
-    if device.type != "cuda":
-        output = run().clone()
-
-        def again() -> None:
-            output.copy_(run())
-
-        return output, again
-    with torch.cuda.device(device):
-        # A stream of its own: torch's default for captures lies on the device of the first one.
-        side, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(2):  # cuBLAS and Triton prepare themselves outside the capture
-                run()
-        current.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile.
-        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            output = run()
-        return output, graph.replay
-
-
-def check_alike(found: Tensor, expected: Tensor) -> None:
-    """Compares a replay's `[N, V]` logits with those of the plain forward.
-
-    Raises:
-        CannotCapture: their distributions differ by more than rounding.
-    """
-    apart = float(total_variation(found, expected).max())
-    if not apart <= 0.05:
-        raise CannotCapture(f"its captured distributions differ from the plain by {apart:.2g}")
-
-
-class Refusals:
-    """Why some of a model's forwards are not captured; each reason is said once.
-
-    Attributes:
-        is_final: nothing is captured any more.
-    """
-
-    is_final = False
-
-    def __init__(self, consequence: str) -> None:
-        """Nothing is refused yet.
-
-        Args:
-            consequence: what happens then, for messages ("MODEL decodes").
-        """
-        self._consequence = consequence
-        self._said: set[str] = set()
-
-    def say(self, reason: object) -> None:
-        """Warns, unless it was said before."""
-        said = str(reason)
-        if said not in self._said:
-            logger.warning("%s without CUDA graphs: %s", self._consequence, said)
-        self._said.add(said)
-
-    def failed(self, error: Exception) -> None:
-        """A capture or a replay failed: for good, unless memory was short this time."""
-        if is_out_of_memory(error):
-            self.say("there is not enough memory for them now")
-        else:
-            self.say(error)
-            self.is_final = True
-
-    @staticmethod
-    def free_memory() -> None:
-        """Gives back what graphs held, once nothing refers to them."""
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        return self._gate.captured(capture)
 
 
 class GraphRunners:
     """The runners of one model: taken by a sequence, handed back, taken again."""
 
-    def __init__(self, model: PreTrainedModel, name: str) -> None:
-        self.model = model
+    def __init__(self, model: PreTrainedModel, name: str, gate: GraphGate) -> None:
+        self.model, self._gate = model, gate
         self._free: dict[int, list[GraphRunner]] = {}
         self._lock = Lock()
         self.refusals = Refusals(f"{name} decodes")
@@ -334,7 +269,7 @@ class GraphRunners:
             free.clear()
             return free
         try:
-            return GraphRunner(self.model, capacity)
+            return GraphRunner(self.model, capacity, self._gate)
         except CannotCapture as reason:
             self.refusals.say(reason)
             return None
@@ -353,15 +288,6 @@ class GraphRunners:
         with self._lock:
             self._free.clear()
         self.refusals.free_memory()
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory was short; a capture that fails for it ends with an error of its own."""
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _is_plain(layer: object) -> bool:

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..decision.gated import Gate, Scored, logits_of
 from ..forks import Lock
 from ..prompts import prompt_ids
 from ..vocab.end_tokens import end_ids
 from ..vocab.vocabulary import Vocabulary
 from .context import Context
-from .cuda_graphs import CannotCapture, GraphRunner, GraphRunners
+from .cuda_graphs import GraphRunner, GraphRunners
 from .devices import is_offloaded, output_device, run_devices
 from .generation_config import warn_of_unheeded
+from .graph_capture import CannotCapture, GraphGate
 from .identity import config_digest, tokenizer_digest, weights_digest
 from .kv_pool import KVSegment, Pool, SpareSegments
 from .lookahead import MAX_DRAFT_TOKENS, Lookahead
@@ -86,7 +88,10 @@ class LanguageModel:
         signature = inspect.signature(without_wrappers(model).forward)
         self._keeps_logits = "logits_to_keep" in signature.parameters
         capture = self.device.type == "cuda" if capture is None else capture
-        self._runners = GraphRunners(model, name) if capture and self._keeps_logits else None
+        self._graph_gate = GraphGate(name)
+        self._runners = None
+        if capture and self._keeps_logits:
+            self._runners = GraphRunners(model, name, self._graph_gate)
         self._spare = SpareSegments()
         try:
             with torch.compiler.set_stance("force_eager"):  # or each shape would be compiled
@@ -94,7 +99,7 @@ class LanguageModel:
         except NotCausal as reason:
             raise ValueError(f"{name!r} cannot be decoded with: {reason}") from reason
         if capture and self.varlen is not None:
-            self.varlen.capture(name)
+            self.varlen.capture(name, self._graph_gate)
 
     @property
     def device(self) -> torch.device:
@@ -132,11 +137,11 @@ class LanguageModel:
             `context.ids[: len(ids) - positions + 1 + i]`.
         """
         if positions == 1:
-            return self.forward_batch([context])
+            return logits_of(self.forward_batch([context]))
         return self.score_batch([context], [positions])[0]
 
     @torch.inference_mode()
-    def forward_batch(self, contexts: Sequence[Context]) -> Tensor:
+    def forward_batch(self, contexts: Sequence[Context]) -> Scored:
         """Reads what each context has gained, all of them together where the model can.
 
         A context's draft tokens are read too, and stay as its lookahead.
@@ -145,7 +150,8 @@ class LanguageModel:
             contexts: of this model, no two the same; with room (`has_room`).
 
         Returns:
-            `[len(contexts), V]` logits in the model's dtype, after each context's last token.
+            `[len(contexts), V]` logits in the model's dtype, after each context's last token, and
+            what the gate kept of them where it is captured with the forward (`gate_in_graphs`).
         """
         unknown = [context for context in contexts if context.known_logits is None]
         drafts = [self.draft_prefix(context, context.draft_tokens) for context in unknown]
@@ -172,7 +178,9 @@ class LanguageModel:
         logits = {
             index: rows
             for whole, scored in self._read(contexts, positions)
-            for index, rows in zip(whole, scored.split([positions[i] for i in whole]), strict=True)
+            for index, rows in zip(
+                whole, logits_of(scored).split([positions[i] for i in whole]), strict=True
+            )
         }
         return [logits[index] for index in range(len(contexts))]
 
@@ -191,7 +199,7 @@ class LanguageModel:
         context.ids += pending
         try:
             for _ in range(count):
-                logits = self.forward_batch([context])
+                logits = logits_of(self.forward_batch([context]))
                 rows.append(logits.clone())
                 token = int(logits.argmax())
                 if token in self.end_ids or self.vocabulary.tokens[token] is None:
@@ -232,6 +240,13 @@ class LanguageModel:
         context.room = segment
         context.cache = segment if self.varlen is not None else None
         return True
+
+    def gate_in_graphs(self, gate: Gate | None) -> None:
+        """Has the logits of captured forwards read by a gate, in the same graphs.
+
+        Of forwards that are captured from now on; None: of none.
+        """
+        self._graph_gate.gate = gate
 
     def leave(self, context: Context) -> None:
         """Gives a context's place back; it would have to read its tokens again."""
@@ -336,7 +351,7 @@ class LanguageModel:
 
     def _read(
         self, contexts: Sequence[Context], positions: Sequence[int]
-    ) -> list[tuple[list[int], Tensor]]:
+    ) -> list[tuple[list[int], Scored]]:
         """For each forward, which contexts it read to their end, and the logits of all of those.
 
         One thread at a time: a forward takes all of a device, and transformers' models keep what
@@ -347,8 +362,8 @@ class LanguageModel:
 
     def _read_locked(
         self, contexts: Sequence[Context], positions: Sequence[int]
-    ) -> list[tuple[list[int], Tensor]]:
-        read = []
+    ) -> list[tuple[list[int], Scored]]:
+        read: list[tuple[list[int], Scored]] = []
         pools: dict[Pool, list[int]] = {}
         for index, (context, count) in enumerate(zip(contexts, positions, strict=True)):
             if not 1 <= count <= len(context.ids):
@@ -356,9 +371,9 @@ class LanguageModel:
             self._keep_agreed(context, count)
             self._open(context)
             context.forwards += 1
-            logits = self._read_alone(context, count)
-            if logits is not None:
-                read.append(([index], logits))
+            scored = self._read_alone(context, count)
+            if scored is not None:
+                read.append(([index], scored))
                 continue
             if not self.has_room(context):
                 raise MemoryError(f"there is no room for {len(context.ids)} tokens in the pool")
@@ -370,10 +385,11 @@ class LanguageModel:
                 forwards = self.varlen.read_contexts(
                     [contexts[index] for index in indices], [positions[index] for index in indices]
                 )
-            read += [([indices[place] for place in whole], logits) for whole, logits in forwards]
+            read += [([indices[place] for place in whole], scored) for whole, scored in forwards]
         self.forwards += len(read)
-        for whole, logits in read:
-            for index, rows in zip(whole, logits.split([positions[i] for i in whole]), strict=True):
+        for whole, scored in read:
+            logits = logits_of(scored).split([positions[i] for i in whole])
+            for index, rows in zip(whole, logits, strict=True):
                 contexts[index].last_logits = rows[-1:]
         return read
 
@@ -384,7 +400,7 @@ class LanguageModel:
             end = min(end, context.lookahead.agreed_end(context.ids))
         context.crop(end)
 
-    def _read_alone(self, context: Context, positions: int) -> Tensor | None:
+    def _read_alone(self, context: Context, positions: int) -> Scored | None:
         """A forward of one context outside a pool; None where it lies in one."""
         cache = context.cache
         if isinstance(cache, GraphRunner) and self._runners is not None:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..decision.gated import Scored
 from .attention_route import no_mask, routed
 from .captured_varlen import CapturedVarlen
 from .context import Context
 from .devices import input_device, is_offloaded, run_devices, sent
 from .forward_mode import forward_mode
+from .graph_capture import GraphGate
 from .kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_prefix
 from .trial import Trial
 from .varlen_batch import VarlenBatch, VarlenUnsupported, attend_eager, attend_sdpa
@@ -97,7 +99,7 @@ class VarlenForward:
         except Exception as error:  # a model that was not made for it may raise anything
             raise VarlenUnsupported(f"{type(error).__name__}: {error}") from error
 
-    def read(self, rows: Sequence[tuple[KVSegment, Sequence[int]]], score: Sequence[int]) -> Tensor:
+    def read(self, rows: Sequence[tuple[KVSegment, Sequence[int]]], score: Sequence[int]) -> Scored:
         """Reads each sequence's new tokens into its segment.
 
         Args:
@@ -105,25 +107,25 @@ class VarlenForward:
             score: the number of each sequence's last new tokens after which logits are wanted.
 
         Returns:
-            `[sum(score), V]` logits.
+            `[sum(score), V]` logits, and what a captured forward's gate kept of them.
         """
 
         def plain() -> Tensor:
             return self._read(rows, score)[0]
 
-        logits = None
+        scored: Scored | None = None
         if self.captured is not None and min(score) > 0:
-            logits = self.captured.read(rows, score, plain)
-        if logits is None:
-            logits = plain()
+            scored = self.captured.read(rows, score, plain)
+        if scored is None:
+            scored = plain()
         for segment, new in rows:
             segment.ids += new
-        return logits
+        return scored
 
-    def capture(self, name: str) -> None:
+    def capture(self, name: str, gate: GraphGate) -> None:
         """Lets frequent forwards be captured as CUDA graphs, where `varlen_attn` can be used."""
         if self.attend_packed is not None and not self._is_spread and not is_offloaded(self.model):
-            self.captured = CapturedVarlen(self.model, self.attend_packed, name)
+            self.captured = CapturedVarlen(self.model, self.attend_packed, name, gate)
 
     def _read(
         self, rows: Sequence[tuple[KVSegment, Sequence[int]]], score: Sequence[int]
@@ -184,7 +186,7 @@ class VarlenForward:
 
     def read_contexts(
         self, contexts: Sequence[Context], positions: Sequence[int]
-    ) -> list[tuple[list[int], Tensor]]:
+    ) -> list[tuple[list[int], Scored]]:
         """Reads what each context has gained, in as few forwards as their sizes allow.
 
         Args:

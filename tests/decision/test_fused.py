@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from cubins import KERNELS
 from interpreted import DEVICE, HERE, run_interpreted
 from tiny import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
+from varlen_attention import reference
 
 from blendin import (
     BaseOnly,
@@ -26,11 +27,16 @@ from blendin import (
     Nudge,
 )
 from blendin.decision.fused import FusedPrediction
+from blendin.decision.gated import Gate, GatedLogits, logits_of
 from blendin.decision.kernel_trial import checked_kernel_tables
+from blendin.decision.predict import rows_of
 from blendin.decision.prediction import DensePrediction
 from blendin.decision.symbols import SymbolTables
 from blendin.engine import loop
 from blendin.engine.pair import Pair
+from blendin.models.context import Context
+from blendin.models.cuda_graphs import GraphRunner
+from blendin.models.local import LanguageModel
 from blendin.policy import Policy
 
 pytest.importorskip("triton")
@@ -211,16 +217,18 @@ class Counted(TorchDispatchMode):
 
         class Launched:
             def __getitem__(_, grid: Any) -> Any:
-                self.steps[-1][name] += 1
+                self.steps[-1][name] += self.is_deciding
                 return without(self, kernel[grid])
 
         return Launched()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if self.is_deciding and not func.is_view and name not in ("detach", "empty", "new_empty"):
+        name, made = func.overloadpacket.__name__, func(*args, **(kwargs or {}))
+        # Of what was made in inference mode a copy is a `to`, as is no copy.
+        is_view = made is args[0] if name == "to" else func.is_view
+        if self.is_deciding and not is_view and name not in ("detach", "empty", "new_empty"):
             self.steps[-1]["waits" if name in self.WAITS else "torch"] += 1
-        return func(*args, **(kwargs or {}))
+        return made
 
 
 def without(counted: Counted, run: Any) -> Any:
@@ -251,6 +259,126 @@ def test_a_step_costs_what_the_cost_model_says(monkeypatch: pytest.MonkeyPatch) 
     assert taken[0.0] == {"_stream": 1, "_gate": 1, "torch": 4, "waits": 1}
     kernels = {"_stream": 2, "_gate": 2, "_topk": 2, "_likelier": 1, "_blend": 1}
     assert taken[2.0] == {**kernels, "torch": 4 + 2, "waits": 2}
+
+
+@here
+@pytest.mark.parametrize("is_varlen", [True, False])
+def test_captured_forwards_take_the_gates_launches_with_them(
+    is_varlen: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The base's at every step, the guide's at interventions; in rows of a batch as well."""
+    gen, plain, fused = captured_pairs(is_varlen, monkeypatch)
+    prompt = "How many?"
+    settings: dict[str, Any] = {"progress": False, "speculate": "off"}
+    for policy in (Blend(threshold=0.8), GuideOnly()):
+        outs = []
+        for gen.pair in (plain, fused):
+            traced: dict[str, Any] = {"policy": policy, "max_new_tokens": 8, "trace_top": 4}
+            outs.append([gen.generate(prompt, **settings, **traced)])
+            if is_varlen:  # three rows, padded to four; elsewhere batches are not captured
+                outs[-1] += gen.generate([prompt, "a", "def add(a, b):"], **settings, **traced)
+        for one, other in zip(*outs, strict=True):
+            assert_same(one.steps, other.steps)
+    counted = Counted(gen.pair, monkeypatch)
+    for threshold, text in ((0.0, prompt), (2.0, prompt), (0.0, [prompt] * 3)):
+        if text is not prompt and not is_varlen:
+            continue
+        for tokens in (8, 10):
+            counted.steps.append(Counter())
+            with counted:
+                policy = Blend(threshold=threshold)
+                gen.generate(text, policy=policy, max_new_tokens=tokens, **settings)
+        # Two steps, both captured.
+        taken = counted.steps[-1] - counted.steps[-2]
+        if threshold == 0:
+            assert taken == {"torch": 2 * 4, "waits": 2 * 1}
+        else:
+            kernels = {"_topk": 2 * 2, "_likelier": 2, "_blend": 2}
+            assert taken == {**kernels, "torch": 2 * (4 + 2), "waits": 2 * 2}
+    assert "without" not in caplog.text and "beside" not in caplog.text
+
+
+class Breaks(Gate):
+    """As a kernel that cannot be launched under capture."""
+
+    def read(self, logits: torch.Tensor) -> Any:
+        raise ValueError("not supported in a graph")
+
+
+class Stands(Gate):
+    """As a gate that a graph does not replay; beside the graph it reads."""
+
+    reads: ClassVar[list[Any]] = []
+
+    def read(self, logits: torch.Tensor) -> Any:
+        self.reads.append(super().read(logits))
+        kept = self.reads[0] if len(self.reads) == 2 else self.reads[-1]
+        return kept._replace(logits=logits)
+
+
+@here
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [(Breaks, "not supported in a graph"), (Stands, "other numbers in a graph than beside it")],
+)
+def test_a_gate_that_fails_in_a_graph_is_left_out_of_it(
+    kind: type[Gate], reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The forward is captured without it."""
+    lm = captured_pairs(False, monkeypatch)[2].base
+    assert isinstance(lm, LanguageModel)
+    own = lm._graph_gate.gate
+    assert own is not None
+    found, contexts = [], (Context([1, 2, 3]), Context([1, 2, 3]))
+    for context, gate in zip(contexts, (own, kind(own.kernels, own.candidates_only)), strict=True):
+        lm.gate_in_graphs(gate)
+        for _ in range(3):
+            scored = lm.forward_batch([context])
+            context.ids.append(7)
+        found.append(logits_of(scored).clone())
+        assert isinstance(context.cache, GraphRunner) and not context.cache.is_closed
+        assert isinstance(scored, GatedLogits) == (gate is own)
+    torch.testing.assert_close(*found)
+    assert lm._graph_gate.gate is None
+    assert caplog.text.count("logits are read beside its CUDA graphs") == 1
+    assert reason in caplog.text
+
+
+@here
+def test_a_prediction_takes_no_other_gates_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guide's gate chooses among its candidates, and one model may be both base and guide."""
+    _, plain, fused = captured_pairs(False, monkeypatch)
+    logits = torch.randn(2, len(fused.tables.base.symbols), device=DEVICE)
+    assert fused.base_kernels is not None and fused.guide_kernels is not None
+    scored = Gate(fused.base_kernels, candidates_only=False).read(logits)
+    assert isinstance(scored, GatedLogits)
+    assert fused.predict_base(scored)._gated.raw is scored.raw  # type: ignore[attr-defined]
+    other = Gate(fused.base_kernels, candidates_only=True).read(logits)
+    for found, pair in ((fused.predict_base(other), fused), (plain.predict_base(scored), plain)):
+        assert torch.equal(found.choice, pair.predict_base(logits).choice)
+        assert getattr(found, "read", scored) is scored or found.read.already is None  # type: ignore[attr-defined]
+    assert logits_of(rows_of(scored, [1])).shape == (1, logits.shape[1])
+    some = fused.predict_base(rows_of(scored, [1]))
+    assert some.read.already is not None  # type: ignore[attr-defined]
+    assert torch.equal(some.top_prob, fused.predict_base(logits[1:]).top_prob)
+    both = Pair(fused.base, fused.base, fused=True)
+    assert isinstance(both.base, LanguageModel) and both.base._graph_gate.gate is not None
+    assert both.base._graph_gate.gate.kernels is both.base_kernels
+    assert not both.base._graph_gate.gate.candidates_only
+
+
+def captured_pairs(
+    is_varlen: bool, monkeypatch: pytest.MonkeyPatch
+) -> tuple[BlendInGenerator, Pair, Pair]:
+    """As `pairs_of`, of models whose forwards are captured; here the same work is run again."""
+    if is_varlen:
+        monkeypatch.setattr("blendin.models.varlen.packed_attention", lambda _: reference)
+    models = []
+    for architecture, kind, seed in (("llama", "byte-level", 3), ("qwen2", "sentencepiece", 4)):
+        own = tiny_model(architecture, tokenizer(kind), seed, dtype=torch.float32).to(DEVICE)
+        models.append(LanguageModel(own, tokenizer(kind), architecture, capture=True))
+    gen = BlendInGenerator(*models)
+    return gen, Pair(*models, fused=False), Pair(*models, fused=True)
 
 
 def small_tables() -> SymbolTables:

@@ -14,7 +14,8 @@ from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.models import captured_varlen
 from blendin.models.captured_varlen import WORTH_CAPTURING, CapturedVarlen, shape_of
 from blendin.models.context import Context
-from blendin.models.cuda_graphs import GraphRunner, record
+from blendin.models.cuda_graphs import GraphRunner
+from blendin.models.graph_capture import record
 from blendin.models.kv_pool import Pool
 from blendin.models.local import LanguageModel
 

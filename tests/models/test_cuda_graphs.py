@@ -11,7 +11,8 @@ from faulty_graphs import replays_nothing, replays_once
 
 from blendin import Blend, BlendInGenerator, GuideOnly, Nudge
 from blendin.models.context import Context
-from blendin.models.cuda_graphs import GraphRunner, prefix_of, record
+from blendin.models.cuda_graphs import GraphRunner, prefix_of
+from blendin.models.graph_capture import record
 from blendin.models.kv_pool import SMALLEST_CAPACITY
 from blendin.models.local import LanguageModel
 
