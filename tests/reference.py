@@ -40,6 +40,7 @@ And of `Defer`:
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 from collections.abc import Hashable
@@ -267,9 +268,9 @@ class Vocabulary:
 
 def _best(scores: dict[Any, float], rank: dict[Any, int]) -> tuple[Any, float]:
     """The key with the highest score (ties: the lowest rank), and its lead over the next."""
-    ordered = sorted(scores, key=lambda key: (-scores[key], rank[key]))
-    lead = scores[ordered[0]] - scores[ordered[1]] if len(ordered) > 1 else float("inf")
-    return ordered[0], lead
+    best = min(scores, key=lambda key: (-scores[key], rank[key]))
+    others = (score for key, score in scores.items() if key != best)
+    return best, scores[best] - max(others, default=-float("inf"))
 
 
 class Prediction:
@@ -314,11 +315,11 @@ class Prediction:
 
     def top(self, k: int | None, allowed: set[Symbol]) -> dict[Symbol, float]:
         """The k most probable allowed symbols, and END in any case."""
-        ordered = sorted(
+        kept = heapq.nsmallest(
+            len(self.by_symbol) if k is None else k,
             (s for s in self.by_symbol if s in allowed),
             key=lambda s: (-self.by_symbol[s], self.rank[s]),
         )
-        kept = ordered if k is None else ordered[:k]
         if END in self.by_symbol and END not in kept:
             kept = [*kept, END]
         return {s: self.by_symbol[s] for s in kept}
