@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .attention_route import no_mask, routed
+from .compiled_layers import CompiledLayers, captured_with
 from .cuda_graphs import CannotCapture, Refusals, check_alike, record
 from .devices import input_device, sent
 from .forward_mode import forward_mode
@@ -121,6 +124,7 @@ class CapturedVarlen:
 
     Attributes:
         refusals: why some are not.
+        layers: the same model with compiled layers; None where none were asked for.
     """
 
     def __init__(
@@ -135,6 +139,7 @@ class CapturedVarlen:
         """
         self.model, self.attend_packed = model, attend_packed
         self.refusals = Refusals(f"{name} reads batches")
+        self.layers: CompiledLayers | None = None
         self._device = input_device(model)
         self._mask = no_mask(model.dtype, self._device)
         self._pools: WeakKeyDictionary[Pool, _OverPool] = WeakKeyDictionary()
@@ -161,8 +166,9 @@ class CapturedVarlen:
             return None
         try:
             if shape not in over.forwards:
-                forward = self._captured(rows, shape, score, plain)
-                over.forwards[shape] = forward
+                over.forwards[shape] = captured_with(
+                    self.layers, self.model, partial(self._captured, rows, shape, score, plain)
+                )
             return self._replayed(over.forwards[shape], rows, score)
         except (CannotCapture, RuntimeError) as error:
             self._give_up(over, error)
@@ -175,20 +181,25 @@ class CapturedVarlen:
         return forward.logits.index_select(0, sent(places, forward.logits.device))
 
     def _captured(
-        self, rows: Rows, shape: Shape, score: Sequence[int], plain: Callable[[], Tensor]
+        self,
+        rows: Rows,
+        shape: Shape,
+        score: Sequence[int],
+        plain: Callable[[], Tensor],
+        model: Callable[..., Any],
     ) -> _Forward:
         """Captures a forward and replays it beside the plain one."""
         batch = StaticBatch(rows[0][0].pool, shape, self._device, self.attend_packed)
         # At other positions and lengths than the replay's, or such as were baked in would pass.
         batch.fill(rows, behind=1)
-        forward = _Forward(batch, *record(lambda: self._run(batch), self._device))
+        forward = _Forward(batch, *record(lambda: self._run(batch, model), self._device))
         forward.logits.fill_(torch.nan)
         check_alike(self._replayed(forward, rows, score), plain())
         return forward
 
-    def _run(self, batch: StaticBatch) -> Tensor:
+    def _run(self, batch: StaticBatch, model: Callable[..., Any]) -> Tensor:
         with forward_mode(self.model), routed(batch):
-            output = self.model(
+            output = model(
                 input_ids=batch.ids,
                 position_ids=batch.positions,
                 attention_mask=self._mask,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from transformers import Cache, PreTrainedModel, StaticCache, StaticLayer
 
 from ..decision.prediction import total_variation
 from ..forks import Lock
-from .devices import input_device, is_offloaded, run_devices, sent
+from .compiled_layers import CompiledLayers, captured_with
+from .devices import input_device, is_offloaded, is_out_of_memory, run_devices, sent
 from .kv_pool import SMALLEST_CAPACITY, capacity_for
 from .trial import state_arguments
 
@@ -46,6 +48,15 @@ class PrefixLayer(StaticLayer):
         """Writes `[1, heads, T, width]` keys and values; gives the prefix of all of them."""
         keys, values = super().update(*states, **how)
         return keys[:, :, : self.visible], values[:, :, : self.visible]
+
+
+class PrefixCache(Cache):
+    """A cache whose updates torch.compile leaves out of its graphs, as each is its layer's own."""
+
+    @torch.compiler.disable
+    def update(self, *states: Any, **how: Any) -> tuple[Tensor, Tensor]:
+        """As `Cache.update`."""
+        return super().update(*states, **how)
 
 
 def prefix_of(length: int, capacity: int) -> int:
@@ -90,8 +101,15 @@ class GraphRunner:
 
     is_closed = False
 
-    def __init__(self, model: PreTrainedModel, capacity: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, capacity: int, layers: CompiledLayers | None = None
+    ) -> None:
         """Allocates nothing yet: the first forward does.
+
+        Args:
+            model: the model.
+            capacity: of its cache.
+            layers: the same model with compiled layers, for what is captured.
 
         Raises:
             CannotCapture: where the model's attention or cache cannot be static.
@@ -106,7 +124,7 @@ class GraphRunner:
         if self._window is not None and kinds is None:
             raise CannotCapture(f"{capacity} tokens do not fit into its sliding window of {window}")
         self._kinds = set(kinds or ())
-        self.model, self.capacity, self.length = model, capacity, 0
+        self.model, self.capacity, self.length, self._compiled = model, capacity, 0, layers
         self._boolean_mask = attention == "sdpa"
         arguments = state_arguments(model)
         if not arguments:
@@ -116,7 +134,7 @@ class GraphRunner:
         if not all(_is_plain(layer) for layer in own_layers):
             raise CannotCapture("its layers keep a state that is not keys and values alone")
         # For sliding ones as well: they move their keys as they fill up, which a graph cannot.
-        self.cache = Cache(layers=[PrefixLayer(capacity) for _ in own_layers])
+        self.cache = PrefixCache(layers=[PrefixLayer(capacity) for _ in own_layers])
         self._layers: list[Any] = self.cache.layers
         if is_offloaded(model):
             raise CannotCapture("its weights are brought in for each forward (accelerate)")
@@ -147,7 +165,9 @@ class GraphRunner:
             self.length += len(ids)
             return logits
         if (width, prefix) not in self._forwards:
-            self._forwards[width, prefix] = self._capture(width, prefix, ids)
+            self._forwards[width, prefix] = captured_with(
+                self._compiled, self.model, partial(self._capture, width, prefix, ids)
+            )
         forward = self._forwards[width, prefix]
         # The padding's keys and values lie past the sequence's end, where the next call writes.
         padded = torch.tensor([ids + [0] * (width - len(ids))])
@@ -184,13 +204,15 @@ class GraphRunner:
         """How many tokens can be read beyond `length`."""
         return self.capacity - max(WIDTHS) - length
 
-    def _run(self, ids: Tensor, positions: int, prefix: int) -> Tensor:
+    def _run(
+        self, ids: Tensor, positions: int, prefix: int, model: Callable[..., Any] | None = None
+    ) -> Tensor:
         """The forward itself; everything that varies comes out of buffers."""
         _set_length(self._layers, self._position)
         for layer in self._layers:
             layer.visible = prefix
         rows = self._position + torch.arange(ids.shape[1], device=self.device)
-        output = self.model(
+        output = (model or self.model)(
             input_ids=ids,
             position_ids=rows[None],
             attention_mask=self._masks(rows, prefix),
@@ -219,9 +241,12 @@ class GraphRunner:
         mask = torch.zeros_like(seen, dtype=self.model.dtype).masked_fill(~seen, lowest)
         return mask[None, None]
 
-    def _capture(self, width: int, prefix: int, ids: list[int]) -> _Forward:
+    def _capture(
+        self, width: int, prefix: int, ids: list[int], model: Callable[..., Any]
+    ) -> _Forward:
         static_ids = torch.tensor([ids + [0] * (width - len(ids))], device=self.device)
-        logits, replay = record(lambda: self._run(static_ids, width, prefix), self.device)
+        run = partial(self._run, static_ids, width, prefix, model)
+        logits, replay = record(run, self.device)
         # At another position than the captured one, or a position that was baked in would pass.
         self._position.fill_(self.length + 1)
         expected = self._run(static_ids, width, prefix).clone()
@@ -315,10 +340,15 @@ class Refusals:
 
 
 class GraphRunners:
-    """The runners of one model: taken by a sequence, handed back, taken again."""
+    """The runners of one model: taken by a sequence, handed back, taken again.
+
+    Attributes:
+        layers: the same model with compiled layers; None where none were asked for.
+    """
 
     def __init__(self, model: PreTrainedModel, name: str) -> None:
         self.model = model
+        self.layers: CompiledLayers | None = None
         self._free: dict[int, list[GraphRunner]] = {}
         self._lock = Lock()
         self.refusals = Refusals(f"{name} decodes")
@@ -334,7 +364,7 @@ class GraphRunners:
             free.clear()
             return free
         try:
-            return GraphRunner(self.model, capacity)
+            return GraphRunner(self.model, capacity, self.layers)
         except CannotCapture as reason:
             self.refusals.say(reason)
             return None
@@ -353,15 +383,6 @@ class GraphRunners:
         with self._lock:
             self._free.clear()
         self.refusals.free_memory()
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory was short; a capture that fails for it ends with an error of its own."""
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _is_plain(layer: object) -> bool:

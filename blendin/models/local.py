@@ -19,6 +19,7 @@ from ..forks import Lock
 from ..prompts import prompt_ids
 from ..vocab.end_tokens import end_ids
 from ..vocab.vocabulary import Vocabulary
+from .compiled_layers import CannotCompile, CompiledLayers
 from .context import Context
 from .cuda_graphs import CannotCapture, GraphRunner, GraphRunners
 from .devices import is_offloaded, output_device, run_devices
@@ -270,6 +271,30 @@ class LanguageModel:
     def encode_prompt(self, text: str) -> list[int]:
         """The tokens of a whole prompt; see `prompts.prompt_ids`."""
         return prompt_ids(text, self.tokenizer)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Lets forwards that are captured have compiled decoder layers (`CompiledLayers`).
+
+        Where that cannot be, which is logged, they are captured as they are.
+
+        Args:
+            backend: of torch.compile.
+
+        Raises:
+            ValueError: no forwards are captured.
+        """
+        captured = None if self.varlen is None else self.varlen.captured
+        if captured is None and self._runners is None:
+            raise ValueError(f"no forwards of {self.name!r} are captured as CUDA graphs")
+        try:
+            layers = CompiledLayers(self.model, self.name, backend)
+        except CannotCompile as reason:
+            logger.warning("%s keeps its layers uncompiled: %s", self.name, reason)
+            return
+        if captured is not None:
+            captured.layers = layers
+        if self._runners is not None:
+            self._runners.layers = layers
 
     def _try_reading(self) -> None:
         """Finds out how the model reads a text in pieces."""

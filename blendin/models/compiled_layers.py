@@ -1,0 +1,165 @@
+"""Decoder layers compiled by torch.compile, for forwards that are captured as CUDA graphs.
+
+transformers' norms, rotary embeddings and activations are some thirty small kernels a layer, of
+which a GPU spends more time on starting and ending than on the work. Inductor makes six of them.
+Attention and what is written into a cache are left out of its graphs: they tell layers apart, and
+all layers of a model share one compiled code. What torch.compile costs at each call (guards, calls
+from Python) is paid at the capture alone, so that forwards that are not captured stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from transformers import PreTrainedModel
+
+from .checkpoint import first_line
+from .devices import is_offloaded, is_out_of_memory
+from .precision import quantization_of
+from .shallow import is_hooked, layers_of, twin
+
+logger = logging.getLogger("blendin")
+
+Captured = TypeVar("Captured")
+
+RECOMPILE_LIMIT = 64
+"""Of torch.compile for one function. It is made anew for one token and for several, for each model,
+and some of transformers' functions are shared by all models of a process."""
+
+
+class CannotCompile(Exception):
+    """Why a model's layers are not compiled."""
+
+
+class LayerIndex:
+    """A layer's number of which torch.compile makes no constant, or each layer had its own code."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __index__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self._number == other
+
+    def __hash__(self) -> int:
+        return hash(self._number)
+
+
+class CompiledLayers:
+    """A model in whose forward the decoder layers are compiled, until that fails.
+
+    The weights are the model's own, and the model itself stays as it is for whoever else uses it.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str, backend: str = "inductor") -> None:
+        """Compiles nothing yet: the first forward of each kind does.
+
+        Args:
+            model: on one device.
+            name: for messages.
+            backend: of torch.compile.
+
+        Raises:
+            CannotCompile: where its layers are not found, or are not transformers' own as they are.
+        """
+        self.name, self.is_refused = name, False
+        self._calls = 0
+        layers = checked_layers(model)
+        self._expected = len(layers)
+        try:
+            self._twin = twin(model)
+        except Exception as error:  # a model may hold anything
+            raise CannotCompile(f"it cannot be copied ({first_line(error)})") from error
+        for module in self._twin.modules():
+            if type(number := getattr(module, "layer_idx", None)) is int:
+                vars(module)["layer_idx"] = LayerIndex(number)
+        compile_graph = torch._dynamo.lookup_backend(backend)
+
+        def counted(graph: Any, inputs: Any) -> Callable[..., Any]:
+            compiled = compile_graph(graph, inputs)
+
+            def call(*arguments: Any) -> Any:
+                self._calls += 1
+                return compiled(*arguments)
+
+            return call
+
+        for path in layers:
+            # One token and several: two compiled codes, whatever shapes are captured.
+            self._twin.get_submodule(path).compile(backend=counted, dynamic=True)
+
+    def __call__(self, **arguments: Any) -> Any:
+        """The forward, as the model's own.
+
+        Raises:
+            CannotCompile: where torch.compile left some of the layers as they are.
+        """
+        before = self._calls
+        # Nothing falls back unnoticed. Numbers such as a norm's epsilon are constants, and results
+        # are rounded where the model's own are.
+        with (
+            torch._dynamo.config.patch(
+                recompile_limit=RECOMPILE_LIMIT,
+                fail_on_recompile_limit_hit=True,
+                suppress_errors=False,
+                specialize_float=True,
+            ),
+            torch._inductor.config.patch(emulate_precision_casts=True),
+        ):
+            output = self._twin(**arguments)
+        if self._calls - before < self._expected:
+            raise CannotCompile("torch.compile left them as they are (is it disabled?)")
+        return output
+
+    def refuse(self, reason: Exception) -> None:
+        """Captures without it from now on; said once."""
+        self.is_refused = True
+        logger.warning("%s keeps its layers uncompiled: %s", self.name, first_line(reason))
+
+
+def checked_layers(model: Any) -> list[str]:
+    """The paths of a model's decoder layers.
+
+    Raises:
+        CannotCompile: as `CompiledLayers`.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise CannotCompile(f"it is wrapped ({type(model).__name__})")
+    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+        raise CannotCompile("it is compiled already")
+    if quantization_of(model) is not None:
+        raise CannotCompile("its weights are packed")
+    if is_offloaded(model):
+        raise CannotCompile("its weights are brought in for each forward (accelerate)")
+    path = layers_of(model)
+    if path is None:
+        raise CannotCompile(f"the decoder layers of a {type(model).__name__} are not found")
+    layers = model.get_submodule(path)
+    if any(is_hooked(module) for module in layers.modules()):
+        raise CannotCompile("something hangs on its layers (hooks, or another forward)")
+    return [f"{path}.{name}" for name, _ in layers.named_children()]
+
+
+def captured_with(
+    layers: CompiledLayers | None, model: Any, capture: Callable[[Callable[..., Any]], Captured]
+) -> Captured:
+    """Captures a forward with compiled layers, or where these fail with the model's own.
+
+    Args:
+        layers: None where none were asked for.
+        model: the model itself.
+        capture: captures what it is given, and compares it with the plain forward.
+    """
+    if layers is not None and not layers.is_refused:
+        try:
+            return capture(layers)
+        except Exception as error:  # a compiler may raise anything
+            if is_out_of_memory(error):
+                raise
+            layers.refuse(error)
+    return capture(model)
