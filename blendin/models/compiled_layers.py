@@ -56,13 +56,15 @@ class CompiledLayers:
     The weights are the model's own, and the model itself stays as it is for whoever else uses it.
     """
 
-    def __init__(self, model: PreTrainedModel, name: str, backend: str = "inductor") -> None:
+    def __init__(
+        self, model: PreTrainedModel, name: str, backend: str | Callable[..., Any] = "inductor"
+    ) -> None:
         """Compiles nothing yet: the first forward of each kind does.
 
         Args:
             model: on one device.
             name: for messages.
-            backend: of torch.compile.
+            backend: of torch.compile, as it takes them.
 
         Raises:
             CannotCompile: where its layers are not found, or are not transformers' own as they are.
