@@ -50,6 +50,30 @@ class LayerIndex:
         return hash(self._number)
 
 
+class CountedGraphs:
+    """A backend of torch.compile that counts; what it compiles refers to no weights.
+
+    Attributes:
+        compiled: how many graphs.
+        calls: how often any of them ran.
+    """
+
+    def __init__(self, backend: str | Callable[..., Any]) -> None:
+        self._compile = torch._dynamo.lookup_backend(backend)
+        self.compiled = self.calls = 0
+
+    def __call__(self, graph: Any, inputs: Any) -> Callable[..., Any]:
+        """Compiles a graph."""
+        run = self._compile(graph, inputs)
+        self.compiled += 1
+
+        def counted(*arguments: Any) -> Any:
+            self.calls += 1
+            return run(*arguments)
+
+        return counted
+
+
 class CompiledLayers:
     """A model in whose forward the decoder layers are compiled, until that fails.
 
@@ -70,7 +94,6 @@ class CompiledLayers:
             CannotCompile: where its layers are not found, or are not transformers' own as they are.
         """
         self.name, self.is_refused = name, False
-        self._calls = 0
         layers = checked_layers(model)
         self._expected = len(layers)
         try:
@@ -80,20 +103,10 @@ class CompiledLayers:
         for module in self._twin.modules():
             if type(number := getattr(module, "layer_idx", None)) is int:
                 vars(module)["layer_idx"] = LayerIndex(number)
-        compile_graph = torch._dynamo.lookup_backend(backend)
-
-        def counted(graph: Any, inputs: Any) -> Callable[..., Any]:
-            compiled = compile_graph(graph, inputs)
-
-            def call(*arguments: Any) -> Any:
-                self._calls += 1
-                return compiled(*arguments)
-
-            return call
-
+        self._graphs = CountedGraphs(backend)
         for path in layers:
             # One token and several: two compiled codes, whatever shapes are captured.
-            self._twin.get_submodule(path).compile(backend=counted, dynamic=True)
+            self._twin.get_submodule(path).compile(backend=self._graphs, dynamic=True)
 
     def __call__(self, **arguments: Any) -> Any:
         """The forward, as the model's own.
@@ -101,7 +114,9 @@ class CompiledLayers:
         Raises:
             CannotCompile: where torch.compile left some of the layers as they are.
         """
-        before = self._calls
+        before = self._graphs.calls
+        if not self._graphs.compiled:
+            logger.warning("%s: compiling its layers; it takes up to a minute, once", self.name)
         # Nothing falls back unnoticed. Numbers such as a norm's epsilon are constants, and results
         # are rounded where the model's own are.
         with (
@@ -114,7 +129,7 @@ class CompiledLayers:
             torch._inductor.config.patch(emulate_precision_casts=True),
         ):
             output = self._twin(**arguments)
-        if self._calls - before < self._expected:
+        if self._graphs.calls - before < self._expected:
             raise CannotCompile("torch.compile left them as they are (is it disabled?)")
         return output
 

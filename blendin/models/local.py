@@ -272,7 +272,13 @@ class LanguageModel:
         """The tokens of a whole prompt; see `prompts.prompt_ids`."""
         return prompt_ids(text, self.tokenizer)
 
-    def compile_layers(self, backend: str = "inductor") -> None:
+    @property
+    def captures(self) -> bool:
+        """Whether forwards of it are captured as CUDA graphs, unless that fails."""
+        has_varlen = self.varlen is not None and self.varlen.captured is not None
+        return has_varlen or self._runners is not None
+
+    def compile_layers(self, backend: Any = "inductor") -> None:
         """Lets forwards that are captured have compiled decoder layers (`CompiledLayers`).
 
         Where that cannot be, which is logged, they are captured as they are.
@@ -283,18 +289,19 @@ class LanguageModel:
         Raises:
             ValueError: no forwards are captured.
         """
-        captured = None if self.varlen is None else self.varlen.captured
-        if captured is None and self._runners is None:
+        if not self.captures:
             raise ValueError(f"no forwards of {self.name!r} are captured as CUDA graphs")
+        captured = None if self.varlen is None else self.varlen.captured
+        holders = [each for each in (captured, self._runners) if each is not None]
+        if holders[0].layers is not None:
+            return
         try:
             layers = CompiledLayers(self.model, self.name, backend)
         except CannotCompile as reason:
             logger.warning("%s keeps its layers uncompiled: %s", self.name, reason)
             return
-        if captured is not None:
-            captured.layers = layers
-        if self._runners is not None:
-            self._runners.layers = layers
+        for each in holders:
+            each.layers = layers
 
     def _try_reading(self) -> None:
         """Finds out how the model reads a text in pieces."""
