@@ -136,7 +136,8 @@ class CompiledLayers:
     def refuse(self, reason: Exception) -> None:
         """Captures without it from now on; said once."""
         self.is_refused = True
-        logger.warning("%s keeps its layers uncompiled: %s", self.name, first_line(reason))
+        cause = getattr(reason, "inner_exception", reason)  # of a backend, without its address
+        logger.warning("%s keeps its layers uncompiled: %s", self.name, first_line(cause))
 
 
 def checked_layers(model: Any) -> list[str]:
