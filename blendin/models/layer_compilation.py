@@ -52,5 +52,5 @@ def _may_capture(found: Source | Location, device_map: Any) -> bool:
 def _nothing_to_compile() -> ValueError:
     return ValueError(
         f"{shown('compile_layers')} is for forwards that are captured as CUDA graphs, and neither "
-        f"model's are: load them to a CUDA device ({shown('device_map')} cuda), or leave it out"
+        f"model's are: load them to a CUDA device with {shown('device_map')} cuda, or leave it out"
     )

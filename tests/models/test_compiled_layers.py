@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -236,10 +237,14 @@ def test_those_are_compiled_that_are_captured() -> None:
 
 
 @pytest.mark.slow
-def test_inductors_code_is_the_plain_one(packed: None) -> None:
-    pair = model("llama", "byte-level")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_inductors_code_rounds_as_the_layers_themselves_do(packed: None) -> None:
+    tok = tokenizer("byte-level")
+    pair = tiny_model("llama", tok, dtype=torch.bfloat16, suppress=False), tok
     lm = compiled(pair, backend="inductor")
-    torch.testing.assert_close(batch(lm, 2), batch(plain(pair), 2), rtol=1e-4, atol=1e-4)
+    found, expected = (torch.cat(batch(each, 2)) for each in (lm, plain(pair)))
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0.1)
+    assert float((found == expected).float().mean()) > 0.9  # 0.13 where rounding is left out
     assert not layers(lm).is_refused and layers(lm)._graphs.compiled
 
 
