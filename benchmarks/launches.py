@@ -205,7 +205,9 @@ def main(json_file: Annotated[Path | None, typer.Option("--json")] = None) -> No
         before = eager(name)
         found[name] = {"eager": before, "compiled": compiled(name, before)}
     console = Console()
-    table = Table("kernels a step", *(f"{name}\n{how}" for name in found for how in found[name]))
+    table = Table("kernels a step")
+    for heading in (f"{name} {how}" for name, own in found.items() for how in own):
+        table.add_column(heading, justify="right", overflow="fold")
     columns = [each for own in found.values() for each in own.values()]
     for kind in (*KINDS[:-1], "fused", "rest"):
         table.add_row(kind, *(str(each[kind]) for each in columns))

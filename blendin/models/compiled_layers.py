@@ -148,8 +148,10 @@ def checked_layers(model: Any) -> list[str]:
     """
     if not isinstance(model, PreTrainedModel):
         raise CannotCompile(f"it is wrapped ({type(model).__name__})")
-    if hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None:
+    if any(each._compiled_call_impl is not None for each in model.modules()):
         raise CannotCompile("it is compiled already")
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise CannotCompile("adapters are loaded into it, which may be switched (PEFT)")
     if quantization_of(model) is not None:
         raise CannotCompile("its weights are packed")
     if is_offloaded(model):

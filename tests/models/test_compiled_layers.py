@@ -207,8 +207,15 @@ def test_what_is_not_transformers_own_is_refused_by_name(caplog: pytest.LogCaptu
     assert "hooked keeps its layers uncompiled: something hangs on its layers" in caplog.text
     assert lm._runners is not None and lm._runners.layers is None
     handle.remove()
+    own._hf_peft_config_loaded = True
+    with pytest.raises(CannotCompile, match="adapters are loaded into it"):
+        checked_layers(own)
+    del own._hf_peft_config_loaded
     own.config.num_hidden_layers = 7
     with pytest.raises(CannotCompile, match="layers of a LlamaForCausalLM are not found"):
+        checked_layers(own)
+    own.model.layers[0].mlp.compile(backend="eager")
+    with pytest.raises(CannotCompile, match="compiled already"):
         checked_layers(own)
 
 
