@@ -15,7 +15,8 @@ On a GPU, `--shapes llama` (Llama-3-8B with Llama-3.2-1B) or `--shapes qwen` (Qw
 gemma-2-2b) takes random weights of those shapes, sets τ so that r is about 0.15, and compares with
 the floor: the bytes of weights and cache that a token must read, the guide's at the rate r, over
 the copy bandwidth measured in the same run. Targets: time a token <= 1.3 × the floor, and
->= 3 × transformers' eager `generate` of the base alone.
+>= 3 × transformers' eager `generate` of the base alone. `--compile-layers` compiles the layers of
+what is captured.
 """
 
 from __future__ import annotations
@@ -79,6 +80,9 @@ def main(
     ] = None,
     prompts: Annotated[int, typer.Option(min=1, max=len(PROMPTS))] = len(PROMPTS),
     max_new_tokens: int = 64,
+    compile_layers: Annotated[
+        bool, typer.Option("--compile-layers", help="Of captured forwards; on a GPU.")
+    ] = False,
     repeats: Annotated[int, typer.Option(help="Of every arm on every prompt.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json")] = None,
 ) -> None:
@@ -86,9 +90,16 @@ def main(
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     gen, load_seconds = timed(
-        (lambda: BlendInGenerator(base, guide, dtype=dtype, device_map=device_map))
+        partial(
+            BlendInGenerator,
+            base,
+            guide,
+            dtype=dtype,
+            device_map=device_map,
+            compile_layers=compile_layers,
+        )
         if shapes is None
-        else partial(random_pair, shapes, dtype)
+        else partial(random_pair, shapes, dtype, compile_layers=compile_layers)
     )
     blend = Blend() if shapes is None else Blend(threshold_for_rate(gen, 0.15, max_new_tokens))
     arms = {**ARMS, "Blend": blend}
@@ -98,7 +109,7 @@ def main(
     rates: list[float] = []
     costs: list[float] = []
     plain_generate(gen.base, PROMPTS[0], 4)
-    gen.generate(PROMPTS[0], max_new_tokens=4)
+    gen.generate(PROMPTS[0], max_new_tokens=16)
     for prompt in track(PROMPTS[:prompts] * repeats, description="decoding"):
         outputs: dict[str, Generation] = {}
         text = gen.generate(prompt, policy=BaseOnly(), max_new_tokens=1).settings["base_prompt"]
@@ -122,6 +133,7 @@ def main(
         **surroundings(),
         "pair": [gen.base.name, gen.guide.name],
         "dtype": dtype,
+        "compile_layers": compile_layers,
         "load_seconds": load_seconds,
         "threshold": blend.threshold,
         "tokens_per_second": {arm: statistics.median(values) for arm, values in speeds.items()},
@@ -137,7 +149,9 @@ def main(
         json_file.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def random_pair(shapes: str, dtype: str, shrink: int = 1) -> BlendInGenerator:
+def random_pair(
+    shapes: str, dtype: str, shrink: int = 1, compile_layers: bool = False
+) -> BlendInGenerator:
     """A pair of random models of real shapes, on the GPU where there is one."""
     if shapes not in PAIRS:
         raise typer.BadParameter(f"--shapes is one of {', '.join(PAIRS)}")
@@ -146,7 +160,7 @@ def random_pair(shapes: str, dtype: str, shrink: int = 1) -> BlendInGenerator:
         random_model(name, device, getattr(torch, dtype), seed, shrink)
         for seed, name in enumerate(PAIRS[shapes])
     ]
-    return BlendInGenerator(*models)
+    return BlendInGenerator(*models, compile_layers=compile_layers)
 
 
 def threshold_for_rate(gen: BlendInGenerator, rate: float, length: int) -> float:

@@ -12,6 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3TextConfig,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -82,6 +83,18 @@ CONFIGS: dict[str, Any] = {
         head_dim=256,
         sliding_window=4096,
         max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    ),
+    "gemma-3-4b": lambda: Gemma3TextConfig(
+        vocab_size=262208,
+        hidden_size=2560,
+        intermediate_size=10240,
+        num_hidden_layers=34,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        head_dim=256,
+        sliding_window=1024,
+        max_position_embeddings=131072,
         tie_word_embeddings=True,
     ),
     "tiny": lambda: LlamaConfig(

@@ -25,7 +25,8 @@ TEXTS = ("base", "guide", "dtype", "device_map", "base_tokenizer", "guide_tokeni
 SERVERS = ("base_verify", "guide_verify")
 LISTS = ("base_header", "guide_header")
 NUMBERS = ("top_logprobs",)
-SETTINGS = (*TEXTS, *SERVERS, *LISTS, *NUMBERS)
+FLAGS = ("compile_layers",)
+SETTINGS = (*TEXTS, *SERVERS, *LISTS, *NUMBERS, *FLAGS)
 """What a pair may have: command-line options, with _ for -."""
 
 PLACES = ("base", "guide", "base_tokenizer", "guide_tokenizer")
@@ -117,6 +118,9 @@ def _checked(where: str, path: Path, key: str, value: Any) -> Any:
     elif key in NUMBERS:
         if type(value) is not int:
             raise ValueError(f"{where}: {key} is {told(value)}; use a whole number")
+    elif key in FLAGS:
+        if type(value) is not bool:
+            raise ValueError(f"{where}: {key} is {told(value)}; use true or false")
     elif not isinstance(value, str) or not value:
         raise ValueError(f"{where}: {key} is {told(value)}; use a text")
     elif key in PLACES and value.startswith(("./", "../")):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OF_THE_BASE = (
     *("base", "dtype", "device_map", "trust_remote_code", "base_tokenizer", "top_logprobs"),
-    *("base_header", "base_verify"),
+    *("base_header", "base_verify", "compile_layers"),
 )
 """The options by which a base is loaded: where they are the same it is loaded once."""
 

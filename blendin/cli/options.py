@@ -142,6 +142,13 @@ class ModelOptions(ServerOptions):
     guide_tokenizer: Annotated[
         str | None, typer.Option(help="The guide's tokenizer, likewise.")
     ] = None
+    compile_layers: Annotated[
+        bool,
+        typer.Option(
+            "--compile-layers",
+            help="On a GPU: compile the layers of captured forwards, for fewer kernels a step.",
+        ),
+    ] = False
     top_logprobs: Annotated[
         int | None, typer.Option(help="Tokens that servers list at each position; 100 by default.")
     ] = None

@@ -101,6 +101,7 @@ class BlendInLM(LM):
         device: str | None = None,
         device_map: Any = None,
         trust_remote_code: bool | str = False,
+        compile_layers: bool | str | None = None,
         batch_size: Any = "auto",
         max_batch_size: Any = None,
         max_cached_tokens: Any = None,
@@ -120,6 +121,7 @@ class BlendInLM(LM):
                 is any.
             device_map: instead of a device, as accelerate understands it.
             trust_remote_code: whether code that a checkpoint brings may run.
+            compile_layers: as for `BlendInGenerator`; False by default.
             batch_size: sequences decoded together; "auto" is `max_batch_size`.
             max_batch_size: 32 by default.
             max_cached_tokens: tokens in each model's cache at most.
@@ -141,9 +143,9 @@ class BlendInLM(LM):
         chosen = chosen_policy(policy, **policy_settings)
         self._batch: dict[str, Any] = batch_settings(batch_size, max_batch_size, max_cached_tokens)
         self._max_gen_toks = chosen_length(max_gen_toks)
-        own = pair_arguments(
-            pair, {"base": base, "guide": guide, "dtype": dtype, "device_map": device_map}
-        )
+        compiled = None if compile_layers is None else flag("compile_layers", compile_layers)
+        given = {"base": base, "guide": guide, "dtype": dtype, "device_map": device_map}
+        own = pair_arguments(pair, given | {"compile_layers": compiled})
         base, guide, device_map = own["base"], own["guide"], own.get("device_map")
         asked = chosen_device(device) if device_map is None else device_map
         # A loaded model stays where it is, unless somebody asks for a device.
@@ -162,6 +164,7 @@ class BlendInLM(LM):
             trust_remote_code=flag("trust_remote_code", trust_remote_code),
             base_kwargs=own["base_kwargs"],
             guide_kwargs=own["guide_kwargs"],
+            compile_layers=own.get("compile_layers", False),
         )
         if chosen.reads_guide and not self.gen.pair.prompts.chat_template.exists:
             check_chat_template(self.gen.guide)

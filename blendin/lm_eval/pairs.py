@@ -18,12 +18,12 @@ def pair_arguments(name: str | None, given: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         name: a named pair; None for none.
-        given: the arguments beside it (`base`, `guide`, `dtype`, `device_map`); None where they
-            are not given.
+        given: the arguments beside it (`base`, `guide`, `dtype`, `device_map`, `compile_layers`);
+            None where they are not given.
 
     Returns:
-        `base`, `guide`, `base_kwargs` and `guide_kwargs`, and what is known of `dtype` and
-        `device_map`.
+        `base`, `guide`, `base_kwargs` and `guide_kwargs`, and what is known of `dtype`,
+        `device_map` and `compile_layers`.
 
     Raises:
         ValueError: as `configuration.named_pair`; an argument beside the pair says otherwise than

@@ -3,6 +3,7 @@
 A transformers model asks its registry for an attention function each time that it attends. Within
 `routed` the registry gives ours, to the thread that entered it and to no other; the model, its
 config and the functions that are registered stay as they are. Anybody may use the model meanwhile.
+torch.compile leaves both out of its graphs: they differ from thread to thread and layer to layer.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def _install() -> None:
         if hasattr(own, "blendin_route"):
             return
 
+        @torch.compiler.disable
         @functools.wraps(own)
         def get_interface(self: Any, attn_implementation: Any, default: Any) -> Any:
             if _batch.get() is not None:
@@ -66,6 +68,7 @@ def _install() -> None:
         AttentionInterface.get_interface = get_interface  # type: ignore[method-assign]
 
 
+@torch.compiler.disable
 def _attention(
     module: Any,
     query: Tensor,

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,7 +27,7 @@ from .devices import input_device, sent
 from .forward_mode import forward_mode
 from .graph_capture import (
     CannotCapture,
-    GraphGate,
+    GraphContents,
     Refusals,
     check_alike,
     read_by,
@@ -130,6 +132,7 @@ class CapturedVarlen:
 
     Attributes:
         refusals: why some are not.
+        layers: the same model with compiled layers; None where none were asked for.
     """
 
     def __init__(
@@ -137,7 +140,7 @@ class CapturedVarlen:
         model: PreTrainedModel,
         attend_packed: Callable[..., Tensor],
         name: str,
-        gate: GraphGate,
+        contents: GraphContents,
     ) -> None:
         """Captures nothing yet.
 
@@ -145,9 +148,9 @@ class CapturedVarlen:
             model: on one device.
             attend_packed: torch's `varlen_attn`, which the model was tried with.
             name: for messages.
-            gate: of the model's captured forwards.
+            contents: of the model's captured forwards.
         """
-        self.model, self.attend_packed, self._gate = model, attend_packed, gate
+        self.model, self.attend_packed, self._contents = model, attend_packed, contents
         self.refusals = Refusals(f"{name} reads batches")
         self._device = input_device(model)
         self._mask = no_mask(model.dtype, self._device)
@@ -176,8 +179,9 @@ class CapturedVarlen:
             return None
         try:
             if shape not in over.forwards:
-                forward = self._captured(rows, shape, score, plain)
-                over.forwards[shape] = forward
+                over.forwards[shape] = self._contents.captured(
+                    self.model, partial(self._captured, rows, shape, score, plain)
+                )
             return self._replayed(over.forwards[shape], rows, score)
         except (CannotCapture, RuntimeError) as error:
             self._give_up(over, error)
@@ -192,25 +196,27 @@ class CapturedVarlen:
         return with_tensors(forward.scored, [each.index_select(0, places) for each in made])
 
     def _captured(
-        self, rows: Rows, shape: Shape, score: Sequence[int], plain: Callable[[], Tensor]
+        self,
+        rows: Rows,
+        shape: Shape,
+        score: Sequence[int],
+        plain: Callable[[], Tensor],
+        model: Callable[..., Any],
+        gate: Gate | None,
     ) -> _Forward:
         """Captures a forward and replays it beside the plain one."""
         batch = StaticBatch(rows[0][0].pool, shape, self._device, self.attend_packed)
+        # At other positions and lengths than the replay's, or such as were baked in would pass.
+        batch.fill(rows, behind=1)
+        recorded = record(lambda: read_by(gate, self._run(batch, model)), self._device)
+        forward = _Forward(batch, *recorded)
+        spoil(forward.scored)
+        check_alike(self._replayed(forward, rows, score), plain())
+        return forward
 
-        def capture(gate: Gate | None) -> _Forward:
-            # At other positions and lengths than the replay's, or such as were baked in would pass.
-            batch.fill(rows, behind=1)
-            recorded = record(lambda: read_by(gate, self._run(batch)), self._device)
-            forward = _Forward(batch, *recorded)
-            spoil(forward.scored)
-            check_alike(self._replayed(forward, rows, score), plain())
-            return forward
-
-        return self._gate.captured(capture)
-
-    def _run(self, batch: StaticBatch) -> Tensor:
+    def _run(self, batch: StaticBatch, model: Callable[..., Any]) -> Tensor:
         with forward_mode(self.model), routed(batch):
-            output = self.model(
+            output = model(
                 input_ids=batch.ids,
                 position_ids=batch.positions,
                 attention_mask=self._mask,

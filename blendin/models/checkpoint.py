@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from transformers import __version__ as transformers_version
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import is_kernels_available
 
 from ..spelling import did_you_mean
+
+logger = logging.getLogger("blendin")
 
 ROLE = "{role}"
 """Stands in the messages for "base" or "guide", which whoever shows them knows."""
@@ -260,6 +265,24 @@ def _check_tokenizer_files(folder: Path, names: list[str]) -> None:
         "the folder has no tokenizer (no tokenizer.json): save the model's own into it, or pass "
         f"it in {ROLE}_kwargs={{'tokenizer': ...}}"
     )
+
+
+def check_kernels() -> None:
+    """Checks that `use_kernels` can be had, which transformers says once all weights are read.
+
+    Raises:
+        ValueError: the package is not there, or of another version than transformers knows.
+    """
+    if not is_kernels_available():
+        raise ValueError(
+            f"{ROLE}_kwargs has use_kernels, and transformers {transformers_version} finds no "
+            "package kernels that it knows: pip install 'transformers[kernels]', or leave it out"
+        )
+    if not torch.accelerator.is_available():
+        logger.warning(
+            "use_kernels: there is no GPU here, and for CPUs the Hub has next to no kernels; "
+            "whatever has none stays as it is"
+        )
 
 
 def first_line(error: BaseException) -> str:

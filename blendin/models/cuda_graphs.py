@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ..forks import Lock
 from .devices import input_device, is_offloaded, run_devices, sent
 from .graph_capture import (
     CannotCapture,
-    GraphGate,
+    GraphContents,
     Refusals,
     check_alike,
     read_by,
@@ -52,6 +53,15 @@ class PrefixLayer(StaticLayer):
         """Writes `[1, heads, T, width]` keys and values; gives the prefix of all of them."""
         keys, values = super().update(*states, **how)
         return keys[:, :, : self.visible], values[:, :, : self.visible]
+
+
+class PrefixCache(Cache):
+    """A cache whose updates torch.compile leaves out of its graphs, as each is its layer's own."""
+
+    @torch.compiler.disable
+    def update(self, *states: Any, **how: Any) -> tuple[Tensor, Tensor]:
+        """As `Cache.update`."""
+        return super().update(*states, **how)
 
 
 def prefix_of(length: int, capacity: int) -> int:
@@ -92,13 +102,13 @@ class GraphRunner:
 
     is_closed = False
 
-    def __init__(self, model: PreTrainedModel, capacity: int, gate: GraphGate) -> None:
+    def __init__(self, model: PreTrainedModel, capacity: int, contents: GraphContents) -> None:
         """Allocates nothing yet: the first forward does.
 
         Args:
             model: on one device.
             capacity: as the attribute.
-            gate: of the model's captured forwards.
+            contents: of the model's captured forwards.
 
         Raises:
             CannotCapture: where the model's attention or cache cannot be static.
@@ -114,7 +124,7 @@ class GraphRunner:
             raise CannotCapture(f"{capacity} tokens do not fit into its sliding window of {window}")
         self._kinds = set(kinds or ())
         self.model, self.capacity, self.length = model, capacity, 0
-        self._gate = gate
+        self._contents = contents
         self._boolean_mask = attention == "sdpa"
         arguments = state_arguments(model)
         if not arguments:
@@ -124,7 +134,7 @@ class GraphRunner:
         if not all(_is_plain(layer) for layer in own_layers):
             raise CannotCapture("its layers keep a state that is not keys and values alone")
         # For sliding ones as well: they move their keys as they fill up, which a graph cannot.
-        self.cache = Cache(layers=[PrefixLayer(capacity) for _ in own_layers])
+        self.cache = PrefixCache(layers=[PrefixLayer(capacity) for _ in own_layers])
         self._layers: list[Any] = self.cache.layers
         if is_offloaded(model):
             raise CannotCapture("its weights are brought in for each forward (accelerate)")
@@ -155,7 +165,9 @@ class GraphRunner:
             self.length += len(ids)
             return logits
         if (width, prefix) not in self._forwards:
-            self._forwards[width, prefix] = self._capture(width, prefix, ids)
+            self._forwards[width, prefix] = self._contents.captured(
+                self.model, partial(self._capture, width, prefix, ids)
+            )
         forward = self._forwards[width, prefix]
         # The padding's keys and values lie past the sequence's end, where the next call writes.
         padded = torch.tensor([ids + [0] * (width - len(ids))])
@@ -193,13 +205,15 @@ class GraphRunner:
         """How many tokens can be read beyond `length`."""
         return self.capacity - max(WIDTHS) - length
 
-    def _run(self, ids: Tensor, positions: int, prefix: int) -> Tensor:
+    def _run(
+        self, ids: Tensor, positions: int, prefix: int, model: Callable[..., Any] | None = None
+    ) -> Tensor:
         """The forward itself; everything that varies comes out of buffers."""
         _set_length(self._layers, self._position)
         for layer in self._layers:
             layer.visible = prefix
         rows = self._position + torch.arange(ids.shape[1], device=self.device)
-        output = self.model(
+        output = (model or self.model)(
             input_ids=ids,
             position_ids=rows[None],
             attention_mask=self._masks(rows, prefix),
@@ -228,32 +242,29 @@ class GraphRunner:
         mask = torch.zeros_like(seen, dtype=self.model.dtype).masked_fill(~seen, lowest)
         return mask[None, None]
 
-    def _capture(self, width: int, prefix: int, ids: list[int]) -> _Forward:
+    def _capture(
+        self, width: int, prefix: int, ids: list[int], model: Callable[..., Any], gate: Gate | None
+    ) -> _Forward:
         static_ids = torch.tensor([ids + [0] * (width - len(ids))], device=self.device)
 
-        def capture(gate: Gate | None) -> _Forward:
-            self._position.fill_(self.length)
-            forward = _Forward(
-                static_ids,
-                *record(lambda: read_by(gate, self._run(static_ids, width, prefix)), self.device),
-            )
-            # At another position than the captured one, or one that was baked in would pass.
-            self._position.fill_(self.length + 1)
-            expected = self._run(static_ids, width, prefix).clone()
-            spoil(forward.scored)
-            forward.replay()
-            self._position.fill_(self.length)
-            check_alike(forward.scored, expected)
-            return forward
-
-        return self._gate.captured(capture)
+        self._position.fill_(self.length)
+        run = partial(self._run, static_ids, width, prefix, model)
+        forward = _Forward(static_ids, *record(lambda: read_by(gate, run()), self.device))
+        # At another position than the captured one, or a position that was baked in would pass.
+        self._position.fill_(self.length + 1)
+        expected = self._run(static_ids, width, prefix).clone()
+        spoil(forward.scored)
+        forward.replay()
+        self._position.fill_(self.length)
+        check_alike(forward.scored, expected)
+        return forward
 
 
 class GraphRunners:
     """The runners of one model: taken by a sequence, handed back, taken again."""
 
-    def __init__(self, model: PreTrainedModel, name: str, gate: GraphGate) -> None:
-        self.model, self._gate = model, gate
+    def __init__(self, model: PreTrainedModel, name: str, contents: GraphContents) -> None:
+        self.model, self._contents = model, contents
         self._free: dict[int, list[GraphRunner]] = {}
         self._lock = Lock()
         self.refusals = Refusals(f"{name} decodes")
@@ -269,7 +280,7 @@ class GraphRunners:
             free.clear()
             return free
         try:
-            return GraphRunner(self.model, capacity, self._gate)
+            return GraphRunner(self.model, capacity, self._contents)
         except CannotCapture as reason:
             self.refusals.say(reason)
             return None

@@ -127,6 +127,15 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
     return chain(module.parameters(), module.buffers())
 
 
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory was short; a capture that fails for it ends with an error of its own."""
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A CPU tensor on a device; the host does not wait, as it would for memory that may move."""
     if device.type != "cuda":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from ..decision.gated import (
     with_tensors,
 )
 from ..decision.prediction import total_variation
+from .compiled_layers import CompiledLayers, captured_with
+from .devices import is_out_of_memory
 
 logger = logging.getLogger("blendin")
 
@@ -92,38 +95,50 @@ def check_alike(found: Scored, expected: Tensor) -> None:
             raise CannotCapture("the gate kept other numbers in a graph than beside it")
 
 
-class GraphGate:
-    """The gate of a model's captured forwards, while it works in them.
+class GraphContents:
+    """What a model's captured forwards have besides the model, while it works in them.
 
     Attributes:
         gate: what reads the logits in the graphs that make them; None: they are read beside them.
+        layers: the same model with compiled layers; None where none were asked for.
     """
 
     gate: Gate | None = None
+    layers: CompiledLayers | None = None
 
     def __init__(self, name: str) -> None:
-        """No gate yet.
+        """Nothing yet.
 
         Args:
             name: of the model, for messages.
         """
         self._name = name
 
-    def captured(self, capture: Callable[[Gate | None], Captured]) -> Captured:
-        """What was captured with the gate; without it, from then on, where only that goes well.
+    def captured(
+        self, model: Any, capture: Callable[[Callable[..., Any], Gate | None], Captured]
+    ) -> Captured:
+        """What was captured with all that there is; what fails is left out from then on.
 
         Args:
-            capture: captures a forward with a gate, or None, and checks it.
+            model: the model itself.
+            capture: captures a forward of a model with a gate, or None, and checks it.
         """
+        return captured_with(self.layers, model, partial(self._captured_with_gate, capture))
+
+    def _captured_with_gate(
+        self,
+        capture: Callable[[Callable[..., Any], Gate | None], Captured],
+        model: Callable[..., Any],
+    ) -> Captured:
         if self.gate is None:
-            return capture(None)
+            return capture(model, None)
         try:
-            return capture(self.gate)
+            return capture(model, self.gate)
         except Exception as error:  # a compiler's errors are of many kinds
             if is_out_of_memory(error):
                 raise
             reason = error
-        made = capture(None)  # where that fails, too, it is not the gate
+        made = capture(model, None)  # where that fails, too, it is not the gate
         logger.warning("%s: logits are read beside its CUDA graphs: %s", self._name, reason)
         self.gate = None
         return made
@@ -167,12 +182,3 @@ class Refusals:
         """Gives back what graphs held, once nothing refers to them."""
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory was short; a capture that fails for it ends with an error of its own."""
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
-            return True
-        error = error.__cause__ or error.__context__
-    return False

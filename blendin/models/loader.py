@@ -26,6 +26,7 @@ from .checkpoint import (
     ROLE,
     check_folder,
     check_gguf,
+    check_kernels,
     first_line,
     refuse_other_file,
     tokenizer_place,
@@ -117,6 +118,8 @@ def check(given: ModelSource, role: str, **kwargs: Any) -> None:
     path = Path(os.path.expanduser(source.name))
     options = {"tokenizer": source.tokenizer, **kwargs}
     try:
+        if kwargs.get("use_kernels"):
+            check_kernels()
         if path.is_dir():
             check_folder(path, options)
         elif path.is_file() and path.suffix.lower() == ".gguf":

@@ -20,11 +20,12 @@ from ..forks import Lock
 from ..prompts import prompt_ids
 from ..vocab.end_tokens import end_ids
 from ..vocab.vocabulary import Vocabulary
+from .compiled_layers import CannotCompile, CompiledLayers
 from .context import Context
 from .cuda_graphs import GraphRunner, GraphRunners
 from .devices import is_offloaded, output_device, run_devices
 from .generation_config import warn_of_unheeded
-from .graph_capture import CannotCapture, GraphGate
+from .graph_capture import CannotCapture, GraphContents
 from .identity import config_digest, tokenizer_digest, weights_digest
 from .kv_pool import KVSegment, Pool, SpareSegments
 from .lookahead import MAX_DRAFT_TOKENS, Lookahead
@@ -88,10 +89,10 @@ class LanguageModel:
         signature = inspect.signature(without_wrappers(model).forward)
         self._keeps_logits = "logits_to_keep" in signature.parameters
         capture = self.device.type == "cuda" if capture is None else capture
-        self._graph_gate = GraphGate(name)
+        self._graph_contents = GraphContents(name)
         self._runners = None
         if capture and self._keeps_logits:
-            self._runners = GraphRunners(model, name, self._graph_gate)
+            self._runners = GraphRunners(model, name, self._graph_contents)
         self._spare = SpareSegments()
         try:
             with torch.compiler.set_stance("force_eager"):  # or each shape would be compiled
@@ -99,7 +100,7 @@ class LanguageModel:
         except NotCausal as reason:
             raise ValueError(f"{name!r} cannot be decoded with: {reason}") from reason
         if capture and self.varlen is not None:
-            self.varlen.capture(name, self._graph_gate)
+            self.varlen.capture(name, self._graph_contents)
 
     @property
     def device(self) -> torch.device:
@@ -246,7 +247,7 @@ class LanguageModel:
 
         Of forwards that are captured from now on; None: of none.
         """
-        self._graph_gate.gate = gate
+        self._graph_contents.gate = gate
 
     def leave(self, context: Context) -> None:
         """Gives a context's place back; it would have to read its tokens again."""
@@ -285,6 +286,32 @@ class LanguageModel:
     def encode_prompt(self, text: str) -> list[int]:
         """The tokens of a whole prompt; see `prompts.prompt_ids`."""
         return prompt_ids(text, self.tokenizer)
+
+    @property
+    def captures(self) -> bool:
+        """Whether forwards of it are captured as CUDA graphs, unless that fails."""
+        has_varlen = self.varlen is not None and self.varlen.captured is not None
+        return has_varlen or self._runners is not None
+
+    def compile_layers(self, backend: Any = "inductor") -> None:
+        """Lets forwards that are captured have compiled decoder layers (`CompiledLayers`).
+
+        Where that cannot be, which is logged, they are captured as they are.
+
+        Args:
+            backend: of torch.compile.
+
+        Raises:
+            ValueError: no forwards are captured.
+        """
+        if not self.captures:
+            raise ValueError(f"no forwards of {self.name!r} are captured as CUDA graphs")
+        if self._graph_contents.layers is not None:
+            return
+        try:
+            self._graph_contents.layers = CompiledLayers(self.model, self.name, backend)
+        except CannotCompile as reason:
+            logger.warning("%s keeps its layers uncompiled: %s", self.name, reason)
 
     def _try_reading(self) -> None:
         """Finds out how the model reads a text in pieces."""

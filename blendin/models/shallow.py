@@ -7,6 +7,7 @@ kind tells of all of them, in a fraction of a forward's time.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -36,9 +37,9 @@ def shallow(model: Any) -> tuple[PreTrainedModel, int] | None:
         or quantization_of(model) is not None
     ):
         return None
-    if is_offloaded(model) or any(_is_hooked(module) for module in model.modules()):
+    if is_offloaded(model) or any(is_hooked(module) for module in model.modules()):
         return None
-    path = _layers_of(model)
+    path = layers_of(model)
     head = model.get_output_embeddings()
     if path is None or type(head) is not nn.Linear or head.bias is not None:
         return None
@@ -46,21 +47,30 @@ def shallow(model: Any) -> tuple[PreTrainedModel, int] | None:
     count = _needed(list(layers))
     if 2 * count > len(layers) and head.out_features <= 2 * ROWS:
         return None
-    shared: dict[int, Any] = {id(each): each for each in (*model.parameters(), *model.buffers())}
-    shared |= {id(each): each for each in _configs(model)}
-    # The layers that are left out are not even copied.
-    shared |= dict.fromkeys(id(layer) for layer in layers[count:])
-    twin = copy.deepcopy(model, shared)
-    kept = nn.ModuleList(list(twin.get_submodule(path))[:count])
+    cut = twin(model, without=layers[count:])
+    kept = nn.ModuleList(list(cut.get_submodule(path))[:count])
     parent, _, name = path.rpartition(".")
-    setattr(twin.get_submodule(parent), name, kept)
+    setattr(cut.get_submodule(parent), name, kept)
     rows = nn.Linear(head.in_features, min(ROWS, head.out_features), bias=False, device="meta")
     rows.weight = nn.Parameter(head.weight[: rows.out_features], requires_grad=False)
-    twin.set_output_embeddings(rows)
-    return twin, count
+    cut.set_output_embeddings(rows)
+    return cut, count
 
 
-def _layers_of(model: PreTrainedModel) -> str | None:
+def twin(model: PreTrainedModel, without: Iterable[nn.Module] = ()) -> PreTrainedModel:
+    """Modules of their own over a model's weights, buffers and configs.
+
+    Args:
+        model: which stays as it is.
+        without: those of its modules in whose place there is None, and that are not even copied.
+    """
+    shared: dict[int, Any] = {id(each): each for each in (*model.parameters(), *model.buffers())}
+    shared |= {id(each): each for each in _configs(model)}
+    shared |= dict.fromkeys(id(each) for each in without)
+    return copy.deepcopy(model, shared)
+
+
+def layers_of(model: PreTrainedModel) -> str | None:
     """The path of the only list of layers that is as long as the config says."""
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     found = [
@@ -96,7 +106,8 @@ def _kind(layer: nn.Module) -> str:
     )
 
 
-def _is_hooked(module: nn.Module) -> bool:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something else than a module's own forward runs when it is called."""
     hooks = (module._forward_hooks, module._forward_pre_hooks)
     return any(hooks) or hasattr(module, "_hf_hook") or "forward" in vars(module)
 

@@ -18,7 +18,7 @@ from .captured_varlen import CapturedVarlen
 from .context import Context
 from .devices import input_device, is_offloaded, run_devices, sent
 from .forward_mode import forward_mode
-from .graph_capture import GraphGate
+from .graph_capture import GraphContents
 from .kv_pool import MIN_SHARED_PREFIX, KVSegment, Pool, shared_prefix
 from .trial import Trial
 from .varlen_batch import VarlenBatch, VarlenUnsupported, attend_eager, attend_sdpa
@@ -122,10 +122,10 @@ class VarlenForward:
             segment.ids += new
         return scored
 
-    def capture(self, name: str, gate: GraphGate) -> None:
+    def capture(self, name: str, contents: GraphContents) -> None:
         """Lets frequent forwards be captured as CUDA graphs, where `varlen_attn` can be used."""
         if self.attend_packed is not None and not self._is_spread and not is_offloaded(self.model):
-            self.captured = CapturedVarlen(self.model, self.attend_packed, name, gate)
+            self.captured = CapturedVarlen(self.model, self.attend_packed, name, contents)
 
     def _read(
         self, rows: Sequence[tuple[KVSegment, Sequence[int]]], score: Sequence[int]

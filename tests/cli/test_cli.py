@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from blendin import BlendInGenerator
@@ -80,6 +81,14 @@ def test_every_option_arrives(pair_folders: list[str], tmp_path: Path) -> None:
         "base_prompt": "Sys\nQuestion: Hi\nAnswer:",
         "guide_prompt": "<bos><start_of_turn>user\nSys\n\nHi<end_of_turn>\n<start_of_turn>model\n",
     }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it has an effect")
+def test_compiled_layers_are_refused_where_nothing_is_captured(pair_folders: list[str]) -> None:
+    result = run("generate", "Hi", *pair_folders, "--compile-layers")
+    assert result.exit_code == 2
+    assert "--compile-layers is for forwards that are captured" in result.stderr
+    assert "with --device-map cuda" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize("policy", ["blend", "nudge", "nudge-token", "base", "guide"])

@@ -81,7 +81,9 @@ def test_every_command_that_takes_a_base_and_a_guide_takes_a_pair() -> None:
 def test_what_is_typed_goes_before_the_pairs_own(
     command: list[str], here: Path, asked: list[Any]
 ) -> None:
-    (here / "blendin.toml").write_text(PAIR)
+    (here / "blendin.toml").write_text(
+        PAIR + "compile_layers = true\n" * (command[0] != "diagnose")
+    )
     (here / "prompts.txt").write_text("Why?\n")
     # dtype's default, but typed
     result = run(*command, "--pair", "mine", "--guide", "other", "--dtype", "auto")
@@ -89,6 +91,7 @@ def test_what_is_typed_goes_before_the_pairs_own(
     assert (asked[0].base, asked[0].guide, asked[0].dtype) == ("org/base", "other", "auto")
     run(*command, "--pair", "mine")
     assert (asked[1].base, asked[1].guide, asked[1].dtype) == ("org/base", "org/guide", "float32")
+    assert asked[1].compile_layers == (command[0] != "diagnose")
 
 
 def test_a_pair_writes_what_its_options_would(pair_folders: list[str], here: Path) -> None:
@@ -132,6 +135,7 @@ WRONG = {
     "[pairs.mine]\nbase = 3": "base is 3; use a text",
     "[pairs.mine]\nbase = ''": "use a text",
     "[pairs.mine]\ntop_logprobs = true": "top_logprobs is True; use a whole number",
+    "[pairs.mine]\ncompile_layers = 1": "compile_layers is 1; use true or false",
     "[pairs.mine]\nbase_header = 'X=Y'": "use a list of NAME=VARIABLE",
     "[pairs.mine]\ntrust_remote_code = true": "by hand.*--trust-remote-code",
     "[pairs.mime]\nbase = 'x'": "no pair is called 'mine'.*did you mean 'mime'",

@@ -327,7 +327,7 @@ def test_a_gate_that_fails_in_a_graph_is_left_out_of_it(
     """The forward is captured without it."""
     lm = captured_pairs(False, monkeypatch)[2].base
     assert isinstance(lm, LanguageModel)
-    own = lm._graph_gate.gate
+    own = lm._graph_contents.gate
     assert own is not None
     found, contexts = [], (Context([1, 2, 3]), Context([1, 2, 3]))
     for context, gate in zip(contexts, (own, kind(own.kernels, own.candidates_only)), strict=True):
@@ -339,7 +339,7 @@ def test_a_gate_that_fails_in_a_graph_is_left_out_of_it(
         assert isinstance(context.cache, GraphRunner) and not context.cache.is_closed
         assert isinstance(scored, GatedLogits) == (gate is own)
     torch.testing.assert_close(*found)
-    assert lm._graph_gate.gate is None
+    assert lm._graph_contents.gate is None
     assert caplog.text.count("logits are read beside its CUDA graphs") == 1
     assert reason in caplog.text
 
@@ -362,9 +362,9 @@ def test_a_prediction_takes_no_other_gates_numbers(monkeypatch: pytest.MonkeyPat
     assert some.read.already is not None  # type: ignore[attr-defined]
     assert torch.equal(some.top_prob, fused.predict_base(logits[1:]).top_prob)
     both = Pair(fused.base, fused.base, fused=True)
-    assert isinstance(both.base, LanguageModel) and both.base._graph_gate.gate is not None
-    assert both.base._graph_gate.gate.kernels is both.base_kernels
-    assert not both.base._graph_gate.gate.candidates_only
+    assert isinstance(both.base, LanguageModel) and both.base._graph_contents.gate is not None
+    assert both.base._graph_contents.gate.kernels is both.base_kernels
+    assert not both.base._graph_contents.gate.candidates_only
 
 
 def captured_pairs(

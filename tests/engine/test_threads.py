@@ -59,9 +59,9 @@ def test_threads_get_what_each_gets_alone(kind: str) -> None:
         gen.base.varlen = gen.guide.varlen = None  # type: ignore[attr-defined]
     if kind == "static cache":
         from blendin.models.cuda_graphs import GraphRunners
-        from blendin.models.graph_capture import GraphGate
+        from blendin.models.graph_capture import GraphContents
 
-        gen.guide._runners = GraphRunners(gen.guide.model, "guide", GraphGate("guide"))  # type: ignore[attr-defined]
+        gen.guide._runners = GraphRunners(gen.guide.model, "guide", GraphContents("guide"))  # type: ignore[attr-defined]
     work = jobs()
     expected = [run(gen, job) for job in work]
     with ThreadPoolExecutor(6) as pool:

@@ -682,6 +682,7 @@ def test_model_args_come_as_texts_and_overrule_the_harness(folders: dict[str, st
         ({"top_k": 2.5}, "top_k is 2.5; use an integer"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"trust_remote_code": "perhaps"}, "use True or False"),
+        ({"compile_layers": "perhaps"}, "compile_layers is 'perhaps'; use True or False"),
     ],
 )
 def test_wrong_model_args_are_named_before_anything_is_loaded(
@@ -689,6 +690,12 @@ def test_wrong_model_args_are_named_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         BlendInLM(base="/absent", guide="/absent", **arguments)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it has an effect")
+def test_compiled_layers_arrive(folders: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="compile_layers is for forwards that are captured"):
+        BlendInLM(**folders, compile_layers="true")
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

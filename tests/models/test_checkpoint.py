@@ -450,6 +450,22 @@ def test_pickles_cannot_be_asked_for(saved: Path) -> None:
     assert BlendInGenerator(saved, model(*OTHER), base_kwargs={"use_safetensors": True}).base
 
 
+def test_kernels_from_the_hub_are_asked_for_in_vain_before_anything_is_loaded(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("blendin.generator.load", None)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    available = "blendin.models.checkpoint.is_kernels_available"
+    asked: Any = {"guide_kwargs": {"use_kernels": True}}
+    monkeypatch.setattr(available, lambda: False)
+    with pytest.raises(ValueError, match=r"guide='.*: guide_kwargs has use_kernels, .* no package"):
+        BlendInGenerator(model(*OTHER), saved, **asked)
+    monkeypatch.setattr(available, lambda: True)
+    with pytest.raises(TypeError, match="not callable"):
+        BlendInGenerator(model(*OTHER), saved, **asked)
+    assert "there is no GPU here" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

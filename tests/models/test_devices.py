@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from blendin import BaseOnly, Blend, BlendInGenerator, GuideOnly
 from blendin.models.cuda_graphs import GraphRunner
 from blendin.models.devices import input_device, is_offloaded, output_device, run_devices
-from blendin.models.graph_capture import CannotCapture, GraphGate
+from blendin.models.graph_capture import CannotCapture, GraphContents
 from blendin.models.local import LanguageModel
 
 CPU = torch.device("cpu")
@@ -231,11 +231,11 @@ def test_weights_that_are_moved_are_not_captured_in_a_graph(tmp_path: Path) -> N
     lm = offloaded_to_memory(fresh(), tmp_path)
     assert is_offloaded(lm) and not is_offloaded(fresh())
     with pytest.raises(CannotCapture, match="brought in for each forward"):
-        GraphRunner(lm, 256, GraphGate("lm"))
+        GraphRunner(lm, 256, GraphContents("lm"))
     spread = fresh()
     spread.model.layers[1]._hf_hook = AlignDevicesHook("cuda:1")
     with pytest.raises(CannotCapture, match="spread over several devices"):
-        GraphRunner(spread, 256, GraphGate("spread"))
+        GraphRunner(spread, 256, GraphContents("spread"))
 
 
 @pytest.mark.parametrize(

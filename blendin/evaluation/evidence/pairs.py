@@ -40,6 +40,7 @@ MODELS: dict[str, Kind] = {
     "dtype": Choice(("auto", "float32", "bfloat16", "float16")),
     "device_map": Text(),
     "trust_remote_code": Flag(),
+    "compile_layers": Flag(),
     "base_tokenizer": Text(),
     "guide_tokenizer": Text(),
     "top_logprobs": Integer(1),
