@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 SANITIZED = "ttsem" in sys.modules
-"""Whether the kernels' IR is executed by ttsem (`scripts/kernels sanitize`), whose CUDA is the CPU."""
+"""Whether ttsem executes the kernels (`scripts/kernels sanitize`): its CUDA is the CPU."""
 
 NATIVE = torch.cuda.is_available() and not SANITIZED
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

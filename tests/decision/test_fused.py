@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import tokenizer
-from cubins import KERNELS
 from interpreted import DEVICE, HERE, run_interpreted
+from launches import KERNELS, intervention, recorded
 from tiny import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -251,6 +251,20 @@ def test_a_step_costs_what_the_cost_model_says(monkeypatch: pytest.MonkeyPatch) 
     assert taken[0.0] == {"_stream": 1, "_gate": 1, "torch": 4, "waits": 1}
     kernels = {"_stream": 2, "_gate": 2, "_topk": 2, "_likelier": 1, "_blend": 1}
     assert taken[2.0] == {**kernels, "torch": 4 + 2, "waits": 2}
+
+
+@here
+def test_what_decoding_launches_is_what_is_compiled_ahead_of_time() -> None:
+    """`scripts/kernels cubins` compiles what `intervention` launches of real vocabularies."""
+    gen, _, gen.pair = pairs_of("byte-level", "sentencepiece")
+    tables, float32 = gen.pair.tables, torch.float32
+    for prompts, top_k in (("How", 100), (["How", "many"], 3)):
+        with recorded(run=True) as launched:
+            for alpha in (None, 0.5):
+                policy = Blend(threshold=2, top_k=top_k, alpha=alpha)
+                gen.generate(prompts, policy=policy, max_new_tokens=2)
+        compiled = intervention(tables, (float32, float32), 2, top_k)
+        assert sorted(map(repr, launched)) == sorted(map(repr, compiled))
 
 
 def small_tables() -> SymbolTables:
