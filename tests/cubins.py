@@ -79,9 +79,9 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 ARCHITECTURES = (80, 90, 100)
 
-MAX_REGISTERS = {"_stream": 64, "_gate": 64, "_topk": 128, "_likelier": 64, "_blend": 128}
-"""Of 65,536 for 128 threads (256 of `_topk`): what leaves the multiprocessor full, or for the two
-that are a program a row, all of it to a few of them."""
+MAX_REGISTERS = {"_stream": 64, "_gate": 72, "_topk": 128, "_likelier": 64, "_blend": 128}
+"""Of 65,536 for 128 threads (256 of `_topk`): what leaves the multiprocessor full, or where a
+program is a row, all of it to a few of them."""
 
 BARRIERS = {"_topk": 2}
 """Between the chosen groups and their readers, and between a list and what END puts out of it."""
@@ -100,6 +100,7 @@ def faults(launch: Launch, built: Built) -> list[str]:
     if not kernel_ir.barriers(built.ttir) == asked == len(_barriers(launch, built)):
         found.append(f"not {asked} barriers")
     found += [f"{name} is read before a barrier" for name in kernel_ir.unordered(built.ttir)]
+    found += [f"all programs write one {name}" for name in kernel_ir.shared_writes(built.ttir)]
     found += [f"may wrap: {product}" for product in kernel_ir.narrow_products(built.ttir)]
     return found
 

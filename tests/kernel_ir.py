@@ -45,6 +45,26 @@ def unordered(ttir: str) -> list[str]:
     return found
 
 
+def shared_writes(ttir: str) -> list[str]:
+    """Arguments that are written where all programs may write: the address has nothing of the
+    program's number in it (what it has of data that were read does not keep programs apart)."""
+    argument_of: dict[str, str] = {}
+    own: set[str] = set()
+    found = []
+    for line in ttir.splitlines():
+        if stored := STORED.search(line):
+            if stored[1] not in own:
+                found.append(argument_of.get(stored[1], stored[1]))
+        elif assigned := ASSIGNED.search(line):
+            name, operation, operands = assigned.groups()
+            values = VALUE.findall(operands)
+            if operation == "tt.get_program_id" or (operation != "tt.load" and own & set(values)):
+                own.add(name)
+            if operation in PASSED_ON:
+                argument_of[name] = argument_of.get(values[0], values[0])
+    return found
+
+
 def narrow_products(ttir: str) -> list[str]:
     """Products in 32 bits of two numbers that are known at run time only: rows by their stride,
     say, wrap where a batch has 2^31 logits."""

@@ -18,20 +18,23 @@ from launches import KERNELS, decoded
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="the interpreter's kernels are not compiled")
 
 
-@pytest.mark.parametrize(("size", "dtype", "capability"), [(151936, torch.bfloat16, 90)])
-def test_what_decoding_launches_spills_nothing_and_loads_in_full_vectors(
-    size: int, dtype: torch.dtype, capability: int
+@pytest.mark.parametrize(
+    ("size", "dtype", "rows", "top_k"),
+    [
+        (151936, torch.bfloat16, 1, 100),
+        (128256, torch.float16, 1024, 3),  # programs of several chunks
+        (262208, torch.float32, 64, 512),
+    ],
+)
+def test_what_decoding_launches_is_without_fault(
+    size: int, dtype: torch.dtype, rows: int, top_k: int
 ) -> None:
-    launches = decoded(size, dtype, rows=1, top_k=100)
+    launches = decoded(size, dtype, rows, top_k)
     assert {each.kernel for each in launches} == {
-        "_stream",
-        "_gate",
-        "_topk",
-        "_likelier",
-        "_blend",
+        name for names in KERNELS.values() for name in names
     }
     for launch in launches:
-        assert not faults(launch, build(launch, capability)), launch
+        assert not faults(launch, build(launch, 90)), launch
 
 
 def test_every_launch_goes_to_the_device_of_its_logits(monkeypatch: pytest.MonkeyPatch) -> None:
