@@ -3,6 +3,7 @@ races nor wraps where a run on a CPU could not tell."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,6 +36,21 @@ def test_what_decoding_launches_is_without_fault(
     }
     for launch in launches:
         assert not faults(launch, build(launch, 90)), launch
+
+
+def test_what_is_taken_out_of_a_build_is_missed() -> None:
+    launch = next(x for x in decoded(151936, torch.bfloat16, 1, 100) if x.kernel == "_topk")
+    built = build(launch, 90)
+
+    def said(old: str, new: str, part: str = "ttir") -> str:
+        text, count = re.subn(old, new, getattr(built, part), flags=re.MULTILINE)
+        assert count
+        return "; ".join(faults(launch, built._replace(**{part: text})))
+
+    assert "chosen_groups is read before a barrier" in said(r"^ *(ttg|gpu)\.barrier.*\n", "")
+    assert "not 2 barriers" in said(r"bar\.sync", "membar", "ptx")
+    assert "may wrap: %listed" in said(r"(muli .*: )i64", r"\1i32")
+    assert "all programs write one probs" in said("tt.get_program_id", "arith.constant")
 
 
 def test_every_launch_goes_to_the_device_of_its_logits(monkeypatch: pytest.MonkeyPatch) -> None:
