@@ -347,6 +347,13 @@ def test_at_the_default_geometry(k: int | None, dtype: torch.dtype) -> None:
 
 
 @here
+def test_at_the_size_of_real_vocabularies() -> None:
+    """Rows of 50,257 logits are copied; 70,001 are more groups than a selection's block."""
+    built = case(2, 50257, 70001, geometry=None)
+    assert check_mixture(built, top_k=100) == 2
+
+
+@here
 @pytest.mark.parametrize("k", [*range(1, 10), 31, 32, 33, 255, 257, MAX_LIST - 1, MAX_LIST])
 def test_a_list_of_any_length_is_exact(k: int) -> None:
     for scale, geometry in ((2.0, SMALL), (0.05, None)):
