@@ -15,7 +15,7 @@ TYPES = {
     "torch.float16": "*fp16", "torch.bfloat16": "*bf16", "torch.float32": "*fp32",
     "torch.int32": "*i32", "torch.int64": "*i64", "torch.uint8": "*u8",
 }  # fmt: skip
-OPTIONS = ("num_warps", "enable_fp_fusion")
+OPTIONS = ("num_warps", "maxnreg", "enable_fp_fusion")
 
 
 class Launch(NamedTuple):
