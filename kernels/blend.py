@@ -127,6 +127,7 @@ def blend(
             MATCHED=min(triton.next_power_of_2(of_guide), max(1, MATCHES // wide)),
             CHUNKS=triton.next_power_of_2(tables.chunks),
             num_warps=WARPS if wide <= 256 else 2 * WARPS,
+            maxnreg=96,  # or a compiler that aims at more programs at once may spill some bytes
             enable_fp_fusion=False,  # the shares add up to the weights to the bit
         )
     return Blended(symbols, shares[0], shares[1], numbers)

@@ -25,7 +25,9 @@ from .tables import MAX_LIST, KernelTables
 WARPS = 8
 BITS = tl.constexpr(8)  # of a key are settled in a round
 BINS = tl.constexpr(256)
-MIN_BLOCK = 1024  # at least some keys a thread: a histogram of fewer would count copies
+# Keys at once, some a thread: a histogram of fewer would count copies. More of those that are
+# looked up in the chosen groups would take more registers than there are.
+MIN_BLOCK = 1024
 UNUSED_BITS = {torch.bfloat16: 16, torch.float16: 13, torch.float32: 0}
 """The low bits of a float32 that are alike for all values of a dtype."""
 
@@ -61,11 +63,7 @@ def topk(
     symbols = torch.empty(count, k + 1, dtype=torch.int64, device=logits.device)
     probs = torch.empty(count, k + 1, dtype=torch.float32, device=logits.device)
     chosen = torch.empty(count, k, dtype=torch.int32, device=logits.device)
-
-    def block(keys: int) -> int:
-        smallest = min(MIN_BLOCK, geometry.block)
-        return min(geometry.block, max(smallest, triton.next_power_of_2(keys)))
-
+    block = min(MIN_BLOCK, geometry.block)
     if count:
         with on_device(logits):
             _topk[(count,)](
@@ -83,8 +81,8 @@ def topk(
                 tables.end,
                 groups,
                 k,
-                GROUP_BLOCK=block(groups),
-                BLOCK=block(k * geometry.group),
+                GROUP_BLOCK=min(geometry.block, max(block, triton.next_power_of_2(groups))),
+                BLOCK=block,
                 GROUP=geometry.group,
                 UNUSED=UNUSED_BITS[logits.dtype],
                 num_warps=WARPS,

@@ -1,52 +1,24 @@
 """Triton kernels compiled ahead of time, as a GPU would compile what decoding launches.
 
-A launch is recorded, not run: with what Triton specialises a kernel for (types, multiples of 16,
-arguments that are 1). `python tests/cubins.py` records and compiles every variant for every
-architecture; `--record FILE` and `--compile FILE` do half of it each, so that another version of
-Triton, in an environment without torch, can compile what this one has recorded.
+`python tests/cubins.py` records and compiles every variant for every architecture; `--record FILE`
+and `--compile FILE` do half of it each, so that another version of Triton, in an environment
+without torch, can compile what this one has recorded.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-KERNELS = {"gate": ("_stream", "_gate"), "topk": ("_topk",), "blend": ("_likelier", "_blend")}
-"""What is launched, by its module in `blendin.kernels`."""
-
-TYPES = {
-    "torch.float16": "*fp16", "torch.bfloat16": "*bf16", "torch.float32": "*fp32",
-    "torch.int32": "*i32", "torch.int64": "*i64", "torch.uint8": "*u8",
-}  # fmt: skip
-OPTIONS = ("num_warps", "enable_fp_fusion")
-
-
-class Launch(NamedTuple):
-    """What a kernel is compiled for.
-
-    Attributes:
-        module: of `blendin.kernels`.
-        kernel: its name.
-        signature: the type of each argument.
-        constants: the value of each that is compiled in.
-        aligned: the arguments that are multiples of 16.
-        options: of the compiler.
-    """
-
-    module: str
-    kernel: str
-    signature: dict[str, str]
-    constants: dict[str, Any]
-    aligned: list[int]
-    options: dict[str, Any]
+import kernel_ir
+from launches import Launch, every_launch
 
 
 class Built(NamedTuple):
@@ -57,6 +29,7 @@ class Built(NamedTuple):
         stack: bytes that a thread spills, or keeps in local memory for another reason.
         shared: bytes of shared memory.
         size: of the cubin.
+        ttir: Triton's IR of the kernel, as it was before the compiler's own changes.
         ptx: its assembly.
     """
 
@@ -64,74 +37,13 @@ class Built(NamedTuple):
     stack: int
     shared: int
     size: int
+    ttir: str
     ptx: str
 
     @property
     def wide_loads(self) -> int:
         """Loads of 16 bytes a thread."""
         return len(re.findall(r"ld\.global\S*\.v4\.b32", self.ptx))
-
-    @property
-    def barriers(self) -> int:
-        return len(re.findall(r"bar\.sync|barrier\.sync", self.ptx))
-
-
-@contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Within it launches of the project's kernels are recorded and do nothing."""
-    found: list[Launch] = []
-    kept = [
-        (module := importlib.import_module(f"blendin.kernels.{name}"), each, getattr(module, each))
-        for name, kernels in KERNELS.items()
-        for each in kernels
-    ]
-    for module, name, kernel in kept:
-        setattr(module, name, _Recorder(module.__name__.rpartition(".")[2], kernel, found))
-    try:
-        yield found
-    finally:
-        for module, name, kernel in kept:
-            setattr(module, name, kernel)
-
-
-class _Recorder:
-    """Stands for a kernel."""
-
-    def __init__(self, module: str, kernel: Any, found: list[Launch]) -> None:
-        self.module, self.kernel, self.found = module, kernel, found
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        def launch(*arguments: Any, **named: Any) -> None:
-            launched = _launch(self.module, self.kernel, arguments, named)
-            if launched not in self.found:
-                self.found.append(launched)
-
-        return launch
-
-
-def _launch(module: str, kernel: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Launch:
-    unspecialised = set(kernel.do_not_specialize or ())
-    signature: dict[str, str] = {}
-    constants = {name: value for name, value in named.items() if name not in OPTIONS}
-    aligned = []
-    for place, (name, value) in enumerate(zip(kernel.arg_names, arguments, strict=False)):
-        special = name not in unspecialised and place not in unspecialised
-        if hasattr(value, "data_ptr"):
-            signature[name] = TYPES[str(value.dtype)]
-            if value.data_ptr() % 16 == 0:
-                aligned.append(place)
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        elif special and value == 1:
-            signature[name], constants[name] = "constexpr", 1
-        else:
-            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if special and value % 16 == 0:
-                aligned.append(place)
-    for name in kernel.arg_names[len(arguments) :]:
-        signature[name] = "constexpr"
-    options = {name: named[name] for name in OPTIONS if name in named}
-    return Launch(module, kernel.__name__, signature, constants, aligned, options)
 
 
 def build(launch: Launch, capability: int) -> Built:
@@ -145,7 +57,8 @@ def build(launch: Launch, capability: int) -> Built:
     source = ASTSource(kernel, launch.signature, launch.constants, attrs)
     made = triton.compile(source, GPUTarget("cuda", capability, 32), launch.options)
     registers, stack = _resources(made.asm["cubin"])
-    return Built(registers, stack, made.metadata.shared, len(made.asm["cubin"]), made.asm["ptx"])
+    shared, size = made.metadata.shared, len(made.asm["cubin"])
+    return Built(registers, stack, shared, size, made.asm["ttir"], made.asm["ptx"])
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -165,50 +78,13 @@ def _resources(cubin: bytes) -> tuple[int, int]:
 
 
 ARCHITECTURES = (80, 90, 100)
-VOCABULARIES = (50257, 128256, 151936, 262208)
-"""GPT-2's, Llama 3's, Qwen's and the larger Gemma 3's."""
 
-MAX_REGISTERS = {"_stream": 64, "_gate": 64, "_topk": 128, "_likelier": 64, "_blend": 128}
-"""Of 65,536 for 128 threads (256 of `_topk`): what leaves the multiprocessor full, or for the two
-that are a program a row, all of it to a few of them."""
+MAX_REGISTERS = {"_stream": 64, "_gate": 72, "_topk": 128, "_likelier": 64, "_blend": 128}
+"""Of 65,536 for 128 threads (256 of `_topk`): what leaves the multiprocessor full, or where a
+program is a row, all of it to a few of them."""
 
-
-def decoded(size: int, dtype: Any, rows: int, top_k: int) -> list[Launch]:
-    """What an intervention of both models launches, as decoding makes it."""
-    import torch
-
-    from blendin.decision.blend import blend
-    from blendin.decision.fused import FusedPrediction
-    from blendin.decision.symbols import SymbolTables
-    from blendin.kernels.tables import kernel_tables
-
-    ends = torch.tensor([size - 8, size - 9])
-    candidates = torch.ones(size, dtype=torch.bool).index_fill(0, ends, False)
-    own = torch.arange(size).index_copy(0, ends, size + ends)
-    tables = SymbolTables(ends, ends, candidates, candidates, own)
-    with recorded() as found:
-        logits = torch.empty(rows, size, dtype=dtype)
-        base, guide = (
-            FusedPrediction(logits, model, kernel_tables(model), only)
-            for model, only in ((tables.base, False), (tables.guide, True))
-        )
-        _ = base.top_prob
-        for alpha in (None, 0.5):
-            blend(base, guide, top_k=top_k, alpha=alpha, agreement_bonus=0.1)
-    return found
-
-
-def every_launch() -> list[Launch]:
-    """What decoding launches for each of the vocabularies, each dtype, and the longest lists."""
-    import torch
-
-    found: list[Launch] = []
-    sizes = [(size, torch.bfloat16, 1, 100) for size in VOCABULARIES]
-    dtypes = [(151936, dtype, 1, 100) for dtype in (torch.float16, torch.float32)]
-    longest = [(262208, dtype, 64, 512) for dtype in (torch.bfloat16, torch.float32)]
-    for case in sizes + dtypes + longest:
-        found += [each for each in decoded(*case) if each not in found]
-    return found
+BARRIERS = {"_topk": 2}
+"""Between the chosen groups and their readers, and between a list and what END puts out of it."""
 
 
 def faults(launch: Launch, built: Built) -> list[str]:
@@ -218,11 +94,31 @@ def faults(launch: Launch, built: Built) -> list[str]:
         found.append(f"{built.stack} bytes of stack")
     if built.registers > MAX_REGISTERS[launch.kernel]:
         found.append(f"{built.registers} registers")
-    if launch.kernel in ("_stream", "_likelier") and built.wide_loads < 2:
-        found.append("its loads are not of 16 bytes")
-    if launch.kernel == "_topk" and not built.barriers:
-        found.append("no barrier between what it writes and reads")
+    if built.wide_loads < (needed := _wide_loads(launch)):
+        found.append(f"{built.wide_loads} loads of 16 bytes, not {needed}")
+    asked = BARRIERS.get(launch.kernel, 0)
+    if not kernel_ir.barriers(built.ttir) == asked == len(_barriers(launch, built)):
+        found.append(f"not {asked} barriers")
+    found += [f"{name} is read before a barrier" for name in kernel_ir.unordered(built.ttir)]
+    found += [f"all programs write one {name}" for name in kernel_ir.shared_writes(built.ttir)]
+    found += [f"may wrap: {product}" for product in kernel_ir.narrow_products(built.ttir)]
     return found
+
+
+def _wide_loads(launch: Launch) -> int:
+    """How many a thread needs at least for a chunk of logits that is read whole."""
+    if launch.kernel not in ("_stream", "_likelier"):
+        return 0
+    bits = int(launch.signature["logits"][-2:])
+    return launch.constants["CHUNK"] * bits // (8 * 16 * 32 * launch.options["num_warps"])
+
+
+def _barriers(launch: Launch, built: Built) -> set[int]:
+    """The lines at which the kernel asks for a barrier and the assembly has one."""
+    kernel = getattr(importlib.import_module(f"blendin.kernels.{launch.module}"), launch.kernel)
+    lines, first = inspect.getsourcelines(kernel.fn)
+    asked = {first + place for place, line in enumerate(lines) if "debug_barrier()" in line}
+    return asked & kernel_ir.barrier_lines(built.ptx)
 
 
 def main() -> int:

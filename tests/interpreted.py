@@ -13,10 +13,13 @@ from pathlib import Path
 
 import torch
 
-NATIVE = torch.cuda.is_available()
+SANITIZED = "ttsem" in sys.modules
+"""Whether ttsem executes the kernels (`scripts/kernels sanitize`): its CUDA is the CPU."""
+
+NATIVE = torch.cuda.is_available() and not SANITIZED
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if NATIVE and not INTERPRETED else "cpu"
-HERE = NATIVE or INTERPRETED
+HERE = NATIVE or SANITIZED or INTERPRETED
 """Whether kernels run in this process."""
 
 

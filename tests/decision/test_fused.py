@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from conftest import tokenizer
-from cubins import KERNELS
 from interpreted import DEVICE, HERE, run_interpreted
+from launches import KERNELS, intervention, recorded
 from tiny import tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from varlen_attention import reference
@@ -262,28 +262,42 @@ def test_a_step_costs_what_the_cost_model_says(monkeypatch: pytest.MonkeyPatch) 
 
 
 @here
+def test_what_decoding_launches_is_what_is_compiled_ahead_of_time() -> None:
+    """`scripts/kernels cubins` compiles what `intervention` launches of real vocabularies."""
+    gen, _, gen.pair = pairs_of("byte-level", "sentencepiece")
+    tables, float32 = gen.pair.tables, torch.float32
+    for prompts, top_k in (("How", 100), (["How", "many"], 3)):
+        with recorded(run=True) as launched:
+            for alpha in (None, 0.5):
+                policy = Blend(threshold=2, top_k=top_k, alpha=alpha)
+                gen.generate(prompts, policy=policy, max_new_tokens=2)
+        compiled = intervention(tables, (float32, float32), 2, top_k)
+        assert sorted(map(repr, launched)) == sorted(map(repr, compiled))
+
+
+@here
 @pytest.mark.parametrize("is_varlen", [True, False])
 def test_captured_forwards_take_the_gates_launches_with_them(
     is_varlen: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The base's at every step, the guide's at interventions; in rows of a batch as well."""
+    monkeypatch.setattr("blendin.models.captured_varlen.WORTH_CAPTURING", 1)
     gen, plain, fused = captured_pairs(is_varlen, monkeypatch)
     prompt = "How many?"
     settings: dict[str, Any] = {"progress": False, "speculate": "off"}
-    for policy in (Blend(threshold=0.8), GuideOnly()):
-        outs = []
-        for gen.pair in (plain, fused):
-            traced: dict[str, Any] = {"policy": policy, "max_new_tokens": 8, "trace_top": 4}
-            outs.append([gen.generate(prompt, **settings, **traced)])
-            if is_varlen:  # three rows, padded to four; elsewhere batches are not captured
-                outs[-1] += gen.generate([prompt, "a", "def add(a, b):"], **settings, **traced)
-        for one, other in zip(*outs, strict=True):
-            assert_same(one.steps, other.steps)
+    traced: dict[str, Any] = {"max_new_tokens": 4, "trace_top": 4, **settings}
+    outs = []
+    for gen.pair in (plain, fused):
+        outs.append([gen.generate(prompt, policy=Blend(threshold=0.8), **traced)])
+        if is_varlen:  # three rows, padded to four; elsewhere batches are not captured
+            outs[-1] += gen.generate([prompt, "a", "def add(a, b):"], **traced)
+    for one, other in zip(*outs, strict=True):
+        assert_same(one.steps, other.steps)
     counted = Counted(gen.pair, monkeypatch)
     for threshold, text in ((0.0, prompt), (2.0, prompt), (0.0, [prompt] * 3)):
         if text is not prompt and not is_varlen:
             continue
-        for tokens in (8, 10):
+        for tokens in (4, 6):
             counted.steps.append(Counter())
             with counted:
                 policy = Blend(threshold=threshold)
