@@ -36,18 +36,18 @@ def own_greedy(lm: LanguageModel, text: str, length: int) -> list[int]:
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_base_parity(default_pair: BlendInGenerator, prompt: str) -> None:
     for policy in (BaseOnly(), Blend(threshold=0)):
-        out = default_pair.generate(prompt, policy=policy, max_new_tokens=32, stop=())
-        assert out.token_ids == own_greedy(default_pair.base, out.settings["base_prompt"], 32)
+        out = default_pair.generate(prompt, policy=policy, max_new_tokens=20, stop=())
+        assert out.token_ids == own_greedy(default_pair.base, out.settings["base_prompt"], 20)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_guide_parity(default_pair: BlendInGenerator, prompt: str) -> None:
-    alone = default_pair.generate(prompt, policy=GuideOnly(), max_new_tokens=32)
-    expected = own_greedy(default_pair.guide, alone.settings["guide_prompt"], 32)
+    alone = default_pair.generate(prompt, policy=GuideOnly(), max_new_tokens=20)
+    expected = own_greedy(default_pair.guide, alone.settings["guide_prompt"], 20)
     text = default_pair.guide.tokenizer.decode(expected, skip_special_tokens=True)
     assert alone.token_ids == expected
     for policy in (Nudge(threshold=2, unit="token"), Blend(threshold=2, alpha=1)):
-        out = default_pair.generate(prompt, policy=policy, max_new_tokens=32, stop=())
+        out = default_pair.generate(prompt, policy=policy, max_new_tokens=20, stop=())
         assert out.text == alone.text == text
 
 
@@ -114,7 +114,7 @@ def test_company_changes_nothing(default_pair: BlendInGenerator, size: int) -> N
     policies = [Blend(), Nudge(), Blend(alpha=0.5), BaseOnly(), Blend(threshold=0.8)][-size:]
     settings = {
         "policy": [policies[index % size] for index in range(len(prompts))],
-        "max_new_tokens": [8 + 5 * (index % 4) for index in range(len(prompts))],
+        "max_new_tokens": [6 + 4 * (index % 4) for index in range(len(prompts))],
     }
     together = default_pair.generate(prompts, **settings, max_batch_size=size)
     assert default_pair.base.varlen is not None and default_pair.guide.varlen is not None
