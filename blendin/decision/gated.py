@@ -66,6 +66,11 @@ class GatedLogits(NamedTuple):
 
         return Gated(self.raw, self.maxima)
 
+    def to(self, device: torch.device) -> Scored:
+        """Themselves on their own device; on another the logits alone, for the gate's tables are
+        not there."""
+        return self if self.logits.device == device else self.logits.to(device)
+
     def is_by(self, kernels: KernelTables | None, candidates_only: bool) -> bool:
         """Whether they were read as a prediction by these tables would read them."""
         return self.gate.kernels is kernels and self.gate.candidates_only == candidates_only

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from .gated import KERNEL_DTYPES, GatedLogits, Scored, logits_of, tensors_of, with_tensors
 from .prediction import DensePrediction, Prediction
 from .symbols import ModelSymbols
@@ -53,10 +51,3 @@ def rows_of(returned: NextTokens, rows: list[int]) -> NextTokens:
     if rows == list(range(len(logits_of(returned)))):
         return returned
     return with_tensors(returned, [each[rows] for each in tensors_of(returned)])
-
-
-def on_device(returned: NextTokens, device: torch.device) -> NextTokens:
-    """What was returned, where steps are decided; what a gate kept stays with the logits."""
-    if isinstance(returned, GatedLogits):
-        return returned if returned.logits.device == device else returned.logits.to(device)
-    return returned.to(device)

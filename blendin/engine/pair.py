@@ -9,7 +9,7 @@ import torch
 
 from ..decision.gated import KERNEL_DTYPES, Gate
 from ..decision.kernel_trial import checked_kernel_tables
-from ..decision.predict import NextTokens, on_device, predict
+from ..decision.predict import NextTokens, predict
 from ..decision.prediction import Prediction
 from ..models.context import Context
 from ..models.identity import template_digest
@@ -92,13 +92,12 @@ class Pair:
 
     def predict_base(self, returned: NextTokens) -> Prediction:
         """What the base says of the next tokens."""
-        at = on_device(returned, self.device)
-        return predict(at, self.tables.base, kernels=self.base_kernels)
+        return predict(returned.to(self.device), self.tables.base, kernels=self.base_kernels)
 
     def predict_guide(self, returned: NextTokens, candidates_only: bool = True) -> Prediction:
         """What the guide says; all its tokens count where it decodes alone."""
         return predict(
-            on_device(returned, self.device),
+            returned.to(self.device),
             self.tables.guide,
             candidates_only=candidates_only,
             kernels=self.guide_kernels,

@@ -246,7 +246,6 @@ class GraphRunner:
         self, width: int, prefix: int, ids: list[int], model: Callable[..., Any], gate: Gate | None
     ) -> _Forward:
         static_ids = torch.tensor([ids + [0] * (width - len(ids))], device=self.device)
-
         self._position.fill_(self.length)
         run = partial(self._run, static_ids, width, prefix, model)
         forward = _Forward(static_ids, *record(lambda: read_by(gate, run()), self.device))

@@ -339,6 +339,7 @@ def test_a_gate_that_fails_in_a_graph_is_left_out_of_it(
     kind: type[Gate], reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The forward is captured without it."""
+    monkeypatch.setattr(Stands, "reads", [])
     lm = captured_pairs(False, monkeypatch)[2].base
     assert isinstance(lm, LanguageModel)
     own = lm._graph_contents.gate
@@ -371,6 +372,8 @@ def test_a_prediction_takes_no_other_gates_numbers(monkeypatch: pytest.MonkeyPat
     for found, pair in ((fused.predict_base(other), fused), (plain.predict_base(scored), plain)):
         assert torch.equal(found.choice, pair.predict_base(logits).choice)
         assert getattr(found, "read", scored) is scored or found.read.already is None  # type: ignore[attr-defined]
+    assert scored.to(logits.device) is scored
+    assert isinstance(scored.to(torch.device("meta")), torch.Tensor)
     assert logits_of(rows_of(scored, [1])).shape == (1, logits.shape[1])
     some = fused.predict_base(rows_of(scored, [1]))
     assert some.read.already is not None  # type: ignore[attr-defined]
